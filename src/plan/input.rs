@@ -1,0 +1,156 @@
+//! The inputs of the planner.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::identity::{Digest, Nonce, ServiceId};
+use crate::manifest::{Problem, Spec};
+use crate::state::{Entry, Reason, RootKey};
+use crate::time::Stamp;
+
+/// What the manifests and the policy ask for.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    /// Every service that a manifest of the given roots names, or that the ledger remembers.
+    pub services: BTreeMap<ServiceId, Want>,
+    pub roots: BTreeMap<RootKey, RootState>,
+    pub prune: PruneRules,
+    /// Everything is to be stopped, in the end.
+    pub shutdown: bool,
+}
+
+/// What is asked for of one service.
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// *E*: the newest spec that passed check and policy.
+    pub accepted: Option<Arc<Accepted>>,
+    /// The policy in force refuses the accepted spec.
+    pub refused: Option<Refusal>,
+    /// A newer version, or the only one, that did not pass.
+    pub problems: Vec<Problem>,
+    pub presence: Presence,
+    /// The file it is declared in, for people.
+    pub manifest: Option<PathBuf>,
+    /// A start must wait; why, as a reason for the phase `pending`.
+    pub gate: Option<Reason>,
+}
+
+/// An accepted spec with what is compared each pass, worked out once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    pub spec: Spec,
+    /// Of the text of its file.
+    pub digest: Digest,
+    /// `v1:<hex>` over the fields of class restart.
+    pub fingerprint: String,
+    /// Over the fields of class live.
+    pub live_digest: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// Code and message of the first problem.
+    pub problem: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Presence {
+    /// A manifest declares it (in whatever version).
+    Present,
+    /// No manifest of the given roots declares it, since this long.
+    Absent { root: RootKey },
+    /// It belongs to a root that this run was not given.
+    OtherRoot { path: PathBuf },
+}
+
+/// What a scan found of a root, or of one directory below it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RootState {
+    pub path: PathBuf,
+    /// Directories (relative to the root, "" for itself) that held manifests and now cannot be read, are
+    /// missing, or are empty with another inode; with how.
+    pub lost: BTreeMap<PathBuf, String>,
+    /// How long nothing has changed below it.
+    pub quiet_for: Duration,
+}
+
+/// `[prune]` of the configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PruneRules {
+    pub delay: Duration,
+    pub guard_min: usize,
+    pub max_fraction: f64,
+    /// `--allow-prune`.
+    pub allow: bool,
+}
+
+impl Default for PruneRules {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(2), guard_min: 5, max_fraction: 0.5, allow: false }
+    }
+}
+
+/// What the machine and the ledger show.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    pub services: BTreeMap<ServiceId, Service>,
+}
+
+/// One service as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Service {
+    pub entry: Entry,
+    pub seen: Seen,
+    pub flight: Flight,
+    pub health: Health,
+    /// True once this reconciler has attached to the run.
+    pub attached: bool,
+    /// The accepted spec that `entry.run.digest` names, where its text is still there: for the fields that
+    /// differ.
+    pub running: Option<Arc<Accepted>>,
+}
+
+/// *P*: the process of the current run, as proved at this moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Seen {
+    #[default]
+    None,
+    Alive,
+    /// The leader is gone, others of it are alive.
+    Leftovers,
+    Unverifiable(Reason),
+}
+
+/// What is under way for the current run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Flight {
+    #[default]
+    None,
+    Spawning {
+        nonce: Nonce,
+    },
+    /// The stop command runs.
+    StopCommand {
+        since: Stamp,
+    },
+    Signalled {
+        since: Stamp,
+    },
+    Killed {
+        since: Stamp,
+    },
+}
+
+/// What the probes of the current run have shown.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Health {
+    /// Consecutive failures.
+    pub failures: u32,
+    pub last_error: Option<String>,
+    pub last_probe: Option<Stamp>,
+    /// Passing at the newest probe, since.
+    pub ready_since: Option<Stamp>,
+    pub in_flight: bool,
+}

@@ -1,0 +1,47 @@
+//! The question put to the host about a command, and its answer.
+
+use std::path::PathBuf;
+
+use crate::state::FileIdentity;
+
+/// What would be executed for this command word?
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExecQuery {
+    /// The first word, templates filled in: a name, or a path (relative ones start at `cwd`).
+    pub word: String,
+    /// Absolute.
+    pub cwd: PathBuf,
+    /// Directories for a bare name, in order.
+    pub search_path: Vec<PathBuf>,
+}
+
+/// The file, then for a `#!` script its interpreter, and so on.
+pub type Resolution = Result<Vec<ResolvedFile>, ResolveError>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedFile {
+    /// The name it was called by: the command word, or the word after `#!`; `NAME` of `/usr/bin/env NAME`.
+    pub called: String,
+    /// Where it was found, links not followed.
+    pub found: PathBuf,
+    /// Links followed.
+    pub file: FileIdentity,
+    pub owner_uid: u32,
+    /// Somebody but its owner and root may write it.
+    pub writable_by_others: bool,
+    pub is_script: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    #[error("`{word}` is not found{}", if searched.is_empty() { String::new() } else { format!(" on {searched}") })]
+    NotFound { word: String, searched: String },
+    #[error("{} is not executable", path.display())]
+    NotExecutable { path: PathBuf },
+    #[error("{} is not a regular file", path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: String },
+    #[error("{}: more than four interpreters follow each other", path.display())]
+    TooDeep { path: PathBuf },
+}

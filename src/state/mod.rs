@@ -1,0 +1,16 @@
+//! What we remember of what we started: the ledger as pure data.
+//!
+//! [`Record`]s are appended one line at a time, [`Ledger::apply`] folds them, `codec` turns them into
+//! checksummed lines and back. Bytes in, records out: the file, its lock and its compaction are
+//! `host::ledger_file`. Called by `plan` (reads entries), `reconciler` (writes records) and `host`.
+
+mod entry;
+mod reason;
+mod record;
+
+pub use entry::{Entry, FileEntry, FileKey, LastRun, Ledger, RootEntry, RootKey, Run, Stopping};
+pub use reason::Reason;
+pub use record::{
+    BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, Record, Request,
+    SpawnFailure, SpawnStage,
+};

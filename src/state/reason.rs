@@ -1,0 +1,312 @@
+//! Why a step is taken, or why a service is in its phase: typed, with its evidence.
+//!
+//! One vocabulary for `plan`, `status`, the ledger and the log. `code` is stable for ever and kebab-case;
+//! `message` is a sentence fragment for people that says what to do where there is something to do. A
+//! test fails for every variant that no scenario produces.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ExitStatus, SpawnFailure};
+use crate::identity::Pid;
+use crate::time::human;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum Reason {
+    // Why a service is started.
+    /// Nothing is remembered of it.
+    New,
+    Requested {
+        request: String,
+    },
+    SpecChanged {
+        fields: Vec<String>,
+    },
+    Crashed {
+        status: Option<ExitStatus>,
+        failures: u32,
+    },
+    /// It ended cleanly and the policy is `always`.
+    Ended {
+        status: ExitStatus,
+    },
+    OtherBoot,
+    /// A spawn was interrupted before anything was executed.
+    NeverBorn,
+    /// We stopped it for a reason that no longer holds.
+    WantedAgain,
+
+    // Why a process is stopped.
+    Removed,
+    DeclaredStopped,
+    OperatorStop,
+    TtlExpired {
+        #[serde(with = "millis")]
+        ttl: Duration,
+    },
+    PolicyRevoked {
+        problem: String,
+    },
+    Unhealthy {
+        failures: u32,
+        last_error: String,
+    },
+    StartTimeout {
+        #[serde(with = "millis")]
+        timeout: Duration,
+        last_error: String,
+    },
+    /// The leader is gone and others of it live.
+    Leftovers {
+        status: Option<ExitStatus>,
+    },
+    /// The leader ended cleanly at once and left others behind.
+    LeftTheForeground,
+    /// `down`, Ctrl-C, or the end of a watcher.
+    Shutdown,
+    /// The grace period of a stop is over.
+    GraceOver {
+        #[serde(with = "millis")]
+        grace: Duration,
+    },
+
+    // Why nothing may be touched.
+    IdentityUnverifiable {
+        detail: String,
+    },
+    ContainmentLost {
+        pid: Option<Pid>,
+    },
+    ForeignLedger {
+        instance: String,
+    },
+    KeeperUnresponsive,
+    GuardRootGone {
+        path: String,
+        detail: String,
+    },
+    GuardFraction {
+        removed: usize,
+        of: usize,
+    },
+    /// Removals wait until the directory has been quiet.
+    PruneDelay,
+    ForeignRoot {
+        path: String,
+    },
+
+    // What else a pass does.
+    Adopted {
+        pid: Pid,
+    },
+    LiveChanged {
+        fields: Vec<String>,
+    },
+    Rejected {
+        problems: usize,
+        first: String,
+    },
+    Forgotten,
+
+    // Why a service is in its phase.
+    Starting,
+    Running,
+    Ready,
+    Unwell {
+        failures: u32,
+        last_error: String,
+    },
+    Stopping,
+    Backoff {
+        failures: u32,
+        max_failures: u32,
+        status: Option<ExitStatus>,
+        #[serde(with = "millis")]
+        left: Duration,
+    },
+    Failed {
+        failures: u32,
+        status: Option<ExitStatus>,
+    },
+    Completed {
+        status: Option<ExitStatus>,
+    },
+    /// It ended unsuccessfully and the policy is `never`.
+    NotRestarted {
+        status: Option<ExitStatus>,
+    },
+    ExecFailed {
+        failure: SpawnFailure,
+    },
+    /// A gate before the start is closed.
+    Gate {
+        gate: String,
+        message: String,
+    },
+}
+
+impl Reason {
+    /// Stable, kebab-case; the same as in the stored form.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Requested { .. } => "requested",
+            Self::SpecChanged { .. } => "spec-changed",
+            Self::Crashed { .. } => "crashed",
+            Self::Ended { .. } => "ended",
+            Self::OtherBoot => "other-boot",
+            Self::NeverBorn => "never-born",
+            Self::WantedAgain => "wanted-again",
+            Self::Removed => "removed",
+            Self::DeclaredStopped => "declared-stopped",
+            Self::OperatorStop => "operator-stop",
+            Self::TtlExpired { .. } => "ttl-expired",
+            Self::PolicyRevoked { .. } => "policy-revoked",
+            Self::Unhealthy { .. } => "unhealthy",
+            Self::StartTimeout { .. } => "start-timeout",
+            Self::Leftovers { .. } => "leftovers",
+            Self::LeftTheForeground => "left-the-foreground",
+            Self::Shutdown => "shutdown",
+            Self::GraceOver { .. } => "grace-over",
+            Self::IdentityUnverifiable { .. } => "identity-unverifiable",
+            Self::ContainmentLost { .. } => "containment-lost",
+            Self::ForeignLedger { .. } => "foreign-ledger",
+            Self::KeeperUnresponsive => "keeper-unresponsive",
+            Self::GuardRootGone { .. } => "guard-root-gone",
+            Self::GuardFraction { .. } => "guard-fraction",
+            Self::PruneDelay => "prune-delay",
+            Self::ForeignRoot { .. } => "foreign-root",
+            Self::Adopted { .. } => "adopted",
+            Self::LiveChanged { .. } => "live-changed",
+            Self::Rejected { .. } => "rejected",
+            Self::Forgotten => "forgotten",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Ready => "ready",
+            Self::Unwell { .. } => "unwell",
+            Self::Stopping => "stopping",
+            Self::Backoff { .. } => "backoff",
+            Self::Failed { .. } => "failed",
+            Self::Completed { .. } => "completed",
+            Self::NotRestarted { .. } => "not-restarted",
+            Self::ExecFailed { .. } => "exec-failed",
+            Self::Gate { .. } => "gate",
+        }
+    }
+
+    /// What happened and, where there is something to do, what to do; without a full stop.
+    pub fn message(&self) -> String {
+        fn how(status: &Option<ExitStatus>) -> String {
+            status.map_or_else(
+                || "how it ended is unknown".to_owned(),
+                |status| format!("it ended with {status}"),
+            )
+        }
+        match self {
+            Self::New => "first start".into(),
+            Self::Requested { request } => format!("{request} was asked for"),
+            Self::SpecChanged { fields } => format!("{} changed", fields.join(", ")),
+            Self::Crashed { status, failures } => format!("{}, failure {failures} in a row", how(status)),
+            Self::Ended { status } => format!("it ended with {status}, and its policy is always"),
+            Self::OtherBoot => "the machine was booted since".into(),
+            Self::NeverBorn => "its last start was interrupted before anything was executed".into(),
+            Self::WantedAgain => "it is wanted again".into(),
+            Self::Removed => "its manifest was removed".into(),
+            Self::DeclaredStopped => "its manifest says state = \"stopped\"".into(),
+            Self::OperatorStop => "stopped by the operator; `reconcile start` ends that".into(),
+            Self::TtlExpired { ttl } => {
+                format!("its TTL of {} is over; `reconcile renew` starts it anew", human(*ttl))
+            }
+            Self::PolicyRevoked { problem } => format!("the policy in force refuses it: {problem}"),
+            Self::Unhealthy { failures, last_error } => {
+                format!("{failures} health checks in a row failed: {last_error}")
+            }
+            Self::StartTimeout { timeout, last_error } => {
+                format!("not ready within {}: {last_error}", human(*timeout))
+            }
+            Self::Leftovers { status } => {
+                format!("its leader is gone ({}), the rest of it is ended", how(status))
+            }
+            Self::LeftTheForeground => {
+                "it put itself in the background; run it in the foreground (often `--foreground` or `-D`)"
+                    .into()
+            }
+            Self::Shutdown => "everything is being stopped".into(),
+            Self::GraceOver { grace } => format!("it did not end within its grace of {}", human(*grace)),
+            Self::IdentityUnverifiable { detail } => {
+                format!("its process cannot be told from a stranger ({detail}); nothing is touched")
+            }
+            Self::ContainmentLost { .. } => {
+                "what held its descendants together is gone; look at them, end them, then `reconcile forget`"
+                    .into()
+            }
+            Self::ForeignLedger { instance } => {
+                format!(
+                    "the state directory is a copy of instance {instance}; `reconcile takeover` claims it"
+                )
+            }
+            Self::KeeperUnresponsive => {
+                "the keeper holds its lock and does not answer; see `reconcile doctor`".into()
+            }
+            Self::GuardRootGone { path, detail } => {
+                format!(
+                    "{path} {detail}; nothing is removed until it returns, or `reconcile prune` names the service"
+                )
+            }
+            Self::GuardFraction { removed, of } => format!(
+                "{removed} of {of} services would be removed at once; `--allow-prune` or `reconcile prune` confirms"
+            ),
+            Self::PruneDelay => "removals wait until the directory has been quiet".into(),
+            Self::ForeignRoot { path } => format!("it belongs to {path}, which this run was not given"),
+            Self::Adopted { pid } => format!("pid {pid} is the process that we started"),
+            Self::LiveChanged { fields } => {
+                format!("{} changed, its process is not touched", fields.join(", "))
+            }
+            Self::Rejected { problems: 1, first } => first.clone(),
+            Self::Rejected { problems, first } => format!("{first} (and {} more)", problems - 1),
+            Self::Forgotten => "nothing of it is left".into(),
+            Self::Starting => "started, not yet ready".into(),
+            Self::Running => "up; it has no health check".into(),
+            Self::Ready => "up and healthy".into(),
+            Self::Unwell { failures, last_error } => {
+                format!("{failures} health checks in a row failed: {last_error}")
+            }
+            Self::Stopping => "being stopped".into(),
+            Self::Backoff { failures, max_failures, status, left } => {
+                format!(
+                    "{}; failure {failures} of {max_failures}, next start in {}",
+                    how(status),
+                    human(*left)
+                )
+            }
+            Self::Failed { failures, status } => format!(
+                "{failures} failures in a row, {}; mend it, then `reconcile reset`, or change its manifest",
+                how(status)
+            ),
+            Self::Completed { status } => {
+                format!("{}; it is not restarted", how(status))
+            }
+            Self::NotRestarted { status } => {
+                format!("{}, and its restart policy is never", how(status))
+            }
+            Self::ExecFailed { failure } => failure.message.clone(),
+            Self::Gate { message, .. } => message.clone(),
+        }
+    }
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(span.as_millis() as u64)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}

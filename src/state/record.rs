@@ -1,0 +1,257 @@
+//! The records of the ledger.
+//!
+//! A record is one thing that happened or was asked for, never a snapshot. Stored for ever: a variant and
+//! a field keep their names and meaning, new fields have a default, and an older binary that meets a
+//! variant it does not know keeps the line and says so.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FileKey, Reason, RootKey};
+use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::time::Stamp;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    /// A root as last seen: recognised by device and inode when its path has changed.
+    Root {
+        key: RootKey,
+        path: PathBuf,
+        dev: u64,
+        inode: u64,
+    },
+    /// This text of this file passed check and policy; it declares exactly these services.
+    Accepted {
+        file: FileKey,
+        digest: Digest,
+        services: Vec<ServiceId>,
+    },
+    /// The file is gone for good (its removal was carried out, or its services moved).
+    FileForgotten {
+        file: FileKey,
+    },
+    /// A spawn is about to be asked for. Without it on disk nothing is started.
+    Intent(Box<Intent>),
+    /// The keeper answered, or the birth was found in the journal of births.
+    Started {
+        service: ServiceId,
+        nonce: Nonce,
+        process: ProcessIdentity,
+        containment: Containment,
+        at: Stamp,
+    },
+    /// Nothing was executed.
+    SpawnFailed {
+        service: ServiceId,
+        nonce: Nonce,
+        failure: SpawnFailure,
+        at: Stamp,
+    },
+    /// Healthy (or settled) for the first time in this run.
+    Ready {
+        service: ServiceId,
+        nonce: Nonce,
+        at: Stamp,
+    },
+    /// A change of class live took effect on the running process; `digest` is that of the text now in force.
+    Updated {
+        service: ServiceId,
+        nonce: Nonce,
+        digest: Digest,
+    },
+    /// The first step of a stop is about to be taken.
+    Stopping {
+        service: ServiceId,
+        nonce: Nonce,
+        why: Reason,
+        at: Stamp,
+    },
+    /// The leader has ended. `failures` is the count of consecutive failures with this one.
+    Exited {
+        service: ServiceId,
+        nonce: Nonce,
+        end: End,
+        failures: u32,
+        at: Stamp,
+    },
+    /// Nothing is left of this run: no leader, no descendant.
+    Gone {
+        service: ServiceId,
+        nonce: Nonce,
+    },
+    /// The operator asked for something that outlives the command.
+    Request {
+        service: ServiceId,
+        request: Request,
+        at: Stamp,
+    },
+    /// No longer wanted for a reason that ends the activation; the next start begins a new one.
+    Deactivated {
+        service: ServiceId,
+    },
+    /// The service is gone from manifests and machine.
+    Forgotten {
+        service: ServiceId,
+    },
+    /// A prune guard holds these services until they return or are released by name.
+    GuardLatched {
+        service: ServiceId,
+        why: Reason,
+    },
+    GuardReleased {
+        service: ServiceId,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    pub service: ServiceId,
+    pub nonce: Nonce,
+    /// Versioned, `v1:<hex>`; of the fields of class restart.
+    pub fingerprint: String,
+    /// The accepted text this is started from.
+    pub digest: Digest,
+    pub why: Reason,
+    pub exec: ExecFacts,
+    pub at: Stamp,
+    /// The birth-gate epoch the child must find unchanged.
+    pub epoch: u64,
+    /// True if the counters of failures begin anew (a changed spec, a request).
+    #[serde(default)]
+    pub clears_failures: bool,
+}
+
+/// What a start resolved to, for the policy check of what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecFacts {
+    /// The file that is executed, then for scripts each interpreter in turn.
+    pub files: Vec<FileIdentity>,
+    pub uid: u32,
+    /// Names allowed for this start alone, by `--allow`.
+    #[serde(default)]
+    pub allowed: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileIdentity {
+    pub path: PathBuf,
+    pub dev: u64,
+    pub inode: u64,
+    /// Nanoseconds since 1970; changes with every change of content or metadata.
+    pub ctime_ns: i64,
+}
+
+/// What holds the descendants of a run together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Containment {
+    /// A cgroup v2 directory of its own, by absolute path.
+    Cgroup { path: PathBuf },
+    /// A subreaper of its own, the parent of the leader.
+    Holder { process: ProcessIdentity },
+}
+
+/// How a leader ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitStatus {
+    Code(i32),
+    Signal(i32),
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// What is known of the end of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case")]
+pub enum End {
+    /// After a stop of ours; why is in the record of the stop.
+    Ours {
+        status: Option<ExitStatus>,
+    },
+    Exit {
+        status: ExitStatus,
+    },
+    /// It is gone, and nobody was there to see how.
+    Unknown,
+    /// The machine was booted since.
+    OtherBoot,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Keep stopped until `start` or `restart`, or until the manifest is deleted.
+    Stop,
+    Start,
+    Restart,
+    Reset,
+    /// TTL from now.
+    Renew,
+}
+
+/// Why nothing was executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnFailure {
+    pub stage: SpawnStage,
+    /// 0 where no system call failed.
+    pub errno: i32,
+    /// What was being done and to what, for people.
+    pub message: String,
+}
+
+/// The step of a spawn that failed, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpawnStage {
+    /// The keeper could not be asked, or did not answer.
+    Keeper,
+    Cgroup,
+    Fork,
+    Session,
+    Limits,
+    Log,
+    User,
+    Cwd,
+    /// The file to execute is not the one that was checked.
+    ExecChanged,
+    /// The request is older than the reconciler in charge.
+    Epoch,
+    Born,
+    Exec,
+}
+
+impl SpawnStage {
+    /// True where the cause is the machine's (out of pids, memory, descriptors), not the manifest's.
+    pub fn is_resource(self) -> bool {
+        matches!(self, Self::Keeper | Self::Cgroup | Self::Fork | Self::Born | Self::Epoch)
+    }
+}
+
+/// One line of the journal of exits, written by the keeper or a holder before it reaps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitLine {
+    pub nonce: Nonce,
+    pub pid: Pid,
+    pub start_ticks: u64,
+    pub status: ExitStatus,
+    pub at: Stamp,
+}
+
+/// One line of the journal of births, written by the child just before it executes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BirthLine {
+    pub nonce: Nonce,
+    pub process: ProcessIdentity,
+    pub containment: Containment,
+}
