@@ -5,10 +5,13 @@
 //! `host::ledger_file`. Called by `plan` (reads entries), `reconciler` (writes records) and `host`.
 
 mod entry;
+mod journals;
+mod line;
 mod reason;
 mod record;
 
 pub use entry::{Entry, FileEntry, FileKey, LastRun, Ledger, RootEntry, RootKey, Run, Stopping};
+pub use journals::{decode_births, decode_exits, encode_birth, encode_exit};
 pub use reason::Reason;
 pub use record::{
     BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, Record, Request,
