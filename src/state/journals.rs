@@ -61,7 +61,7 @@ mod tests {
             nonce: Nonce::from_u64(n),
             pid: Pid::new(100 + n as i32).unwrap(),
             start_ticks: 4_000 + n,
-            status: if n % 2 == 0 { ExitStatus::Code(n as i32) } else { ExitStatus::Signal(9) },
+            status: if n.is_multiple_of(2) { ExitStatus::Code(n as i32) } else { ExitStatus::Signal(9) },
             at: Stamp { boot: BootId::new("b"), boottime_ms: n, awake_ms: n, wall_ms: 1_763_000_000_000 },
         }
     }
@@ -73,7 +73,7 @@ mod tests {
             boot: BootId::new("b"),
             pid_ns: 4_026_531_836,
         };
-        let containment = if n % 2 == 0 {
+        let containment = if n.is_multiple_of(2) {
             Containment::Cgroup { path: "/sys/fs/cgroup/reconcile/web".into() }
         } else {
             Containment::Holder { process: process.clone() }
