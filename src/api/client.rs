@@ -32,7 +32,9 @@ pub enum ClientError {
     NoHello { socket: PathBuf },
     #[error("the watcher (pid {pid}) ended before it answered")]
     Ended { pid: u32 },
-    #[error("the watcher (pid {pid}) is version {version} and understands protocol {oldest} to {newest}, not {NEWEST}")]
+    #[error(
+        "the watcher (pid {pid}) is version {version} and understands protocol {oldest} to {newest}, not {NEWEST}"
+    )]
     OtherVersion { pid: u32, version: String, oldest: u32, newest: u32 },
     #[error("the watcher did not take the request ({}): {}", .0.code, .0.message)]
     Declined(ProtocolError),

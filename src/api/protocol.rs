@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn nonsense_is_a_bad_request_with_the_id_where_there_is_one() {
         assert_eq!(parse_request(b"hello").unwrap_err().1.code, "bad-request");
-        let (id, error) = parse_request(br#"{"protocol":1,"id":3,"request":{"command":"dance"}}"#).unwrap_err();
+        let (id, error) =
+            parse_request(br#"{"protocol":1,"id":3,"request":{"command":"dance"}}"#).unwrap_err();
         assert_eq!((id, error.code.as_str()), (Some(3), "bad-request"));
     }
 

@@ -100,7 +100,9 @@ async fn admit(stream: UnixStream, inbox: InboxSender, places: Arc<Semaphore>) {
     let mut client = Client::new(stream);
     let refusal = match client.reader.get_ref().peer_cred() {
         Ok(peer) if may_speak(peer.uid()) => None,
-        Ok(peer) => Some(ProtocolError::new("forbidden", format!("user {} may not control this", peer.uid()))),
+        Ok(peer) => {
+            Some(ProtocolError::new("forbidden", format!("user {} may not control this", peer.uid())))
+        }
         Err(error) => Some(ProtocolError::new("forbidden", format!("who asks is unknown: {error}"))),
     };
     let place = places.try_acquire();

@@ -1,5 +1,7 @@
 //! Server and client over a real socket in a temporary directory, with an answerer in place of the loop.
 
+#![expect(clippy::disallowed_methods, reason = "tests lay out directories")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -199,7 +201,10 @@ fn a_client_that_closed_its_writing_half_still_gets_its_answer() {
     let dir = tempfile::tempdir().unwrap();
     let watcher = Watcher::start(dir.path());
     let mut stream = raw(dir.path());
-    stream.get_mut().write_all(b"{\"protocol\":1,\"id\":1,\"request\":{\"command\":\"takeover\"}}\n").unwrap();
+    stream
+        .get_mut()
+        .write_all(b"{\"protocol\":1,\"id\":1,\"request\":{\"command\":\"takeover\"}}\n")
+        .unwrap();
     stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
     let (command, answer) = watcher.next_held();
     assert_eq!(command, Command::Takeover);
@@ -213,7 +218,10 @@ fn the_reconciler_sees_that_a_client_left() {
     let dir = tempfile::tempdir().unwrap();
     let watcher = Watcher::start(dir.path());
     let mut stream = raw(dir.path());
-    stream.get_mut().write_all(b"{\"protocol\":1,\"id\":1,\"request\":{\"command\":\"takeover\"}}\n").unwrap();
+    stream
+        .get_mut()
+        .write_all(b"{\"protocol\":1,\"id\":1,\"request\":{\"command\":\"takeover\"}}\n")
+        .unwrap();
     let (_, mut answer) = watcher.next_held();
     drop(stream);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
