@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
 pub mod scan;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
