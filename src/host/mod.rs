@@ -6,6 +6,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+mod cause;
+pub mod probe;
 pub mod scan;
 pub mod watch;
 
