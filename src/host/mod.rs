@@ -6,6 +6,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+pub mod fake;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
