@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
 pub mod fake;
+pub mod scan;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -4,9 +4,9 @@
 //! it. A field once released keeps its name, type and unit; unknown values are null, never absent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::identity::Pid;
 use crate::manifest::Problem;
@@ -54,6 +54,7 @@ pub struct ServiceStatus {
     pub ports: BTreeMap<String, u16>,
     pub url: Option<String>,
     pub fingerprint: Option<String>,
+    #[serde(serialize_with = "lossy_option")]
     pub manifest: Option<PathBuf>,
     /// RFC 3339.
     pub ttl_expires_at: Option<String>,
@@ -63,6 +64,7 @@ pub struct ServiceStatus {
     pub cpu_percent: Option<f64>,
     /// Resident, of the leader; filled in by whoever asks.
     pub memory_bytes: Option<u64>,
+    #[serde(serialize_with = "lossy")]
     pub log: PathBuf,
     /// `cgroup`, `holder`, or null while nothing runs.
     pub containment: Option<String>,
@@ -97,6 +99,7 @@ pub struct Drift {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ManifestStatus {
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     pub ok: bool,
     pub problems: Vec<Problem>,
@@ -136,4 +139,14 @@ pub struct StepReport {
     /// `done`, `failed`, `pending`, …; only of a step that was carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+}
+
+/// One file whose name is not UTF-8 must not make the status of all others unreadable.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+#[expect(clippy::ref_option, reason = "the signature is serde's")]
+fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
 }

@@ -121,6 +121,7 @@ impl World {
                 runs.for_each(|(nonce, _)| self.check_let_go(service, nonce));
             }
             Record::Root { .. }
+            | Record::Entry { .. }
             | Record::FileForgotten { .. }
             | Record::Ready { .. }
             | Record::Updated { .. }
