@@ -185,10 +185,10 @@ impl Tree {
 
     fn list(&self, root: &Path) -> Listing {
         let Some(node) = self.nodes.get(root) else {
-            return Err(("root-missing".to_owned(), "is missing".to_owned()));
+            return Err(("root-missing".to_owned(), "does not exist".to_owned()));
         };
         if node.access == Access::Denied {
-            return Err(("root-unreadable".to_owned(), "cannot be read (permission denied)".to_owned()));
+            return Err(("root-unreadable".to_owned(), "cannot be listed: permission denied".to_owned()));
         }
         let mut listing = RootListing {
             dev: DEVICE,
@@ -243,7 +243,7 @@ fn scan_file(node: &Node, text: &Arc<str>) -> FileScan {
         },
         content: match node.access {
             Access::Readable => Ok(Arc::clone(text)),
-            Access::Denied => Err(("unreadable".to_owned(), "cannot be read (permission denied)".to_owned())),
+            Access::Denied => Err(("unreadable".to_owned(), "cannot be read: permission denied".to_owned())),
         },
         may_show_lines: true,
     }

@@ -3,7 +3,7 @@
 //! Each check ends the test with the story so far. A call that comes too late because its target ended a
 //! moment ago is no violation, since nobody can know; one that comes after the reconciler was told is.
 
-use super::run::{Body, Knowledge, Stage};
+use super::run::{Body, Knowledge};
 use super::world::World;
 use crate::host::{Claim, SpawnRequest};
 use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
@@ -41,7 +41,7 @@ impl World {
     pub fn check_alone(&self, service: &ServiceId, nonce: &Nonce) {
         let others = self.runs.iter().filter(|(other, run)| *other != nonce && run.service == *service);
         for (other, run) in others {
-            if matches!(run.stage, Stage::InFlight) {
+            if run.may_be_born(self.epoch) {
                 self.violation(format_args!("{service} is started as {nonce} while {other} is being born"));
             }
             if run.anything_lives() {
@@ -144,7 +144,7 @@ impl World {
         let Some(run) = self.runs.get(nonce).filter(|run| !self.doubts.contains_key(&run.service)) else {
             return;
         };
-        if run.anything_lives() || matches!(run.stage, Stage::InFlight) {
+        if run.anything_lives() || run.may_be_born(self.epoch) {
             self.violation(format_args!("{service} ({nonce}) is let go of while it lives: an orphan"));
         }
     }

@@ -24,6 +24,7 @@ pub(super) struct Run {
     pub knowledge: Knowledge,
     /// What was asked to be executed.
     file: FileIdentity,
+    epoch: u64,
     keeper: u64,
 }
 
@@ -74,8 +75,10 @@ pub enum Doubt {
 pub enum Birth {
     /// Born at once, before anybody looks.
     Before,
-    /// Still under way when the next reconciler looks.
+    /// Still under way when the next reconciler looks, and born later.
     After,
+    /// Still under way when the next reconciler looks, which ends its epoch: it executes nothing any more.
+    TooLate,
     /// Never come to an execution.
     Never,
 }
@@ -114,6 +117,11 @@ impl Run {
         self.body().is_some_and(Body::anything_lives)
     }
 
+    /// A child of it may yet execute.
+    pub fn may_be_born(&self, epoch: u64) -> bool {
+        matches!(self.stage, Stage::InFlight) && self.epoch == epoch
+    }
+
     pub fn is_told(&self) -> bool {
         self.knowledge != Knowledge::Unattached
     }
@@ -147,6 +155,7 @@ impl World {
             stage: Stage::InFlight,
             knowledge: Knowledge::Attached,
             file: request.exec.file.clone(),
+            epoch: request.epoch,
             keeper: self.keeper,
         };
         self.runs.insert(nonce.clone(), run);
@@ -167,7 +176,8 @@ impl World {
             return;
         }
         let (script, file, service) = (run.script.clone(), run.file.clone(), run.service.clone());
-        let obstacle = script.failure.clone().or_else(|| self.stale_executable(&file));
+        let obstacle = self.stale_epoch(run.epoch).or_else(|| script.failure.clone());
+        let obstacle = obstacle.or_else(|| self.stale_executable(&file));
         if let Some(failure) = obstacle {
             self.fail_birth(nonce, failure);
             return;
@@ -184,6 +194,15 @@ impl World {
         if run.is_told() {
             self.queue(Event::Spawned { service, nonce: nonce.clone(), process, containment });
         }
+    }
+
+    fn stale_epoch(&self, epoch: u64) -> Option<SpawnFailure> {
+        let now = self.epoch;
+        (epoch != now).then(|| SpawnFailure {
+            stage: SpawnStage::Epoch,
+            errno: 0,
+            message: format!("the request is of epoch {epoch}, and this is {now}"),
+        })
     }
 
     fn stale_executable(&mut self, file: &FileIdentity) -> Option<SpawnFailure> {
@@ -290,6 +309,7 @@ impl World {
             match births {
                 Birth::Before => self.birth(&nonce),
                 Birth::After => {}
+                Birth::TooLate => self.late.extend([nonce]),
                 Birth::Never => self.cancel_birth(&nonce),
             }
         }
@@ -306,7 +326,10 @@ impl World {
     pub fn lose_keeper(&mut self, births: Birth) {
         self.tell("the keeper is killed");
         // With the keeper gone nobody can be asked any more: a spawn was born, or never will be.
-        self.settle_births(if births == Birth::After { Birth::Never } else { births });
+        self.settle_births(match births {
+            Birth::Before => Birth::Before,
+            Birth::After | Birth::TooLate | Birth::Never => Birth::Never,
+        });
         self.keeper += 1;
         self.cancel_all_jobs();
         for run in self.runs.values_mut().filter(|run| run.knowledge == Knowledge::Attached) {

@@ -2,7 +2,7 @@
 
 use super::run::{Body, Doubt, Knowledge, Stage};
 use super::world::World;
-use crate::host::{Claim, Found, Sighting};
+use crate::host::{Claim, Event, Found, Sighting};
 use crate::identity::ProcessIdentity;
 use crate::state::FileIdentity;
 
@@ -36,6 +36,10 @@ impl World {
     }
 
     fn certain(&mut self, claim: &Claim) -> Found {
+        if self.late.remove(&claim.nonce) {
+            self.epoch += 1;
+            return Found::NeverBorn;
+        }
         let boot = self.clock.boot();
         let Some(run) = self.runs.get(&claim.nonce) else {
             return self.unknown(claim.process.as_ref());
@@ -53,6 +57,8 @@ impl World {
     /// A claim that this machine never heard of: an intent that went no further, or a ledger of elsewhere.
     fn unknown(&mut self, process: Option<&ProcessIdentity>) -> Found {
         let Some(process) = process else {
+            // From here on the intent cannot come to an execution any more.
+            self.epoch += 1;
             return Found::NeverBorn;
         };
         if self.strangers.get(&process.pid) == Some(process) {
@@ -62,16 +68,26 @@ impl World {
     }
 
     fn attach(&mut self, claim: &Claim, found: &Found) {
-        let Some(run) = self.runs.get_mut(&claim.nonce) else {
-            // Having been judged, the intent cannot come to an execution any more.
-            self.barred.insert(claim.nonce.clone());
+        let nonce = &claim.nonce;
+        let Some(run) = self.runs.get_mut(nonce) else {
+            self.barred.insert(nonce.clone());
             return;
         };
+        let is_new = run.knowledge == Knowledge::Unattached;
         run.knowledge = match found {
             Found::Alive { .. } | Found::InFlight | Found::Ended { others: true, .. } => Knowledge::Attached,
             Found::Ended { others: false, .. } | Found::NeverBorn => Knowledge::ToldGone,
             Found::Unverifiable { .. } | Found::ContainmentLost { .. } | Found::KeeperUnresponsive => return,
         };
+        // A keeper tells the end of a run again to whoever attaches to it.
+        if let Found::Ended { status, others, .. } = found
+            && is_new
+        {
+            self.queue(Event::Exited { nonce: nonce.clone(), status: *status, others: *others });
+            if !others {
+                self.queue(Event::Gone { nonce: nonce.clone() });
+            }
+        }
     }
 
     pub fn executable(&self, process: &ProcessIdentity) -> Option<FileIdentity> {

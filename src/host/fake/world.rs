@@ -91,6 +91,10 @@ pub(super) struct World {
     pub runs: BTreeMap<Nonce, Run>,
     /// Intents that were judged never born: nothing may be born of them any more.
     pub barred: BTreeSet<Nonce>,
+    /// Spawns under way that the next reconciler to look shuts out.
+    pub late: BTreeSet<Nonce>,
+    /// A child whose request is of another epoch executes nothing.
+    pub epoch: u64,
     pub strangers: BTreeMap<Pid, ProcessIdentity>,
     pub doubts: BTreeMap<ServiceId, Doubt>,
     pub scripts: BTreeMap<ServiceId, VecDeque<Behaviour>>,
@@ -124,6 +128,8 @@ impl World {
             pids: Pids::new(),
             runs: BTreeMap::new(),
             barred: BTreeSet::new(),
+            late: BTreeSet::new(),
+            epoch: 1,
             strangers: BTreeMap::new(),
             doubts: BTreeMap::new(),
             scripts: BTreeMap::new(),

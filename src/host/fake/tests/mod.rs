@@ -41,7 +41,7 @@ impl Rig {
         SpawnRequest {
             service: ServiceId::parse(name).unwrap(),
             nonce: self.host.nonce(),
-            epoch: 1,
+            epoch: self.host.world.borrow().epoch,
             exec: ExecTarget { file, script: false },
             argv: vec!["node".into()],
             env: Vec::new(),
@@ -81,7 +81,7 @@ impl Rig {
             nonce: request.nonce.clone(),
             process: None,
             containment: None,
-            epoch: 1,
+            epoch: request.epoch,
         };
         self.host.spawn(request);
         claim

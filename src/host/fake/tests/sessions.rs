@@ -58,7 +58,7 @@ fn a_new_reconciler_hears_of_a_run_once_it_has_looked_at_it() {
 
 #[test]
 fn a_spawn_in_flight_when_the_reconciler_dies_ends_as_chosen() {
-    for births in [Birth::Before, Birth::After, Birth::Never] {
+    for births in [Birth::Before, Birth::After, Birth::TooLate, Birth::Never] {
         let mut rig = Rig::new();
         let claim = rig.spawn("web");
         rig.host = rig.host.reconciler_dies(births);
@@ -69,6 +69,11 @@ fn a_spawn_in_flight_when_the_reconciler_dies_ends_as_chosen() {
             Birth::After => {
                 assert_eq!(found, Found::InFlight);
                 assert!(matches!(rig.wait()[..], [Event::Spawned { .. }]));
+            }
+            Birth::TooLate => {
+                assert_eq!(found, Found::NeverBorn);
+                assert!(matches!(rig.wait()[..], [Event::SpawnFailed { .. }]));
+                rig.host.assert_alive(&[]);
             }
         }
     }
@@ -150,4 +155,29 @@ fn a_reconciler_is_killed_between_two_calls() {
     assert_eq!(rig.host.ledger().services.len(), 1);
     let mut next = rig.host.reconciler_dies(Birth::Never);
     next.append(&[]).unwrap();
+}
+
+#[test]
+fn what_is_shut_out_by_the_epoch_is_no_obstacle_to_the_next_start() {
+    let mut rig = Rig::new();
+    rig.host.behave_in_turn("web", [Behaviour::default().spawn_delay(secs(10)), Behaviour::default()]);
+    let claim = rig.spawn("web");
+    rig.host = rig.host.reconciler_dies(Birth::TooLate);
+    assert_eq!(rig.found(&claim), Found::NeverBorn);
+    rig.start("web");
+    assert!(matches!(rig.wait()[..], [Event::SpawnFailed { .. }]));
+    rig.host.assert_alive(&["web"]);
+}
+
+#[test]
+fn the_end_of_a_run_is_told_again_to_whoever_attaches() {
+    let mut rig = Rig::new();
+    rig.host.behave("web", Behaviour::default().exits(secs(10), code(7)));
+    let claim = rig.start("web");
+    rig.host = rig.host.reconciler_dies(Birth::Never);
+    rig.host.advance(secs(60));
+    assert!(matches!(rig.found(&claim), Found::Ended { .. }));
+    assert!(matches!(rig.wait()[..], [Event::Exited { .. }, Event::Gone { .. }]));
+    assert!(matches!(rig.found(&claim), Found::Ended { .. }));
+    assert_eq!(rig.wait_at_most(1_000), []);
 }
