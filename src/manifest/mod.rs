@@ -8,7 +8,7 @@
 mod diagnostic;
 mod spec;
 
-pub use diagnostic::{Problem, Severity, Span};
+pub use diagnostic::{Problem, Severity, Span, escape, escape_unseen};
 pub use spec::{
     CommandLine, Health, HealthCheck, Limits, OnUnhealthy, Restart, RestartPolicy, Shell, SignalName,
     SignalTo, Spec, Stdin, Stop, WantedState,
