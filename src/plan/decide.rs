@@ -43,7 +43,7 @@ use crate::time::Clock;
 pub(super) fn decide(case: &Case<'_>) -> Verdict {
     let verdict = match Process::of(case.service) {
         Process::Unverifiable(why) => Verdict::with_step(Action::Hold, Phase::Held, why.into_owned()),
-        Process::Unrecorded(run) => in_flight(case, run)
+        Process::Unrecorded(run) => spawning(case)
             .or_else(|| elsewhere(case))
             .unwrap_or_else(|| Verdict::of(unrecorded_phase(run), Reason::Unrecorded)),
         Process::Leftovers(run) => in_flight(case, run)
@@ -60,7 +60,7 @@ pub(super) fn decide(case: &Case<'_>) -> Verdict {
     show_guard(case, verdict)
 }
 
-/// Row 2 for a run.
+/// Row 2 for a run that is seen.
 fn in_flight(case: &Case<'_>, run: &Run) -> Option<Verdict> {
     let (since, next) = match &case.service.flight {
         Flight::None => return None,
@@ -83,7 +83,7 @@ fn in_flight(case: &Case<'_>, run: &Run) -> Option<Verdict> {
     })
 }
 
-/// Row 2 without a run: a stop that is still in flight has nothing left to stop.
+/// Row 2 where nothing is seen: a stop that is still in flight has nothing left to stop.
 fn spawning(case: &Case<'_>) -> Option<Verdict> {
     match case.service.flight {
         Flight::Spawning { .. } => Some(Verdict::of(Phase::Starting, Reason::Starting)),
