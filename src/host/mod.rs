@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
 mod cause;
+pub mod logs;
 pub mod probe;
 pub mod scan;
 pub mod watch;
