@@ -8,6 +8,7 @@
 
 mod cause;
 pub mod fake;
+pub mod logs;
 pub mod probe;
 pub mod scan;
 pub mod watch;
