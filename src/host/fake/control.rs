@@ -3,6 +3,7 @@
 //! Services are named as on the command line, `web` or `project/web`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -96,6 +97,10 @@ impl FakeHost {
     pub fn with_variable(mut self, key: &str, value: &str) -> Self {
         Rc::make_mut(&mut self.environment).insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    pub fn add_git_worktree(&self, path: impl Into<PathBuf>) {
+        self.world.borrow_mut().git_worktrees.insert(path.into());
     }
 
     /// Services get a cgroup each, instead of a holder.
@@ -213,6 +218,10 @@ impl FakeHost {
 
     pub fn records(&self) -> Vec<Record> {
         self.world.borrow().journal.records().to_vec()
+    }
+
+    pub fn logs_are_purged(&self, name: &str) -> bool {
+        self.world.borrow().purged_logs.contains(&service(name))
     }
 
     /// The live leader of a service.
