@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::behaviour::{Behaviour, Health};
 use super::run::{Birth, Body, Doubt, Run};
-use super::world::{Counts, StatusWithoutKeeper};
+use super::world::{Counts, Occurrence, StatusWithoutKeeper};
 use super::{FakeHost, Op};
 use crate::host::UserFacts;
 use crate::identity::{Pid, ProcessIdentity, ServiceId};
@@ -29,6 +29,12 @@ impl FakeHost {
     /// Lets time pass with nobody waiting; what happens in it is queued.
     pub fn advance(&self, span: Duration) {
         self.world.borrow_mut().advance(span);
+    }
+
+    /// Wakes a reconciler that waits, at that time at the latest, with news that changes nothing: so that a
+    /// test is in charge again.
+    pub fn wake_after(&self, span: Duration) {
+        self.world.borrow_mut().schedule(span, Occurrence::StaleNews);
     }
 
     /// Only the clocks that count suspend move, and nothing happens.
