@@ -6,7 +6,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+mod cause;
 pub mod fake;
+pub mod probe;
 pub mod scan;
 pub mod watch;
 

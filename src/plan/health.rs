@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::input::Health;
-use super::restart::{draw, started};
+use super::restart::{jittered, started};
 use crate::manifest::{Health as Check, OnUnhealthy, Spec};
 use crate::state::{Reason, Run};
 use crate::time::{Clock, Stamp};
@@ -123,6 +123,6 @@ pub(super) fn next_probe(
         Standing::Starting { .. } => check.start_interval,
         Standing::Up | Standing::Unhealthy | Standing::Late { .. } => check.interval,
     };
-    let jittered = interval.mul_f64(1.0 + MAX_JITTER * draw(run.nonce.as_str()));
-    now.left_of(last_probe, jittered, Clock::Awake).map_or(Probe::Due, Probe::In)
+    let span = jittered(interval, MAX_JITTER, run.nonce.as_str());
+    now.left_of(last_probe, span, Clock::Awake).map_or(Probe::Due, Probe::In)
 }

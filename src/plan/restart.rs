@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::identity::ServiceId;
 use crate::manifest::{Restart, RestartPolicy, Spec};
 use crate::state::{End, Entry, ExitStatus, LastRun, Reason, Run, SpawnFailure, SpawnStage};
 use crate::time::{Clock, Stamp};
@@ -155,7 +156,7 @@ pub(super) fn rule(entry: &Entry, last: &LastRun, restart: &Restart, now: &Stamp
             Ruling::Failed(told(Reason::Failed { failures, status, cause }))
         }
         RestartPolicy::Always | RestartPolicy::OnFailure => {
-            let delay = backoff(restart, failures, draw(last.nonce.as_str()));
+            let delay = backoff(restart, failures, last.nonce.as_str());
             match now.left_of(&last.ended_at, delay, Clock::Awake) {
                 Some(left) => Ruling::Wait {
                     left,
@@ -175,8 +176,7 @@ fn after_clean_end(last: &LastRun, status: ExitStatus, restart: &Restart, now: &
             Ruling::Completed(Reason::Completed { status: Some(status) })
         }
         RestartPolicy::Always => {
-            match now.left_of(&last.started_at, backoff(restart, 1, draw(last.nonce.as_str())), Clock::Awake)
-            {
+            match now.left_of(&last.started_at, backoff(restart, 1, last.nonce.as_str()), Clock::Awake) {
                 Some(left) => Ruling::Wait { left, reason },
                 None => Ruling::Start(reason),
             }
@@ -189,17 +189,16 @@ fn after_clean_end(last: &LastRun, status: ExitStatus, restart: &Restart, now: &
 /// One that was interrupted (its `born` never came) is due at once the first time. Where the machine was out
 /// of something the wait grows like a backoff; where the manifest or a file is at fault it is `backoff_max`,
 /// and whoever sees a file change sets [`super::Want::retry`].
-pub(super) fn spawn_wait(entry: &Entry, restart: &Restart, now: &Stamp) -> Option<Duration> {
+pub(super) fn spawn_wait(id: &ServiceId, entry: &Entry, restart: &Restart, now: &Stamp) -> Option<Duration> {
     let (failure, at) = entry.spawn_failure.as_ref()?;
     let count = entry.spawn_failures.max(1);
     if was_interrupted(failure) && count == 1 {
         return None;
     }
-    let jitter = draw(&failure.message);
     let delay = if failure.stage.is_resource() {
-        backoff(restart, count, jitter)
+        backoff(restart, count, id.key())
     } else {
-        restart.backoff_max.mul_f64(1.0 + MAX_JITTER * jitter)
+        jittered(restart.backoff_max, MAX_JITTER, id.key())
     };
     now.left_of(at, delay, Clock::Awake)
 }
@@ -224,15 +223,22 @@ pub(super) fn was_interrupted(failure: &SpawnFailure) -> bool {
 }
 
 /// `backoff` × factor per further failure, at most `backoff_max`, plus the jitter.
-fn backoff(restart: &Restart, failures: u32, jitter: f64) -> Duration {
+fn backoff(restart: &Restart, failures: u32, seed: &str) -> Duration {
     let steps = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
     let grown = restart.backoff.as_secs_f64() * restart.backoff_factor.powi(steps);
-    let bounded = grown.min(restart.backoff_max.as_secs_f64());
-    Duration::try_from_secs_f64(bounded * (1.0 + MAX_JITTER * jitter)).unwrap_or(restart.backoff_max)
+    let bounded = Duration::try_from_secs_f64(grown)
+        .map_or(restart.backoff_max, |grown| grown.min(restart.backoff_max));
+    jittered(bounded, MAX_JITTER, seed)
+}
+
+/// `span` and up to `most` of it more, in whole milliseconds like every clock reading here.
+pub(super) fn jittered(span: Duration, most: f64, seed: &str) -> Duration {
+    let extra = span.as_millis() as f64 * most * draw(seed);
+    Duration::from_millis(span.as_millis() as u64).saturating_add(Duration::from_millis(extra as u64))
 }
 
 /// A number in `0.0..1.0`, always the same for the same text and spread evenly over different ones (FNV-1a).
-pub(super) fn draw(seed: &str) -> f64 {
+fn draw(seed: &str) -> f64 {
     let hash = seed
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));

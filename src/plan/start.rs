@@ -79,7 +79,7 @@ fn through_gates(case: &Case<'_>, accepted: &Accepted, why: Reason) -> Verdict {
     }
     let entry = &case.service.entry;
     let at_once = case.want.retry || requested(entry.request.as_ref()).is_some();
-    match (&entry.spawn_failure, spawn_wait(entry, &accepted.spec.restart, case.now)) {
+    match (&entry.spawn_failure, spawn_wait(case.id, entry, &accepted.spec.restart, case.now)) {
         (Some((failure, _)), Some(left)) if !at_once => {
             Verdict::of(Phase::Pending, Reason::ExecFailed { failure: failure.clone() }).wake(left)
         }

@@ -4,6 +4,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::file::MAX_BYTES;
+use crate::host::cause::plain;
 
 /// Code and sentence.
 pub type Trouble = (String, String);
@@ -12,12 +13,8 @@ pub fn trouble(code: &str, sentence: impl Into<String>) -> Trouble {
     (code.to_owned(), sentence.into())
 }
 
-/// What the kernel says, as a fragment: `permission denied`.
 pub fn cause(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+    plain(&errno.into())
 }
 
 pub fn unreadable(errno: Errno) -> Trouble {
