@@ -13,6 +13,7 @@ use crate::state::{Containment, End, ExecFacts, ExitStatus, Intent, Reason, Reco
 mod oracle;
 mod probes;
 mod processes;
+mod properties;
 mod sessions;
 
 const TERM: i32 = 15;
