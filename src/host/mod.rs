@@ -39,6 +39,21 @@ pub trait Host {
     /// Resolves a command under a search path to the files that would be executed.
     fn resolve(&mut self, query: &ExecQuery) -> Resolution;
 
+    /// The user that we run as.
+    fn own_uid(&self) -> u32;
+
+    /// The birth-gate epoch that a spawn asked for now belongs to.
+    fn epoch(&self) -> u64;
+
+    /// True if the directory is the top of a git worktree.
+    fn is_git_worktree(&mut self, path: &Path) -> bool;
+
+    /// The process that has this pid at the moment.
+    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity>;
+
+    /// Makes a copied state directory this instance's own; `Err` is a sentence.
+    fn claim_instance(&mut self) -> Result<(), String>;
+
     /// The user, by name; `Err` is a sentence.
     fn user(&mut self, name: &str) -> Result<UserFacts, String>;
 
@@ -70,6 +85,12 @@ pub trait Host {
 
     /// Probes over the network; the answer is [`Event::Probed`].
     fn probe(&mut self, request: ProbeRequest);
+
+    /// Rotates the logs of these services that have grown past `max_size` bytes, beside everything else.
+    fn rotate_logs(&mut self, services: &[ServiceId], max_size: u64, keep: u32);
+
+    /// Deletes the logs of these services, archives included.
+    fn purge_logs(&mut self, services: &[ServiceId]);
 
     /// `exe` of a live leader, by device and inode; `None` where it cannot be read.
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity>;

@@ -3,6 +3,7 @@
 //! Services are named as on the command line, `web` or `project/web`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use nix::errno::Errno;
 
 use super::behaviour::{Behaviour, Health};
 use super::run::{Birth, Body, Doubt, Run};
-use super::world::{Counts, StatusWithoutKeeper};
+use super::world::{Counts, Occurrence, StatusWithoutKeeper};
 use super::{FakeHost, Op};
 use crate::host::UserFacts;
 use crate::identity::{Pid, ProcessIdentity, ServiceId};
@@ -28,6 +29,12 @@ impl FakeHost {
     /// Lets time pass with nobody waiting; what happens in it is queued.
     pub fn advance(&self, span: Duration) {
         self.world.borrow_mut().advance(span);
+    }
+
+    /// Wakes a reconciler that waits, at that time at the latest, with news that changes nothing: so that a
+    /// test is in charge again.
+    pub fn wake_after(&self, span: Duration) {
+        self.world.borrow_mut().schedule(span, Occurrence::StaleNews);
     }
 
     /// Only the clocks that count suspend move, and nothing happens.
@@ -96,6 +103,10 @@ impl FakeHost {
     pub fn with_variable(mut self, key: &str, value: &str) -> Self {
         Rc::make_mut(&mut self.environment).insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    pub fn add_git_worktree(&self, path: impl Into<PathBuf>) {
+        self.world.borrow_mut().git_worktrees.insert(path.into());
     }
 
     /// Services get a cgroup each, instead of a holder.
@@ -213,6 +224,10 @@ impl FakeHost {
 
     pub fn records(&self) -> Vec<Record> {
         self.world.borrow().journal.records().to_vec()
+    }
+
+    pub fn logs_are_purged(&self, name: &str) -> bool {
+        self.world.borrow().purged_logs.contains(&service(name))
     }
 
     /// The live leader of a service.

@@ -18,6 +18,7 @@ pub enum Op {
     /// Every root is unreadable.
     Scan,
     Resolve,
+    ClaimInstance,
     /// The keeper cannot fork.
     Spawn,
     /// The signal reaches nobody.

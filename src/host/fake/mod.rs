@@ -48,13 +48,15 @@ use super::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
     UserFacts,
 };
-use crate::identity::{Digest, Nonce, ProcessIdentity};
+use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
 use crate::state::{FileIdentity, Record};
 use crate::time::Stamp;
 
 const PID_NAMESPACE: u64 = 4_026_531_836;
+
+const OWN_UID: u32 = 1_000;
 
 /// A handle to the modelled machine; clones share it.
 #[derive(Clone)]
@@ -161,6 +163,32 @@ impl Host for FakeHost {
         }
     }
 
+    fn own_uid(&self) -> u32 {
+        OWN_UID
+    }
+
+    fn epoch(&self) -> u64 {
+        self.world.borrow().epoch
+    }
+
+    fn is_git_worktree(&mut self, path: &Path) -> bool {
+        self.world.borrow().git_worktrees.contains(path)
+    }
+
+    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
+        self.world.borrow().identify(pid)
+    }
+
+    fn claim_instance(&mut self) -> Result<(), String> {
+        self.call(|world| match world.faults.take(Op::ClaimInstance) {
+            Some(errno) => Err(format!("the instance cannot be written ({})", errno.desc())),
+            None => {
+                world.tell("the copied state directory becomes this instance's own");
+                Ok(())
+            }
+        })
+    }
+
     fn user(&mut self, name: &str) -> Result<UserFacts, String> {
         let world = self.world.borrow();
         world.users.get(name).cloned().ok_or_else(|| format!("there is no user `{name}`"))
@@ -179,6 +207,7 @@ impl Host for FakeHost {
                 world.tell(format_args!("append    {line}"));
             }
             world.journal.append(records);
+            world.take_over_adopted(records);
             world.counts.appends += 1;
             Ok(())
         })
@@ -226,6 +255,16 @@ impl Host for FakeHost {
 
     fn probe(&mut self, request: ProbeRequest) {
         self.call(|world| world.probe(request));
+    }
+
+    /// Logs of the model never grow.
+    fn rotate_logs(&mut self, _services: &[ServiceId], _max_size: u64, _keep: u32) {}
+
+    fn purge_logs(&mut self, services: &[ServiceId]) {
+        self.call(|world| {
+            world.tell(format_args!("purge     the logs of {services:?}"));
+            world.purged_logs.extend(services.iter().cloned());
+        });
     }
 
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {

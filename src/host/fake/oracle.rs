@@ -102,7 +102,8 @@ impl World {
             }
             Record::Started { service, nonce, process, .. } => {
                 let body = self.runs.get(nonce).and_then(|run| run.body());
-                if body.is_some_and(|body| body.identity != *process) {
+                let is_certain = !self.doubts.contains_key(service);
+                if is_certain && body.is_some_and(|body| body.identity != *process) {
                     self.violation(format_args!(
                         "{service} ({nonce}) is recorded as another process than it is"
                     ));

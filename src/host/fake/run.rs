@@ -13,7 +13,7 @@ use super::faults::Op;
 use super::world::{Occurrence, StatusWithoutKeeper, World};
 use crate::host::{Event, SpawnRequest};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
-use crate::state::{Containment, ExitStatus, FileIdentity, SpawnFailure, SpawnStage};
+use crate::state::{Containment, ExitStatus, FileIdentity, Record, SpawnFailure, SpawnStage};
 use crate::time::Stamp;
 
 #[derive(Debug)]
@@ -297,6 +297,21 @@ impl World {
         }
         if told {
             self.queue(Event::Gone { nonce: nonce.clone() });
+        }
+    }
+
+    /// A stranger that the ledger now names as the process of a doubtful run is a stranger no more.
+    pub fn take_over_adopted(&mut self, records: &[Record]) {
+        for record in records {
+            let Record::Started { nonce, process, .. } = record else { continue };
+            if self.strangers.get(&process.pid) != Some(process) {
+                continue;
+            }
+            if let Some(body) = self.runs.get_mut(nonce).and_then(Run::body_mut) {
+                body.identity = process.clone();
+                body.end = None;
+                self.strangers.remove(&process.pid);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::run::{Body, Doubt, Knowledge, Stage};
 use super::world::World;
 use crate::host::{Claim, Event, Found, Sighting};
-use crate::identity::ProcessIdentity;
+use crate::identity::{Pid, ProcessIdentity};
 use crate::state::FileIdentity;
 
 impl World {
@@ -88,6 +88,12 @@ impl World {
                 self.queue(Event::Gone { nonce: nonce.clone() });
             }
         }
+    }
+
+    pub fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
+        let leaders = self.runs.values().filter_map(|run| run.body()).filter(|body| body.leader_lives());
+        let mut known = leaders.map(|body| &body.identity).chain(self.strangers.values());
+        known.find(|process| process.pid == pid).cloned()
     }
 
     pub fn executable(&self, process: &ProcessIdentity) -> Option<FileIdentity> {

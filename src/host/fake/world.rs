@@ -22,6 +22,9 @@ use crate::state::ExitStatus;
 /// Waits in a row that return without time passing; more is a reconciler that spins.
 const MOST_WAITS_IN_ONE_INSTANT: u32 = 10_000;
 
+/// Of the story, when a test fails.
+const MOST_LINES_PRINTED: usize = 300;
+
 /// How often the reconciler has had what done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -53,6 +56,8 @@ pub(super) enum Occurrence {
     KillIsGivenUp(Nonce),
     JobEnds(u64),
     ProbeEnds(Box<ProbeRequest>, Result<(), String>, u64),
+    /// News of a run that nobody remembers.
+    StaleNews,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,8 @@ pub(super) struct World {
     pub file_events: FileEvents,
     pub executables: Executables,
     pub users: BTreeMap<String, UserFacts>,
+    pub git_worktrees: BTreeSet<PathBuf>,
+    pub purged_logs: BTreeSet<ServiceId>,
     pub journal: Journal,
     pub pids: Pids,
     pub runs: BTreeMap<Nonce, Run>,
@@ -124,6 +131,8 @@ impl World {
             file_events: FileEvents::Delivered,
             executables: Executables::default(),
             users: BTreeMap::new(),
+            git_worktrees: BTreeSet::new(),
+            purged_logs: BTreeSet::new(),
             journal: Journal::default(),
             pids: Pids::new(),
             runs: BTreeMap::new(),
@@ -176,11 +185,13 @@ impl World {
     /// Ends the test: something happened that must never happen.
     pub fn violation(&self, what: impl fmt::Display) -> ! {
         self.story_is_printed.set(true);
-        panic!(
-            "at {:.3}s: {what}\n--- the story so far ---\n{}",
-            self.clock.told().as_secs_f64(),
-            self.story()
-        )
+        let told = self.clock.told().as_secs_f64();
+        panic!("at {told:.3}s: {what}\n--- how it came to that ---\n{}", self.end_of_story())
+    }
+
+    fn end_of_story(&self) -> String {
+        let first = self.story.len().saturating_sub(MOST_LINES_PRINTED);
+        self.story[first..].join("\n")
     }
 
     pub fn changed(&mut self, what: Dirty) {
@@ -267,6 +278,10 @@ impl World {
             Occurrence::KillIsGivenUp(nonce) => self.kill_is_given_up(&nonce),
             Occurrence::JobEnds(job) => self.job_ends(job),
             Occurrence::ProbeEnds(request, result, session) => self.probe_ends(&request, result, session),
+            Occurrence::StaleNews => {
+                let nonce = Nonce::from_u64(self.fresh());
+                self.queue(Event::Gone { nonce });
+            }
         }
     }
 
@@ -308,7 +323,7 @@ impl Drop for World {
     fn drop(&mut self) {
         // An assertion of a test failed: what led to it is in here and nowhere else.
         if std::thread::panicking() && !self.story_is_printed.get() {
-            eprintln!("--- the story ---\n{}", self.story());
+            eprintln!("--- how it came to that ---\n{}", self.end_of_story());
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::state::{Containment, End, ExecFacts, ExitStatus, Intent, Reason, Reco
 mod oracle;
 mod probes;
 mod processes;
+mod properties;
 mod sessions;
 
 const TERM: i32 = 15;
@@ -41,7 +42,7 @@ impl Rig {
         SpawnRequest {
             service: ServiceId::parse(name).unwrap(),
             nonce: self.host.nonce(),
-            epoch: self.host.world.borrow().epoch,
+            epoch: self.host.epoch(),
             exec: ExecTarget { file, script: false },
             argv: vec!["node".into()],
             env: Vec::new(),
@@ -58,7 +59,12 @@ impl Rig {
     fn promise(&mut self, request: &SpawnRequest) {
         let digest = Digest::of(b"text");
         self.host.keep_text(&digest, "text").unwrap();
-        let intent = Intent {
+        let intent = self.intent(request, digest);
+        self.host.append(&[intent]).unwrap();
+    }
+
+    fn intent(&self, request: &SpawnRequest, digest: Digest) -> Record {
+        Record::Intent(Box::new(Intent {
             service: request.service.clone(),
             nonce: request.nonce.clone(),
             fingerprint: "v1:00".into(),
@@ -68,8 +74,7 @@ impl Rig {
             at: self.host.now(),
             epoch: request.epoch,
             clears_failures: false,
-        };
-        self.host.append(&[Record::Intent(Box::new(intent))]).unwrap();
+        }))
     }
 
     /// Asks for a start; the claim as it is before the answer.

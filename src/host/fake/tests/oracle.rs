@@ -121,8 +121,9 @@ fn a_live_leader_that_is_recorded_as_ended_is_noticed() {
 #[should_panic(expected = "which was not kept")]
 fn a_record_that_names_a_text_that_was_not_kept_is_noticed() {
     let mut rig = Rig::new();
-    let file = crate::state::FileKey { root: crate::state::RootKey("r1".into()), path: "web.toml".into() };
-    let _ = rig.host.append(&[Record::Accepted { file, digest: Digest::of(b"x"), services: Vec::new() }]);
+    let request = rig.request("web");
+    let intent = rig.intent(&request, Digest::of(b"another text"));
+    let _ = rig.host.append(&[intent]);
 }
 
 #[test]
@@ -146,4 +147,26 @@ fn the_story_tells_what_happened_in_order() {
     let story = rig.host.story();
     let at = |word: &str| story.find(word).unwrap_or_else(|| panic!("{word} is not in\n{story}"));
     assert!(at("spawn ") < at("born ") && at("born ") < at("kill ") && at("kill ") < at("ended "));
+}
+
+#[test]
+fn a_stranger_that_is_adopted_for_a_doubtful_run_may_be_signalled() {
+    let mut rig = Rig::new();
+    let mut claim = rig.start("web");
+    rig.host.end("web", code(1));
+    rig.host.make_unverifiable("web", Doubt::Unverifiable);
+    let pid = Pid::new(4_000).unwrap();
+    let stranger = rig.host.add_stranger(pid);
+    assert_eq!(rig.host.identify(pid), Some(stranger.clone()));
+    let at = rig.host.now();
+    let Claim { service, nonce, containment, .. } = claim.clone();
+    let containment = containment.unwrap();
+    rig.host
+        .append(&[Record::Started { service, nonce, process: stranger.clone(), containment, at }])
+        .unwrap();
+    rig.host.make_verifiable("web");
+    claim.process = Some(stranger);
+    assert_eq!(rig.found(&claim), Found::Alive { born: None });
+    rig.host.signal(&claim, TERM, SignalTo::Leader);
+    rig.host.assert_alive(&["web"]);
 }

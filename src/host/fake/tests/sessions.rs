@@ -181,3 +181,15 @@ fn the_end_of_a_run_is_told_again_to_whoever_attaches() {
     assert!(matches!(rig.found(&claim), Found::Ended { .. }));
     assert_eq!(rig.wait_at_most(1_000), []);
 }
+
+#[test]
+fn a_reconciler_that_waits_is_woken_by_stale_news() {
+    let mut rig = Rig::new();
+    let claim = rig.start("web");
+    rig.host.wake_after(secs(5));
+    let before = rig.host.now();
+    let events = rig.wait();
+    let [Event::Gone { nonce }] = events.as_slice() else { panic!("{events:?}") };
+    assert_ne!(*nonce, claim.nonce);
+    assert_eq!(rig.host.now().awake_ms - before.awake_ms, 5_000);
+}
