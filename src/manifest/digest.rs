@@ -49,3 +49,28 @@ fn short(hash: blake3::Hash) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::load;
+
+    /// The canonical form in full: what every fingerprint of version 1 is a digest of.
+    #[test]
+    fn a_fingerprint_is_the_digest_of_what_differs_from_the_defaults() {
+        let of = |fields: &str| {
+            let loaded = load(&format!("[service.web]\n{fields}"));
+            assert_eq!(loaded.problems, []);
+            fingerprint(&loaded.services[0].spec)
+        };
+        let digest = |canonical: &str| format!("v1:{}", blake3::hash(canonical.as_bytes()).to_hex());
+        assert_eq!(of("command = 'node server.js'"), digest(r#"{"command":["node","server.js"]}"#));
+        assert_eq!(
+            of("command = 'a | b'\nshell = true\numask = '77'\nstdin = 'null'\nttl = '1h'\n\
+                env = { B = '{{name}}', A = 'ü' }\nlimits = { cpu = '60m', core = '1KiB', nofile = 'unlimited' }"),
+            digest(
+                r#"{"command":["a | b"],"env":{"A":"ü","B":"{{name}}"},"limits.core":1024,"limits.cpu":"1h","limits.nofile":"unlimited","shell":true,"umask":"077"}"#
+            )
+        );
+    }
+}
