@@ -6,6 +6,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+pub mod clock;
+pub mod durable;
+pub mod ledger_file;
+pub mod state_dir;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -336,8 +341,12 @@ impl StateLayout {
         self.dir.join("logs").join(format!("{}.log", service.file_stem()))
     }
 
+    pub fn accepted_dir(&self) -> PathBuf {
+        self.dir.join("accepted")
+    }
+
     pub fn accepted(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("accepted").join(format!("{digest}.toml"))
+        self.accepted_dir().join(format!("{digest}.toml"))
     }
 
     pub fn ledger(&self) -> PathBuf {
