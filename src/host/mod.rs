@@ -7,10 +7,14 @@
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
 mod cause;
+pub mod clock;
+pub mod durable;
 pub mod fake;
+pub mod ledger_file;
 pub mod logs;
 pub mod probe;
 pub mod scan;
+pub mod state_dir;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -364,8 +368,12 @@ impl StateLayout {
         self.dir.join("logs").join(format!("{}.log", service.file_stem()))
     }
 
+    pub fn accepted_dir(&self) -> PathBuf {
+        self.dir.join("accepted")
+    }
+
     pub fn accepted(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("accepted").join(format!("{digest}.toml"))
+        self.accepted_dir().join(format!("{digest}.toml"))
     }
 
     pub fn ledger(&self) -> PathBuf {

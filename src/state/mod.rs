@@ -9,7 +9,7 @@ mod entry;
 mod journals;
 mod ledger;
 mod line;
-mod paths;
+pub(crate) mod paths;
 mod reason;
 mod record;
 

@@ -1,7 +1,7 @@
 //! Paths in records: text where they are UTF-8, `{"bytes": "<hex>"}` where they are not.
 //!
 //! A file name is any bytes; serde's own form refuses to write those that are not UTF-8, and a record that
-//! cannot be written is a service that cannot be started. For `#[serde(with = "super::paths")]`; pure.
+//! cannot be written is a service that cannot be started. For `#[serde(with = "crate::state::paths")]`; pure.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -17,14 +17,14 @@ enum Form {
     Raw { bytes: String },
 }
 
-pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     match path.to_str() {
         Some(text) => serializer.serialize_str(text),
         None => Form::Raw { bytes: hex(path.as_os_str().as_bytes()) }.serialize(serializer),
     }
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     match Form::deserialize(deserializer)? {
         Form::Text(text) => Ok(text.into()),
         Form::Raw { bytes } => {
