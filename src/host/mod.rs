@@ -6,6 +6,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+pub mod cgroup;
+pub mod holder;
+pub mod keeper;
+pub mod observe;
+pub mod proc;
+pub mod sys;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
