@@ -7,14 +7,20 @@
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
 mod cause;
+pub mod cgroup;
 pub mod clock;
 pub mod durable;
 pub mod fake;
+pub mod holder;
+pub mod keeper;
 pub mod ledger_file;
 pub mod logs;
+pub mod observe;
 pub mod probe;
+pub mod proc;
 pub mod scan;
 pub mod state_dir;
+pub mod sys;
 pub mod watch;
 
 use std::collections::BTreeMap;
