@@ -6,6 +6,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+pub mod background;
+pub mod doctor;
+pub mod excerpt;
+pub mod project_files;
+pub mod usage;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
