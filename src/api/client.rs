@@ -20,7 +20,7 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("reach the watcher at {}", socket.display())]
+    #[error("the watcher at {} cannot be reached", socket.display())]
     Unreachable {
         socket: PathBuf,
         #[source]
@@ -38,9 +38,9 @@ pub enum ClientError {
     OtherVersion { pid: u32, version: String, oldest: u32, newest: u32 },
     #[error("the watcher did not take the request ({}): {}", .0.code, .0.message)]
     Declined(ProtocolError),
-    #[error("understand the watcher")]
+    #[error("what the watcher says is not understood")]
     Garbled(#[source] serde_json::Error),
-    #[error("talk to the watcher")]
+    #[error("the connection to the watcher broke")]
     Io(#[source] io::Error),
 }
 

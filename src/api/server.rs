@@ -38,7 +38,7 @@ const PRESENCE: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
-#[error("listen on the control socket in {}", directory.display())]
+#[error("the control socket in {} cannot be made", directory.display())]
 pub struct ServeError {
     pub directory: PathBuf,
     #[source]

@@ -196,7 +196,7 @@ pub enum Command {
 
     /// Hold the services of a state directory. Started by `reconcile` itself.
     #[command(hide = true)]
-    Keeper,
+    Keeper(KeeperArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -315,7 +315,15 @@ pub struct SchemaArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct KeeperArgs {
+    /// The state directory
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct CompletionsArgs {
+    /// The shell
     pub shell: clap_complete::Shell,
 }
 

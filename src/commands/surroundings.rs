@@ -14,6 +14,8 @@ pub struct Surroundings {
     pub github: Option<Github>,
     /// A service manager started us and will start us again.
     pub service_manager: bool,
+    /// When we were started, RFC 3339 in UTC.
+    pub began: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,7 +46,9 @@ impl Surroundings {
             stdout: std::io::stdout().is_terminal(),
             stderr: std::io::stderr().is_terminal(),
         };
-        Self::judge(terminals, &|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))
+        let began = crate::time::rfc3339(jiff::Timestamp::now().as_millisecond());
+        let variable = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
+        Self { began, ..Self::judge(terminals, &variable) }
     }
 
     /// As [`Surroundings::look`], from values.
@@ -62,6 +66,7 @@ impl Surroundings {
                 .then(|| Github { workspace: variable("GITHUB_WORKSPACE").map(PathBuf::from) }),
             // A terminal emulator started by systemd hands INVOCATION_ID down to every shell in it, so it
             // counts only where nobody sits in front of us.
+            began: String::new(),
             service_manager: set("NOTIFY_SOCKET") || (set("INVOCATION_ID") && !terminals.stdin),
         }
     }

@@ -6,10 +6,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+pub mod background;
 mod cause;
 pub mod cgroup;
 pub mod clock;
+pub mod doctor;
 pub mod durable;
+pub mod excerpt;
 pub mod fake;
 pub mod holder;
 pub mod keeper;
@@ -18,9 +21,11 @@ pub mod logs;
 pub mod observe;
 pub mod probe;
 pub mod proc;
+pub mod project_files;
 pub mod scan;
 pub mod state_dir;
 pub mod sys;
+pub mod usage;
 pub mod watch;
 
 use std::collections::BTreeMap;

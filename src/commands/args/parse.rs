@@ -3,7 +3,8 @@
 //! Here is what clap cannot express: a list of directories in a variable, `reconcile NAME` without `--once`,
 //! options of `up` that another command would silently ignore. Every error is a usage error, code 64.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -103,6 +104,26 @@ impl GlobalArgs {
     }
 }
 
+impl GlobalArgs {
+    /// The same options as words, for a process that is started with them.
+    pub fn to_words(&self) -> Vec<OsString> {
+        let option = |name: &str, value: &OsStr| {
+            let mut word = OsString::from(name);
+            word.push("=");
+            word.push(value);
+            word
+        };
+        let path = |name, path: &Path| option(name, path.as_os_str());
+        let mut words: Vec<OsString> = self.manifests.iter().map(|dir| path("--manifests", dir)).collect();
+        words.extend(self.project_dir.as_deref().map(|dir| path("--project-dir", dir)));
+        words.extend(self.state_dir.as_deref().map(|dir| path("--state-dir", dir)));
+        words.extend(self.config.as_deref().map(|file| path("--config", file)));
+        words.extend(self.allow.iter().map(|name| option("--allow", OsStr::new(name))));
+        words.extend(self.project.as_deref().map(|name| option("--project", OsStr::new(name))));
+        words
+    }
+}
+
 fn unknown_command(word: &str) -> clap::Error {
     let mut command = Cli::command();
     command.build();
@@ -185,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn global_options_survive_being_written_as_words() {
+        let line = "-m a:b -m c --project-dir d --state-dir e --config f --allow g --project h";
+        let global = parse(line).unwrap().global;
+        let words = std::iter::once("reconcile".into()).chain(global.to_words());
+        let again = Cli::parse_from(words).unwrap().global;
+        assert_eq!(format!("{global:?}"), format!("{again:?}"));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_a_usage_error() {
         for line in
             ["stop", "adopt web --pid 1", "adopt web", "wait", "wait web --timeout 5", "--project A up"]
@@ -199,7 +229,7 @@ mod tests {
         command.build();
         for sub in command.get_subcommands() {
             assert!(sub.get_about().is_some(), "{}", sub.get_name());
-            for arg in sub.get_arguments().filter(|arg| arg.get_id() != "shell" && sub.get_name() != "help") {
+            for arg in sub.get_arguments().filter(|_| sub.get_name() != "help") {
                 assert!(arg.get_help().is_some(), "{} {}", sub.get_name(), arg.get_id());
             }
         }

@@ -3,8 +3,8 @@
 //! A reader that has seen enough (`reconcile status | head`) is no error: what was asked for was done, and
 //! the exit code tells of that. Everything else that stdout cannot take is one.
 
-use std::cell::Cell;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstream::{AutoStream, ColorChoice};
 use serde::Serialize;
@@ -16,16 +16,16 @@ use crate::commands::surroundings::{Stream, Surroundings};
 pub struct Console {
     pub format: Format,
     pub surroundings: Surroundings,
-    reader_left: Cell<bool>,
+    reader_left: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("write to standard output")]
+#[error("standard output cannot be written")]
 pub struct Unwritable(#[source] io::Error);
 
 impl Console {
     pub fn new(format: Format, surroundings: Surroundings) -> Self {
-        Self { format, surroundings, reader_left: Cell::new(false) }
+        Self { format, surroundings, reader_left: AtomicBool::new(false) }
     }
 
     pub fn is_json(&self) -> bool {
@@ -46,9 +46,8 @@ impl Console {
 
     /// Writes a value as indented JSON.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Unwritable> {
-        let mut text = serde_json::to_string_pretty(value).map_err(|error| Unwritable(error.into()))?;
-        text.push('\n');
-        self.print_raw(text.as_bytes())
+        let text = serde_json::to_string_pretty(value).map_err(|error| Unwritable(error.into()))?;
+        self.print_raw(format!("{}\n", super::escape::json(&text)).as_bytes())
     }
 
     /// Tells people something; a stderr that is gone is nobody to tell.
@@ -59,13 +58,13 @@ impl Console {
 
     /// True once whoever read stdout has gone: nothing that only prints needs to go on.
     pub fn reader_left(&self) -> bool {
-        self.reader_left.get()
+        self.reader_left.load(Ordering::Relaxed)
     }
 
     fn attempt(&self, written: io::Result<()>) -> Result<(), Unwritable> {
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.reader_left.set(true);
+                self.reader_left.store(true, Ordering::Relaxed);
                 Ok(())
             }
             written => written.map_err(Unwritable),

@@ -26,6 +26,23 @@ pub fn log_line(line: &[u8]) -> String {
     visible_line(&without_colours(text)).into_owned()
 }
 
+/// JSON text with everything escaped that JSON itself would let through; the value stays the same.
+pub fn json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Line ends and blanks are those of the layout: within strings they are escaped already.
+        if c == '\n' || !acts(c) {
+            escaped.push(c);
+            continue;
+        }
+        let mut units = [0u16; 2];
+        for unit in c.encode_utf16(&mut units) {
+            push(&mut escaped, format_args!("\\u{unit:04x}"));
+        }
+    }
+    escaped
+}
+
 fn escape(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
     if text.chars().all(|c| keep(c) || !acts(c)) {
         return Cow::Borrowed(text);
@@ -48,10 +65,13 @@ fn push(text: &mut String, piece: std::fmt::Arguments<'_>) {
     text.write_fmt(piece).expect("writing to a String cannot fail");
 }
 
-/// True for what a terminal obeys and does not draw.
+/// True for what a terminal obeys and does not draw, and for what hides in a text or turns its direction
+/// (Unicode, general category Cf; but the joiner that emoji are made with).
 fn acts(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200c}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Removes SGR sequences (`ESC [ 1;31 m`), and only those.
@@ -106,6 +126,14 @@ mod tests {
         assert_eq!(log_line(b"\x1b[2J\x1b[mgone"), "\\x1b[2Jgone");
         assert_eq!(log_line(b"bad \xff byte"), "bad \u{fffd} byte");
         assert_eq!(log_line(b"cut \x1b[3"), "cut \\x1b[3");
+    }
+
+    #[test]
+    fn json_keeps_its_value() {
+        let value = serde_json::json!({ "a": "\u{9b}31m \u{e0041} \u{1b} é\n" });
+        let text = json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(!text.chars().any(|c| acts(c) && c != '\n'), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     proptest! {

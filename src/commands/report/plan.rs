@@ -58,6 +58,21 @@ pub fn unwell(services: &[ServiceStatus], tails: &BTreeMap<String, Vec<String>>)
     text
 }
 
+/// What each step was decided on: for the ways out of `held`, which somebody has to judge.
+pub fn evidence(report: &PassReport) -> String {
+    let mut text = String::new();
+    for step in &report.steps {
+        text.push_str(&format!("\nevidence for {} {}:\n", word(step.action), step.service));
+        let facts = step.evidence.as_object().into_iter().flatten();
+        let rows = facts.map(|(key, value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            vec![Cell::new(format!("  {}", visible(key))).style(FAINT), Cell::new(visible(&value))]
+        });
+        text.push_str(&columns(&rows.collect::<Vec<_>>()));
+    }
+    text
+}
+
 fn row(step: &StepReport) -> Vec<Cell> {
     let style = of_action(step.action);
     vec![
@@ -141,6 +156,16 @@ mod tests {
         let tails = BTreeMap::from([("shop/db".to_owned(), vec!["bind: address in use".to_owned()])]);
         let silent = samples::service("old", crate::plan::Phase::Failed, "8 failures in a row");
         insta::assert_snapshot!(plain(&unwell(&[samples::db(), silent], &tails)));
+    }
+
+    #[test]
+    fn evidence_is_shown_fact_by_fact() {
+        let mut report = samples::plan();
+        report.steps.retain(|step| step.service == "web");
+        assert_eq!(
+            plain(&evidence(&report)),
+            "\nevidence for restart web:\n  code    spec-changed\n  fields  [\"command\",\"env\"]\n  pid     4711\n"
+        );
     }
 
     #[test]

@@ -52,6 +52,10 @@ impl Prefixer {
         prefixer
     }
 
+    pub fn dress(&self) -> Dress {
+        self.dress
+    }
+
     /// The complete lines that `bytes` of this service bring, ready to be written.
     pub fn push(&mut self, name: &str, bytes: &[u8]) -> Vec<u8> {
         self.meet(name);
@@ -91,10 +95,14 @@ impl Prefixer {
     }
 
     fn write(&self, name: &str, line: &[u8], to: &mut Vec<u8>) {
-        if matches!(self.dress, Dress::Named | Dress::NamedRaw) {
-            let style = self.colours.get(name).copied().unwrap_or_default();
-            to.extend_from_slice(paint(style, &format!("{name:<width$} |", width = self.width)).as_bytes());
-            to.push(b' ');
+        let prefix = format!("{name:<width$} |", width = self.width);
+        match self.dress {
+            Dress::Named => {
+                let style = self.colours.get(name).copied().unwrap_or_default();
+                to.extend_from_slice(format!("{} ", paint(style, &prefix)).as_bytes());
+            }
+            Dress::NamedRaw => to.extend_from_slice(format!("{prefix} ").as_bytes()),
+            Dress::Plain | Dress::Raw => {}
         }
         match self.dress {
             Dress::Named | Dress::Plain => to.extend_from_slice(log_line(line).as_bytes()),
@@ -143,6 +151,8 @@ mod tests {
         assert_eq!(plain(&terminal.push("api", b"\x1b[31mred\x1b[2J\n")), "api | red\\x1b[2J\n");
         let mut file = Prefixer::new(Dress::Raw, ["api"]);
         assert_eq!(file.push("api", b"\x1b[31m\xff\n"), b"\x1b[31m\xff\n");
+        let mut files = Prefixer::new(Dress::NamedRaw, ["api"]);
+        assert_eq!(files.push("api", b"\x1b[31m\xff\n"), b"api | \x1b[31m\xff\n", "no colour of ours");
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn draw(source: Source<'_>, problem: &Problem) -> String {
     let path = visible(&source.path.to_string_lossy()).into_owned();
     let service = problem.service.as_ref().map_or_else(String::new, |name| format!("{name}: "));
     let message = visible(&format!("{service}{}", problem.message)).into_owned();
-    let help = problem.help.as_deref().map(|help| lines_visible(help));
+    let help = problem.help.as_deref().map(lines_visible);
     let excerpt = problem.span.and_then(|span| Excerpt::cut(source.text?, span));
 
     let title = level(problem.severity).primary_title(message).id(visible(&problem.code).into_owned());
