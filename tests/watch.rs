@@ -292,3 +292,27 @@ async fn without_inotify_everything_is_looked_at_every_two_seconds() {
     assert!(start.elapsed() < Duration::from_secs(5));
     assert!(matches!(world.watcher.mode(), Mode::Polling { .. }));
 }
+
+/// A process that has no descriptor left for inotify; in a process of its own, since it uses them up.
+#[test]
+fn a_watcher_that_gets_no_inotify_polls_and_says_why() {
+    const NAME: &str = "a_watcher_that_gets_no_inotify_polls_and_says_why";
+    if std::env::var("NO_DESCRIPTORS").is_err() {
+        let again = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME])
+            .env("NO_DESCRIPTORS", "1")
+            .output()
+            .unwrap();
+        assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stdout));
+        return;
+    }
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+    let mut taken = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    let watcher = Watcher::new();
+    drop(taken);
+    let Mode::Polling { why } = watcher.mode() else { panic!("{:?}", watcher.mode()) };
+    assert!(why.starts_with("inotify cannot be had: the limit"), "{why}");
+}

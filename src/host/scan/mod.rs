@@ -101,7 +101,7 @@ impl Root {
     fn report(&self) -> RootScan {
         let unseen = || Err(trouble::trouble("root-missing", "was not looked at"));
         let listing = match &self.tree {
-            Some(Ok(tree)) => Ok(tree.listing()),
+            Some(Ok(tree)) => Ok(tree.report.clone()),
             Some(Err(trouble)) => Err(trouble.clone()),
             None => unseen(),
         };
@@ -172,7 +172,16 @@ impl Tree {
         let Some(Ok(directory)) = self.directories.get_mut(parent) else { return };
         let old = directory.files.remove(name);
         let known = walk::examine(fd.as_fd(), name, &self.bounds, old, trust);
-        directory.files.extend(known.map(|known| (name.into(), known)));
+        let shown = walk::shown(parent, name);
+        match known {
+            Some(known) => {
+                self.report.files.insert(shown, known.scan.clone());
+                directory.files.insert(name.into(), known);
+            }
+            None => {
+                self.report.files.remove(&shown);
+            }
+        }
     }
 
     /// A listed directory, if it is still the one that was listed.

@@ -5,7 +5,7 @@
 //! links ends, and a directory that is linked to its neighbour does not declare everything twice.
 //! A root beyond its bounds is an error as a whole: a listing cut short would look like deleted manifests.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -32,45 +32,50 @@ pub type Identity = (u64, u64);
 /// Everything known of a root.
 #[derive(Debug)]
 pub struct Tree {
-    pub root: Identity,
     pub bounds: Bounds,
     /// By path below the root.
     pub directories: BTreeMap<PathBuf, Result<Directory, String>>,
+    /// The same for the reconciler, kept up to date: a scan of one file in 10,000 must not build it anew.
+    pub report: RootListing,
 }
 
 /// The manifests of one directory, by name as the kernel has it.
 #[derive(Debug)]
 pub struct Directory {
     pub identity: Identity,
-    pub files: HashMap<Box<[u8]>, Known>,
+    pub files: BTreeMap<Box<[u8]>, Known>,
 }
 
 impl Tree {
-    pub fn listing(&self) -> RootListing {
-        let directories = self.directories.iter().map(|(path, found)| {
+    fn new(
+        root: Identity,
+        bounds: Bounds,
+        directories: BTreeMap<PathBuf, Result<Directory, String>>,
+    ) -> Self {
+        let inodes = directories.iter().map(|(path, found)| {
             (path.clone(), found.as_ref().map(|found| found.identity.1).map_err(Clone::clone))
         });
-        let files = self.listed().flat_map(|(path, directory)| {
+        let files = listed(&directories).flat_map(|(path, directory)| {
             directory.files.iter().map(move |(name, known)| (shown(path, name), known.scan.clone()))
         });
-        let mut files: Vec<_> = files.collect();
-        // A map is built faster from what is in order already.
-        files.sort_by(|a, b| a.0.cmp(&b.0));
-        RootListing {
-            dev: self.root.0,
-            inode: self.root.1,
-            directories: directories.collect(),
-            files: files.into_iter().collect(),
-        }
+        let (dev, inode) = root;
+        let report = RootListing { dev, inode, directories: inodes.collect(), files: files.collect() };
+        Self { bounds, directories, report }
     }
 
     pub fn listed(&self) -> impl Iterator<Item = (&Path, &Directory)> {
-        self.directories.iter().filter_map(|(path, found)| Some((path.as_path(), found.as_ref().ok()?)))
+        listed(&self.directories)
     }
 }
 
+fn listed(
+    directories: &BTreeMap<PathBuf, Result<Directory, String>>,
+) -> impl Iterator<Item = (&Path, &Directory)> {
+    directories.iter().filter_map(|(path, found)| Some((path.as_path(), found.as_ref().ok()?)))
+}
+
 /// The path under which a name is reported.
-fn shown(directory: &Path, name: &[u8]) -> PathBuf {
+pub fn shown(directory: &Path, name: &[u8]) -> PathBuf {
     match names::presentable(name) {
         Some(name) => directory.join(name),
         None => directory.join(names::escaped(name)),
@@ -115,7 +120,7 @@ pub fn walk(path: &Path, outside_links: bool, old: Option<Tree>) -> Result<Tree,
     if let Some(Err(sentence)) = walk.directories.get(Path::new("")) {
         return Err(trouble("root-unreadable", sentence.clone()));
     }
-    Ok(Tree { root: (stat.st_dev, stat.st_ino), bounds: walk.bounds, directories: walk.directories })
+    Ok(Tree::new((stat.st_dev, stat.st_ino), walk.bounds, walk.directories))
 }
 
 fn root_trouble(errno: Errno) -> Trouble {
@@ -159,7 +164,7 @@ impl Walk {
         }
         self.names += entries.len();
         let mut old = self.old.remove(&path).and_then(Result::ok).map(|old| old.files).unwrap_or_default();
-        let mut directory = Directory { identity, files: HashMap::with_capacity(old.len()) };
+        let mut directory = Directory { identity, files: BTreeMap::new() };
         let mut below = Vec::new();
         for (name, kind) in entries {
             match self.classify(fd, &name, kind) {
@@ -278,4 +283,26 @@ fn entries(fd: BorrowedFd<'_>) -> Result<Vec<Name>, Errno> {
     }
     entries.sort_unstable_by(|a: &Name, b| a.0.cmp(&b.0));
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_beyond_its_bounds_is_an_error_as_a_whole() {
+        let walk = |names, manifests| Walk {
+            bounds: Bounds { real: PathBuf::new(), uid: 0, outside_links: false },
+            old: BTreeMap::new(),
+            directories: BTreeMap::new(),
+            visited: HashSet::new(),
+            links: VecDeque::new(),
+            names,
+            manifests,
+        };
+        assert_eq!(walk(MAX_NAMES, MAX_MANIFESTS).within_bounds(), Ok(()));
+        for beyond in [walk(MAX_NAMES + 1, 0), walk(0, MAX_MANIFESTS + 1)] {
+            assert_eq!(beyond.within_bounds().unwrap_err().0, "root-too-large");
+        }
+    }
 }

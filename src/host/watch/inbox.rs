@@ -191,3 +191,74 @@ fn is_just_begun(path: &Path) -> bool {
             && stat.st_size == 0
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{DataChange, Flag};
+
+    use super::*;
+
+    fn inbox() -> Inbox {
+        let inbox = Inbox::default();
+        let directories: Watched =
+            ["/r", "/r/a", "/r/a/b", "/r/a-b"].map(|path| (PathBuf::from(path), (1, 1))).into();
+        let set = WatchSet { roots: vec![PathBuf::from("/r")], directories: directories.clone() };
+        inbox.expect(&set, &directories);
+        for (path, identity) in &directories {
+            inbox.watching(path, *identity);
+        }
+        inbox
+    }
+
+    fn event(kind: EventKind, path: &str) -> notify::Result<Event> {
+        Ok(Event::new(kind).add_path(PathBuf::from(path)))
+    }
+
+    fn told(inbox: &Inbox, kind: EventKind, path: &str) -> Option<Dirty> {
+        inbox.take_in(event(kind, path));
+        inbox.drain()
+    }
+
+    #[test]
+    fn an_overflow_and_an_error_mean_everything() {
+        let inbox = inbox();
+        inbox.take_in(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        assert_eq!(inbox.drain(), Some(Dirty::Everything));
+        inbox.take_in(Err(notify::Error::generic("?")));
+        inbox.take_in(event(EventKind::Remove(notify::event::RemoveKind::File), "/r/x"));
+        assert_eq!(inbox.drain(), Some(Dirty::Everything));
+        assert_eq!(inbox.drain(), None);
+    }
+
+    #[test]
+    fn only_what_is_listed_or_leads_to_a_root_matters() {
+        let removed = EventKind::Remove(notify::event::RemoveKind::Any);
+        for path in ["/r/x", "/r/a/x", "/r", "/"] {
+            assert_eq!(told(&inbox(), removed, path), Some(Dirty::Paths(vec![path.into()])), "{path}");
+        }
+        for path in ["/x", "/r/node_modules/x", "/rr"] {
+            assert_eq!(told(&inbox(), removed, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn writes_in_progress_and_reads_do_not_matter() {
+        let modified = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let both = EventKind::Modify(ModifyKind::Name(RenameMode::Both));
+        for kind in [modified, opened, both] {
+            assert_eq!(told(&inbox(), kind, "/r/x"), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn with_a_directory_all_watches_below_it_are_void_and_no_others() {
+        let inbox = inbox();
+        told(&inbox, EventKind::Modify(ModifyKind::Name(RenameMode::From)), "/r/a");
+        let wanted = inbox.state().listed.iter().map(|path| (path.clone(), (1, 1))).collect();
+        let change = inbox.expect(&WatchSet::default(), &wanted);
+        let missing: Vec<PathBuf> = change.missing.into_iter().map(|(path, _)| path).collect();
+        assert_eq!(missing, [PathBuf::from("/r/a"), PathBuf::from("/r/a/b")]);
+        assert_eq!(change.stale, Vec::<PathBuf>::new());
+    }
+}

@@ -17,6 +17,7 @@ use std::time::Duration;
 use notify::{INotifyWatcher, RecursiveMode, Watcher as _};
 use tokio::time::Instant;
 
+use super::cause::plain;
 use super::scan::{Scanner, WatchSet};
 use super::{Dirty, RootScan};
 use inbox::Inbox;
@@ -54,7 +55,7 @@ impl Watcher {
             Ok(inotify) => {
                 Self { inotify: Some(inotify), inbox, mode: Mode::Inotify, next_poll: Instant::now() }
             }
-            Err(error) => Self::without_inotify(format!("inotify cannot be had: {}", plain(&error))),
+            Err(error) => Self::without_inotify(format!("inotify cannot be had: {}", sentence(&error))),
         }
     }
 
@@ -101,7 +102,7 @@ impl Watcher {
             self.inbox.not_watching(&path);
             // What is gone since it was listed is told of by its parent.
             if !is_gone(&error) {
-                trouble = Some(format!("{} cannot be watched: {}", path.display(), plain(&error)));
+                trouble = Some(format!("{} cannot be watched: {}", path.display(), sentence(&error)));
             }
         }
         self.mode = trouble.map_or(Mode::Inotify, |why| Mode::Polling { why });
@@ -172,15 +173,16 @@ fn is_gone(error: &notify::Error) -> bool {
 }
 
 /// The error without its list of paths.
-fn plain(error: &notify::Error) -> String {
+fn sentence(error: &notify::Error) -> String {
     match &error.kind {
         notify::ErrorKind::MaxFilesWatch => {
             "the limit of watches is reached (sysctl fs.inotify.max_user_watches)".to_owned()
         }
         notify::ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-            "the limit of instances is reached (sysctl fs.inotify.max_user_instances)".to_owned()
+            "the limit of instances or of open files is reached (sysctl fs.inotify.max_user_instances, ulimit -n)"
+                .to_owned()
         }
-        notify::ErrorKind::Io(error) => error.to_string(),
+        notify::ErrorKind::Io(error) => plain(error),
         other => format!("{other:?}"),
     }
 }
