@@ -6,6 +6,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
+pub mod config_files;
+pub mod resolve;
+pub mod trust;
+pub mod users;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
