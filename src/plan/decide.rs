@@ -43,7 +43,7 @@ use crate::time::Clock;
 pub(super) fn decide(case: &Case<'_>) -> Verdict {
     let verdict = match Process::of(case.service) {
         Process::Unverifiable(why) => Verdict::with_step(Action::Hold, Phase::Held, why.into_owned()),
-        Process::Unrecorded(run) => in_flight(case, run)
+        Process::Unrecorded(run) => spawning(case)
             .or_else(|| elsewhere(case))
             .unwrap_or_else(|| Verdict::of(unrecorded_phase(run), Reason::Unrecorded)),
         Process::Leftovers(run) => in_flight(case, run)
@@ -54,13 +54,13 @@ pub(super) fn decide(case: &Case<'_>) -> Verdict {
             .or_else(|| elsewhere(case))
             .or_else(|| resumed(case, run))
             .or_else(|| unwanted_alive(case))
-            .unwrap_or_else(|| alive(case, run)),
+            .unwrap_or_else(|| alive(case, run).wake_if(case.expires_in())),
         Process::None => spawning(case).or_else(|| elsewhere(case)).unwrap_or_else(|| at_rest(case)),
     };
     show_guard(case, verdict)
 }
 
-/// Row 2 for a run.
+/// Row 2 for a run that is seen.
 fn in_flight(case: &Case<'_>, run: &Run) -> Option<Verdict> {
     let (since, next) = match &case.service.flight {
         Flight::None => return None,
@@ -83,7 +83,7 @@ fn in_flight(case: &Case<'_>, run: &Run) -> Option<Verdict> {
     })
 }
 
-/// Row 2 without a run: a stop that is still in flight has nothing left to stop.
+/// Row 2 where nothing is seen: a stop that is still in flight has nothing left to stop.
 fn spawning(case: &Case<'_>) -> Option<Verdict> {
     match case.service.flight {
         Flight::Spawning { .. } => Some(Verdict::of(Phase::Starting, Reason::Starting)),
@@ -104,11 +104,9 @@ fn elsewhere(case: &Case<'_>) -> Option<Verdict> {
 /// Row 2b: the stop command is not run again once its time is over.
 fn resumed(case: &Case<'_>, run: &Run) -> Option<Verdict> {
     let stopping = run.stopping.as_ref()?;
-    let action = match case.now.left_of(&stopping.since, case.grace(), Clock::Awake) {
-        Some(_) => Action::Stop,
-        None => Action::Signal,
-    };
-    Some(Verdict::with_step(action, Phase::Stopping, stopping.why.clone()))
+    let left = case.now.left_of(&stopping.since, case.grace(), Clock::Awake);
+    let action = if left.is_some() { Action::Stop } else { Action::Signal };
+    Some(Verdict::with_step(action, Phase::Stopping, stopping.why.clone()).wake_if(left))
 }
 
 fn unrecorded_phase(run: &Run) -> Phase {
