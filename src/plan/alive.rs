@@ -53,7 +53,6 @@ pub(super) fn needs_restart(fingerprint: &str, accepted: &Accepted, changed: &[S
 fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standing) -> Verdict {
     let service = case.service;
     let mut verdict = Verdict::from(phase::of_alive(standing, spec, &service.health));
-    verdict = verdict.wake_if(case.expires_in());
     match standing {
         Standing::Starting { left } => verdict = verdict.wake_if(*left),
         Standing::Up if run.ready_at.is_none() && spec.is_some() => {

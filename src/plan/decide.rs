@@ -54,7 +54,7 @@ pub(super) fn decide(case: &Case<'_>) -> Verdict {
             .or_else(|| elsewhere(case))
             .or_else(|| resumed(case, run))
             .or_else(|| unwanted_alive(case))
-            .unwrap_or_else(|| alive(case, run)),
+            .unwrap_or_else(|| alive(case, run).wake_if(case.expires_in())),
         Process::None => spawning(case).or_else(|| elsewhere(case)).unwrap_or_else(|| at_rest(case)),
     };
     show_guard(case, verdict)
@@ -104,11 +104,9 @@ fn elsewhere(case: &Case<'_>) -> Option<Verdict> {
 /// Row 2b: the stop command is not run again once its time is over.
 fn resumed(case: &Case<'_>, run: &Run) -> Option<Verdict> {
     let stopping = run.stopping.as_ref()?;
-    let action = match case.now.left_of(&stopping.since, case.grace(), Clock::Awake) {
-        Some(_) => Action::Stop,
-        None => Action::Signal,
-    };
-    Some(Verdict::with_step(action, Phase::Stopping, stopping.why.clone()))
+    let left = case.now.left_of(&stopping.since, case.grace(), Clock::Awake);
+    let action = if left.is_some() { Action::Stop } else { Action::Signal };
+    Some(Verdict::with_step(action, Phase::Stopping, stopping.why.clone()).wake_if(left))
 }
 
 fn unrecorded_phase(run: &Run) -> Phase {
