@@ -171,7 +171,7 @@ impl<H: Host> Reconciler<H> {
         let held = self.held_steps();
         PassReport {
             version: VERSION,
-            changes: !one.steps.is_empty(),
+            changes: one.steps.iter().any(|step| step.action.is_change()),
             steps: one.steps.iter().cloned().chain(held).collect(),
             converged: Some(converged),
             unwell,
