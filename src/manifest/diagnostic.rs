@@ -21,32 +21,35 @@ pub struct Span {
 impl Span {
     /// The place of the bytes `range` in `text`; a range beyond the text, or within a character, is cut to fit.
     pub fn locate(text: &str, range: Range<usize>) -> Self {
-        LineIndex::new(text).locate(range)
+        Lines::new(text).locate(range)
     }
 }
 
-/// Where the lines of a text begin: for many places in one text.
-pub(crate) struct LineIndex<'t> {
+/// Counts the lines of a text once, for places that come in its order.
+pub(crate) struct Lines<'t> {
     text: &'t str,
-    starts: Vec<usize>,
+    /// The newest line that was asked for, 1-based, and where it begins.
+    line: usize,
+    line_start: usize,
 }
 
-impl<'t> LineIndex<'t> {
+impl<'t> Lines<'t> {
     pub(crate) fn new(text: &'t str) -> Self {
-        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
-        Self { text, starts }
+        Self { text, line: 1, line_start: 0 }
     }
 
-    /// As [`Span::locate`].
-    pub(crate) fn locate(&self, range: Range<usize>) -> Span {
+    /// As [`Span::locate`]; a place must not be on an earlier line than the one before.
+    pub(crate) fn locate(&mut self, range: Range<usize>) -> Span {
         let start = self.text.floor_char_boundary(range.start);
         let end = self.text.ceil_char_boundary(range.end).max(start);
-        let line = self.starts.partition_point(|&line_start| line_start <= start);
-        let before = &self.text[self.starts[line - 1]..start];
+        let passed = &self.text[self.line_start..start];
+        if let Some(newline) = passed.rfind('\n') {
+            self.line += passed.bytes().filter(|byte| *byte == b'\n').count();
+            self.line_start += newline + 1;
+        }
         // A byte order mark is not something that an editor counts as a column.
-        let column = before.trim_start_matches('\u{feff}').chars().count() + 1;
-        Span { start, end, line, column }
+        let before = self.text[self.line_start..start].trim_start_matches('\u{feff}');
+        Span { start, end, line: self.line, column: before.chars().count() + 1 }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::code;
-use super::diagnostic::{LineIndex, Problem};
+use super::diagnostic::{Lines, Problem};
 use super::syntax::line_around;
 
 /// More than these are not listed: nobody reads on, and a hostile text has a million.
@@ -92,7 +92,7 @@ impl<'t> Problems<'t> {
             return Vec::new();
         }
         self.found.sort_by_key(|(place, _)| place.start);
-        let lines = LineIndex::new(self.text);
+        let mut lines = Lines::new(self.text);
         let mut listed: Vec<Problem> =
             self.found.into_iter().map(|(place, problem)| problem.at(lines.locate(place))).collect();
         if self.unlisted > 0 {

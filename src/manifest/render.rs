@@ -4,6 +4,7 @@
 //! for every spec that `check` made; in one that was put together by hand, a template that names nothing
 //! or goes in circles stays as it is.
 
+use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -45,12 +46,13 @@ pub enum RenderedCheck {
 /// Fills in every text of a spec.
 pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
     let filler = Filler::new(spec, around);
-    let argv = |command: &CommandLine| command.words().into_iter().map(|word| filler.fill(word)).collect();
+    let fill = |text: &str| filler.fill(text).into_owned();
+    let argv = |command: &CommandLine| command.words().into_iter().map(fill).collect();
     let health = spec.health.as_ref().map(|health| match &health.check {
         HealthCheck::Http { url, expect_status } => {
-            RenderedCheck::Http { url: filler.fill(url), expect_status: *expect_status }
+            RenderedCheck::Http { url: fill(url), expect_status: *expect_status }
         }
-        HealthCheck::Tcp { host, port } => RenderedCheck::Tcp { host: filler.fill(host), port: *port },
+        HealthCheck::Tcp { host, port } => RenderedCheck::Tcp { host: fill(host), port: *port },
         HealthCheck::Command { command, expect_regex } => {
             RenderedCheck::Command { argv: argv(command), expect_regex: expect_regex.clone() }
         }
@@ -58,8 +60,8 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
     Rendered {
         argv: argv(&spec.command),
         cwd: filler.directory(0),
-        env: spec.env.iter().map(|(key, value)| (key.clone(), filler.fill(value))).collect(),
-        url: spec.url.as_deref().map(|url| filler.fill(url)),
+        env: spec.env.iter().map(|(key, value)| (key.clone(), fill(value))).collect(),
+        url: spec.url.as_deref().map(fill),
         health,
         stop_command: spec.stop.command.as_ref().map(argv),
     }
@@ -81,13 +83,13 @@ impl<'s> Filler<'s> {
         Self { spec, around, cwd: OnceCell::new(), env: RefCell::default() }
     }
 
-    pub(super) fn fill(&self, text: &str) -> String {
+    pub(super) fn fill<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.fill_at(text, 0)
     }
 
-    fn fill_at(&self, text: &str, links: usize) -> String {
+    fn fill_at<'t>(&self, text: &'t str, links: usize) -> Cow<'t, str> {
         if !is_templated(text) || links > MAX_LINKS {
-            return text.to_owned();
+            return Cow::Borrowed(text);
         }
         let mut filled = String::with_capacity(text.len());
         for (place, piece) in pieces(text) {
@@ -103,7 +105,7 @@ impl<'s> Filler<'s> {
                 Piece::Unknown(_) | Piece::Unclosed(_) => filled.push_str(&text[place]),
             }
         }
-        filled
+        Cow::Owned(filled)
     }
 
     fn variable(&self, key: &str, links: usize) -> Option<String> {
@@ -113,7 +115,7 @@ impl<'s> Filler<'s> {
         }
         // As written while it is being filled in: what a circle comes back to.
         self.env.borrow_mut().insert(key, value.clone());
-        let filled = self.fill_at(value, links + 1);
+        let filled = self.fill_at(value, links + 1).into_owned();
         self.env.borrow_mut().insert(key, filled.clone());
         Some(filled)
     }
@@ -131,7 +133,7 @@ impl<'s> Filler<'s> {
         let in_home = written.strip_prefix("~/").or((written == "~").then_some(""));
         let joined = match (in_home, self.around.home) {
             (Some(below), Some(home)) => home.join(below.trim_start_matches('/')),
-            _ => self.around.project_dir.join(&written),
+            _ => self.around.project_dir.join(&*written),
         };
         // `.` alone is taken out: `..` is the kernel's to resolve, after links.
         joined.components().filter(|component| *component != Component::CurDir).collect()

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::command;
 use super::service::read_u32;
-use super::templates::{Known, Marks};
+use super::templates::Known;
 use crate::manifest::choice::{CheckType, Choice};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -42,22 +42,15 @@ pub(super) fn read(
     value: &Spanned<DeValue<'_>>,
     around: &Around<'_>,
     problems: &mut Problems<'_>,
-    marks: &mut Marks,
 ) -> Option<Health> {
     match value.get_ref() {
         DeValue::String(path) => {
             let path = Text { text: path, place: value.span() };
-            marks.put("health.url", path.place.clone());
             let url = read_short(&path, around, problems)?;
             Some(Health::new(HealthCheck::Http { url, expect_status: None }))
         }
         DeValue::Table(values) => {
             let mut section = Section::open(problems, "health", values, around.key_place.clone(), &[]);
-            for (field, key) in
-                [("health.url", "url"), ("health.host", "host"), ("health.command", "command")]
-            {
-                marks.add(field, &section, key);
-            }
             read_table(&mut section, around)
         }
         other => {

@@ -7,6 +7,7 @@ mod address;
 mod command;
 mod environment;
 mod health;
+mod marks;
 mod service;
 mod templates;
 
@@ -16,7 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::code;
-use super::diagnostic::{LineIndex, Problem, Span, escape};
+use super::diagnostic::{Lines, Problem, Span, escape};
 use super::parse::{Parsed, parse};
 use super::problems::Problems;
 use super::section::describe;
@@ -63,7 +64,7 @@ fn place(text: &str, mut services: Vec<Placed>) -> Vec<Declared> {
         return Vec::new();
     }
     services.sort_by_key(|(_, place)| place.start);
-    let lines = LineIndex::new(text);
+    let mut lines = Lines::new(text);
     services.into_iter().map(|(spec, place)| Declared { spec, span: lines.locate(place) }).collect()
 }
 

@@ -6,7 +6,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::templates::{self, Known, Marks};
+use super::marks::Marks;
+use super::templates::{self, Known};
 use super::{address, command, environment, health};
 use crate::identity::{DEFAULT_PROJECT, ServiceId, check_name};
 use crate::manifest::code;
@@ -29,7 +30,6 @@ pub(super) fn read(name: &Spanned<Cow<'_, str>>, table: &DeTable<'_>, problems: 
     let line = read_command(&mut section, &known);
 
     let mut spec = Spec::minimal(id, line);
-    let mut marks = Marks::new(name.span(), &section, &env);
     spec.env = env.into_iter().map(|(key, value)| (key.text.to_owned(), value.text.to_owned())).collect();
     read_process(&mut section, &mut spec, &known);
     let url = read_url(&mut section, &mut spec, &known);
@@ -40,7 +40,6 @@ pub(super) fn read(name: &Spanned<Cow<'_, str>>, table: &DeTable<'_>, problems: 
     }
     if let Some((values, place)) = sub_table("stop", table, section.problems) {
         let mut stop = Section::open(section.problems, "stop", values, place, &[]);
-        marks.add("stop.command", &stop, "command");
         spec.stop = read_stop(&mut stop, &known);
     }
     if let Some((values, place)) = sub_table("limits", table, section.problems) {
@@ -48,8 +47,9 @@ pub(super) fn read(name: &Spanned<Cow<'_, str>>, table: &DeTable<'_>, problems: 
     }
     if let Some((key, value)) = table.get_key_value("health") {
         let around = health::Around { service_url: url, known: &known, key_place: key.span() };
-        spec.health = health::read(value, &around, section.problems, &mut marks);
+        spec.health = health::read(value, &around, section.problems);
     }
+    let marks = Marks { service: name.span(), table };
     let fills_in = templates::check(&spec, &marks, section.problems);
     address::check(&spec, &marks, fills_in, section.problems);
     spec

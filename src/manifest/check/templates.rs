@@ -3,10 +3,12 @@
 //! Sizes are worked out without filling anything in: variables that double each other would otherwise make
 //! gigabytes of a few lines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
+
+use super::marks::Marks;
 
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -27,17 +29,21 @@ const MAX_LINKS: usize = 32;
 
 /// What templates of a service may name.
 pub(super) struct Known<'a> {
-    env: BTreeSet<&'a str>,
+    env: Option<&'a DeTable<'a>>,
 }
 
 impl<'a> Known<'a> {
     /// The keys of `env`, those with a bad value too: one mistake is one problem.
     pub(super) fn of(section: &Section<'a, '_, '_>) -> Self {
         let env = match section.find("env").map(|(_, value)| value.get_ref()) {
-            Some(DeValue::Table(entries)) => entries.keys().map(|key| key.get_ref().as_ref()).collect(),
-            _ => BTreeSet::new(),
+            Some(DeValue::Table(entries)) => Some(entries),
+            _ => None,
         };
         Self { env }
+    }
+
+    fn declares(&self, key: &str) -> bool {
+        self.env.is_some_and(|env| env.contains_key(key))
     }
 
     /// False, and reported, if a template in `text` is not closed or names nothing known.
@@ -54,7 +60,7 @@ impl<'a> Known<'a> {
                     let message = format!("`{{{{{}}}}}` names nothing", escape(name));
                     (code::UNKNOWN_TEMPLATE, message, help_for(name))
                 }
-                Piece::Env(key) if !self.env.contains(key) => {
+                Piece::Env(key) if !self.declares(key) => {
                     let message = format!("`{}` is not declared in `env`", escape(key));
                     (code::UNKNOWN_TEMPLATE, message, self.help_for_variable(key))
                 }
@@ -67,7 +73,8 @@ impl<'a> Known<'a> {
     }
 
     fn help_for_variable(&self, key: &str) -> String {
-        match suggest::nearest(key, self.env.iter().copied()) {
+        let declared = self.env.into_iter().flatten().map(|(key, _)| key.get_ref().as_ref());
+        match suggest::nearest(key, declared) {
             Some(declared) => format!("did you mean `{{{{env.{declared}}}}}`?"),
             None => "declare it in `env`; inherited variables cannot be filled in".to_owned(),
         }
@@ -85,53 +92,13 @@ fn help_for(name: &str) -> String {
     }
 }
 
-/// Where the texts of a service stand.
-pub(super) struct Marks {
-    /// The name of the service, for what has no place of its own.
-    service: Range<usize>,
-    fields: BTreeMap<&'static str, Range<usize>>,
-    env: BTreeMap<String, Range<usize>>,
-}
-
-impl Marks {
-    pub(super) fn new(
-        service: Range<usize>,
-        section: &Section<'_, '_, '_>,
-        env: &[(Text<'_>, Text<'_>)],
-    ) -> Self {
-        let env = env.iter().map(|(key, value)| (key.text.to_owned(), value.place.clone())).collect();
-        let mut marks = Self { service, fields: BTreeMap::new(), env };
-        for field in ["command", "cwd", "url"] {
-            marks.add(field, section, field);
-        }
-        marks
-    }
-
-    pub(super) fn add(&mut self, field: &'static str, section: &Section<'_, '_, '_>, key: &str) {
-        if let Some((_, value)) = section.find(key) {
-            self.put(field, value.span());
-        }
-    }
-
-    pub(super) fn put(&mut self, field: &'static str, place: Range<usize>) {
-        self.fields.insert(field, place);
-    }
-
-    pub(super) fn of(&self, field: &str) -> Range<usize> {
-        self.fields.get(field).unwrap_or(&self.service).clone()
-    }
-
-    fn of_node(&self, node: Node<'_>) -> Range<usize> {
-        match node {
-            Node::Cwd => self.of("cwd"),
-            Node::Env(key) => self.env.get(key).unwrap_or(&self.service).clone(),
-        }
-    }
-}
-
 /// False, and reported, if templates refer to each other in a circle or fill in to too much; false without
 /// a report if one of them was bad before.
-pub(super) fn check(spec: &Spec, marks: &Marks, problems: &mut Problems<'_>) -> bool {
+pub(super) fn check(spec: &Spec, marks: &Marks<'_>, problems: &mut Problems<'_>) -> bool {
+    // Without templates nothing is larger than the file.
+    if problems.text().len() <= MAX_TEXT_BYTES && !is_templated(problems.text()) {
+        return true;
+    }
     let before = problems.count();
     let mut sizes = Sizes { spec, marks, problems, done: BTreeMap::new(), path: Vec::new() };
     let env: Option<usize> =
@@ -195,7 +162,7 @@ struct Size {
 
 struct Sizes<'s, 'p, 't> {
     spec: &'s Spec,
-    marks: &'p Marks,
+    marks: &'p Marks<'p>,
     problems: &'p mut Problems<'t>,
     /// `None`: it is bad, and that was reported.
     done: BTreeMap<Node<'s>, Option<Size>>,
@@ -242,7 +209,7 @@ impl<'s> Sizes<'s, '_, '_> {
             self.report_links(node);
             return None;
         }
-        self.is_bounded(size, self.marks.of_node(node)).then_some(size)
+        self.is_bounded(size, self.place_of(node)).then_some(size)
     }
 
     fn sum(&mut self, text: &'s str) -> Option<Size> {
@@ -270,15 +237,22 @@ impl<'s> Sizes<'s, '_, '_> {
         size.bytes <= MAX_TEXT_BYTES
     }
 
+    fn place_of(&self, node: Node<'_>) -> Range<usize> {
+        match node {
+            Node::Cwd => self.marks.of("cwd"),
+            Node::Env(key) => self.marks.of_variable(key),
+        }
+    }
+
     fn report_links(&mut self, node: Node<'_>) {
         let message = format!("more than {MAX_LINKS} variables refer to each other in a row");
-        self.problems.add(self.marks.of_node(node), code::TEMPLATE_TOO_LARGE, message);
+        self.problems.add(self.place_of(node), code::TEMPLATE_TOO_LARGE, message);
     }
 
     fn report_cycle(&mut self, first: usize) {
         let circle = self.path[first..].iter().chain([&self.path[first]]);
         let shown: Vec<String> = circle.map(|node| format!("`{}`", node.show())).collect();
         let message = format!("templates refer to each other in a circle: {}", shown.join(" → "));
-        self.problems.add(self.marks.of_node(self.path[first]), code::TEMPLATE_CYCLE, message);
+        self.problems.add(self.place_of(self.path[first]), code::TEMPLATE_CYCLE, message);
     }
 }

@@ -56,7 +56,7 @@ pub(super) struct Field {
 impl Field {
     /// The key within its table.
     pub(super) fn key(&self) -> &'static str {
-        self.path.rsplit('.').next().unwrap_or(self.path)
+        self.path.split_once('.').map_or(self.path, |(_, key)| key)
     }
 }
 
@@ -66,6 +66,15 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) doc: &'static str,
     pub(super) fields: &'static [Field],
+}
+
+impl Table {
+    pub(super) fn field(&self, key: &str) -> Option<&'static Field> {
+        // The key stands at the same place of every path: it is not searched for, since each key of each
+        // manifest comes here.
+        let at = if self.name.is_empty() { 0 } else { self.name.len() + 1 };
+        self.fields.iter().find(|field| &field.path[at..] == key)
+    }
 }
 
 /// The service itself first.

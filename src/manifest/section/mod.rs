@@ -75,7 +75,7 @@ impl<'a, 'p, 't> Section<'a, 'p, 't> {
         let table = table(name);
         for (key, _) in values {
             let word: &str = key.get_ref();
-            if tables.contains(&word) || table.fields.iter().any(|field| field.key() == word) {
+            if tables.contains(&word) || table.field(word).is_some() {
                 continue;
             }
             let shown = match name {
@@ -92,9 +92,7 @@ impl<'a, 'p, 't> Section<'a, 'p, 't> {
 
     /// The value of a field of class whatever, unread.
     pub(super) fn find(&self, key: &str) -> Option<Found<'a>> {
-        let field = self.table.fields.iter().find(|field| field.key() == key);
-        let field = field.expect("every key that is read is in the table of fields");
-        self.values.get(key).map(|value| (field, value))
+        self.values.get(key).map(|value| (self.field(key), value))
     }
 
     pub(super) fn wrong_type(&mut self, (field, value): Found<'a>) {
@@ -134,8 +132,11 @@ impl<'a, 'p, 't> Section<'a, 'p, 't> {
     }
 
     pub(super) fn path(&self, key: &str) -> &'static str {
-        let field = self.table.fields.iter().find(|field| field.key() == key);
-        field.expect("every key that is read is in the table of fields").path
+        self.field(key).path
+    }
+
+    fn field(&self, key: &str) -> &'static Field {
+        self.table.field(key).expect("every key that is read is in the table of fields")
     }
 
     /// False, and reported, if the text contains what no process could be given or no terminal should show.
