@@ -121,6 +121,16 @@ mod tests {
     }
 
     #[test]
+    fn every_refusal_is_brought_about_by_a_test() {
+        let tests = [include_str!("check/tests.rs"), include_str!("in_force/tests.rs")].concat();
+        for (code, _) in REFUSALS {
+            let name = format!("code::{}", code.replace('-', "_").to_uppercase());
+            let is_whole = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+            assert!(tests.split(&name).skip(1).any(is_whole), "no test expects {code}");
+        }
+    }
+
+    #[test]
     fn a_code_leads_to_its_manifest_key() {
         assert_eq!(key_of(TTL_TOO_LONG), Some("ttl"));
         assert_eq!(key_of(TOO_MANY_SERVICES), None);

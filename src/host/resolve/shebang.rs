@@ -6,6 +6,9 @@
 /// How much of a file the kernel looks at.
 pub(super) const HEAD_BYTES: usize = 256;
 
+/// The kernel takes it for a part of the name.
+const WINDOWS: &str = "its `#!` line ends with a carriage return: the file has Windows line ends";
+
 /// The first line of a file, as the kernel reads it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Shebang {
@@ -26,7 +29,9 @@ pub(super) fn parse(head: &[u8]) -> Shebang {
     let Some(line) = head.strip_prefix(b"#!") else { return Shebang::None };
     let (line, is_cut) = match line.iter().position(|byte| *byte == b'\n') {
         Some(end) => (&line[..end], false),
-        None => (line, head.len() >= HEAD_BYTES),
+        // The last byte of a line that is cut does not count.
+        None if head.len() >= HEAD_BYTES => (&head[2..HEAD_BYTES - 1], true),
+        None => (line, false),
     };
     let is_gap = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = line.iter().position(|byte| !is_gap(byte)).unwrap_or(line.len());
@@ -40,10 +45,8 @@ pub(super) fn parse(head: &[u8]) -> Shebang {
         return Shebang::Malformed("its `#!` line names no interpreter");
     }
     let rest = rest.split(|byte| *byte == 0).next().unwrap_or_default();
-    if path.ends_with(b"\r") || rest.ends_with(b"\r") {
-        return Shebang::Malformed(
-            "its `#!` line ends with a carriage return: the file has Windows line ends",
-        );
+    if path.ends_with(b"\r") {
+        return Shebang::Malformed(WINDOWS);
     }
     match (std::str::from_utf8(path), std::str::from_utf8(rest)) {
         (Ok(path), Ok(rest)) => {
@@ -64,6 +67,9 @@ pub(super) fn is_env(interpreter: &str) -> bool {
 pub(super) fn program_of_env(argument: Option<&str>) -> Result<String, &'static str> {
     const UNCLEAR: &str = "its `#!` line has options of env which leave open what it runs";
     let argument = argument.ok_or("its `#!` line has env run nothing")?;
+    if argument.ends_with('\r') {
+        return Err(WINDOWS);
+    }
     let Some(text) = split_string(argument) else {
         // Without -S the whole argument is one word.
         return if argument.starts_with('-') || argument.contains('=') {
@@ -129,7 +135,7 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_malformed() {
         let long = format!("#!/{}", "x".repeat(HEAD_BYTES));
-        for head in [&b"#!\n"[..], b"#!", b"#!   \n", b"#!/bin/sh\r\n", b"#!/bin/sh -e\r\n", b"#!/\xff\n"] {
+        for head in [&b"#!\n"[..], b"#!", b"#!   \n", b"#!/bin/sh\r\n", b"#!/\xff\n"] {
             assert!(matches!(parse(head), Shebang::Malformed(_)), "{}", head.escape_ascii());
         }
         assert!(matches!(parse(&long.as_bytes()[..HEAD_BYTES]), Shebang::Malformed(_)));
@@ -139,7 +145,15 @@ mod tests {
     fn a_cut_argument_is_still_an_argument() {
         let long = format!("#!/bin/sh {}", "x".repeat(HEAD_BYTES));
         let cut = &long.as_bytes()[..HEAD_BYTES];
-        assert_eq!(parse(cut), interpreter("/bin/sh", Some(&long[10..HEAD_BYTES])));
+        assert_eq!(parse(cut), interpreter("/bin/sh", Some(&long[10..HEAD_BYTES - 1])));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_file_begins_with_is_read(head: Vec<u8>, argument: Option<String>) {
+            let script = [b"#!", head.as_slice()].concat();
+            let _ = (parse(&head), parse(&script), program_of_env(argument.as_deref()));
+        }
     }
 
     #[test]
@@ -174,6 +188,7 @@ mod tests {
             Some("-S ${TOOL}"),
             Some("-S node \\c"),
             Some("-S 'open"),
+            Some("node\r"),
         ] {
             assert!(program_of_env(argument).is_err(), "{argument:?}");
         }

@@ -368,3 +368,52 @@ fn a_pin_is_held_against_the_real_content() {
     assert_eq!(refused(&world, &policy, "./tool").as_deref(), Some("pin-mismatch"));
     assert_eq!(refused(&world, &policy_of(&config), "./tool").as_deref(), Some("pin-mismatch"));
 }
+
+/// What the kernel makes of a script: its words, or the error number.
+fn run(path: &Path) -> Result<String, i32> {
+    for _ in 0..1000 {
+        match std::process::Command::new(path).output() {
+            Ok(output) => return Ok(String::from_utf8(output.stdout).unwrap()),
+            // Another test may have forked while we had the script open for writing.
+            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => std::thread::yield_now(),
+            Err(error) => return Err(error.raw_os_error().unwrap()),
+        }
+    }
+    panic!("{} stays busy", path.display());
+}
+
+#[test]
+fn the_kernel_reads_the_same_out_of_a_script() {
+    let world = World::new();
+    let echo = "/bin/echo";
+    let long = "x".repeat(shebang::HEAD_BYTES);
+    for head in [
+        format!("#!{echo}\n"),
+        format!("#!{echo}"),
+        format!("#! \t{echo}  a  b \t\n"),
+        format!("#!{echo} -S a\r\n"),
+        format!("#!{echo}\0 a\n"),
+        format!("#!{echo} a\0 b\n"),
+        format!("#!{echo} {long}"),
+        format!("#!{echo} {long}\n"),
+        format!("#!{echo} {}\n", "y".repeat(shebang::HEAD_BYTES - 13)),
+        format!("#!{echo} {}\n", "y".repeat(shebang::HEAD_BYTES - 12)),
+        format!("#!/{long}\n"),
+        format!("#!{echo}\r\n"),
+        "#!/no/such/interpreter\n".to_owned(),
+        "#!\n".to_owned(),
+        "#!   \n".to_owned(),
+        "#!".to_owned(),
+    ] {
+        let script = world.write("script", &head, 0o755);
+        let ours = match shebang::parse(&head.as_bytes()[..head.len().min(shebang::HEAD_BYTES)]) {
+            Shebang::Interpreter { path, argument } if path == echo => {
+                let words = argument.into_iter().chain([script.display().to_string()]);
+                Some(words.collect::<Vec<_>>().join(" ") + "\n")
+            }
+            _ => None,
+        };
+        assert_eq!(run(&script).ok(), ours, "{}", head.escape_debug());
+        assert_eq!(resolve(&world.query("./script", &[])).is_ok(), ours.is_some(), "{}", head.escape_debug());
+    }
+}
