@@ -70,7 +70,15 @@ pub struct KeeperClient {
     events: mpsc::UnboundedReceiver<Event>,
     lists: mpsc::UnboundedReceiver<Vec<CellInfo>>,
     jobs: Jobs,
+    hearing: tokio::task::AbortHandle,
     lost: bool,
+}
+
+/// What was asked for is still written; then the connection ends, whether or not the keeper reads.
+impl Drop for KeeperClient {
+    fn drop(&mut self) {
+        self.hearing.abort();
+    }
 }
 
 impl KeeperClient {
@@ -140,8 +148,9 @@ impl KeeperClient {
         let (to_list, lists) = mpsc::unbounded_channel();
         let jobs = Jobs::default();
         tokio::spawn(write_requests(to_write, writer));
-        tokio::spawn(Hearing { events: to_hear, lists: to_list, jobs: jobs.clone() }.read(reader));
-        Self { info, requests, events, lists, jobs, lost: false }
+        let hearing = Hearing { events: to_hear, lists: to_list, jobs: jobs.clone() };
+        let hearing = tokio::spawn(hearing.read(reader)).abort_handle();
+        Self { info, requests, events, lists, jobs, hearing, lost: false }
     }
 
     fn ask(&self, request: &Request) {
