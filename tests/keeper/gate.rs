@@ -93,6 +93,6 @@ async fn a_born_intent_is_found_with_all_that_is_needed_to_go_on() {
     let open = Claim { process: None, containment: None, ..claim.clone() };
     let judged = judge_intents(&world.layout, std::slice::from_ref(&claim.nonce), BOUND).unwrap();
     assert_eq!(judged.epoch, claim.epoch);
-    let expected = Some((claim.process.clone().unwrap(), claim.containment.clone().unwrap()));
+    let expected = Some((claim.process.clone().unwrap(), claim.containment.unwrap()));
     assert_eq!(world.found(&open), Found::Alive { born: expected });
 }

@@ -355,12 +355,21 @@ impl Drop for World {
         }
         for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
             let base = Path::new(mount).join("reconcile").join(self.instance.as_str());
-            for entry in fs::read_dir(&base).into_iter().flatten().flatten() {
-                let _ = fs::remove_dir(entry.path());
+            // Whoever was killed a moment ago is still on the way out.
+            while base.exists() && Instant::now() < deadline {
+                remove_cgroups(&base);
             }
-            let _ = fs::remove_dir(base);
         }
     }
+}
+
+fn remove_cgroups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 /// The file at a path as it is now, links followed.

@@ -263,6 +263,10 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
     let fail = |detail: String| KeeperError::NotStarted { dir: layout.dir.clone(), detail };
     let mut command = tokio::process::Command::new(exe);
     command.arg("keeper").arg("--state-dir").arg(&layout.dir);
+    // It lives long and needs none of it, least of all secrets.
+    command.env_clear();
+    let passed_on = ["RECONCILE_CONTAINMENT", "RUST_BACKTRACE"];
+    command.envs(passed_on.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let started = timeout(START_WITHIN, command.output()).await;
     let output = started
