@@ -93,7 +93,11 @@ impl Ground {
             let base = top.join("reconcile").join(instance.as_str());
             match try_out(&base) {
                 Ok(()) => return Self::Cgroup { base },
-                Err(error) => why = format!("{}: {error}", base.display()),
+                Err(error) => {
+                    why = format!("{}: {error}", base.display());
+                    // Whatever was made for the try; what is not empty stays.
+                    let _ = fs::remove_dir(&base).and_then(|()| fs::remove_dir(top.join("reconcile")));
+                }
             }
         }
         Self::Holder { why }
@@ -134,6 +138,18 @@ pub struct Group {
 }
 
 impl Group {
+    /// Removes what is empty of the cgroups below `base`: runs that ended, or never began, while no keeper lived.
+    ///
+    /// `base` belongs to the caller alone, who has nothing there yet.
+    pub fn clear_out(base: &Path) -> io::Result<()> {
+        for stale in (Self { path: base.to_owned() }).children()? {
+            if stale.is_empty()? {
+                stale.remove()?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn create(path: PathBuf) -> io::Result<Self> {
         fs::create_dir(&path)?;
         Ok(Self { path })
@@ -319,5 +335,30 @@ mod tests {
         assert!(Group::recall(&outside, &nonce).is_err());
         let misnamed = Path::new("/sys/fs/cgroup/unified/system.slice");
         assert!(Group::recall(misnamed, &nonce).is_err());
+    }
+
+    /// As on kernels before 5.14. Skipped where no cgroup may be made.
+    #[test]
+    fn without_a_kill_file_everything_is_frozen_and_killed_one_by_one() {
+        let instance = InstanceId::from_u64(u64::from(std::process::id()));
+        let Ok(Some(mount)) = Mount::find() else { return };
+        let base = mount.point.join(format!("reconcile-test-{instance}"));
+        let Ok(group) = Group::create(base) else { return };
+        let procs = group.path.join("cgroup.procs");
+        let script = format!("echo 0 >{}; sleep 1000 & setsid sleep 1000 & exec sleep 1000", procs.display());
+        let mut leader = std::process::Command::new("/bin/sh").args(["-c", &script]).spawn().unwrap();
+        let start = std::time::Instant::now();
+        let in_time = || start.elapsed() < std::time::Duration::from_secs(20);
+        while group.pids().unwrap().len() < 3 && in_time() {
+            std::thread::yield_now();
+        }
+        assert_eq!(group.pids().unwrap().len(), 3);
+        while !group.is_empty().unwrap() && in_time() {
+            group.kill_one_by_one().unwrap();
+        }
+        leader.wait().unwrap();
+        assert!(group.is_empty().unwrap());
+        group.remove().unwrap();
+        assert!(!group.path.exists());
     }
 }

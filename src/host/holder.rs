@@ -45,6 +45,7 @@ pub struct Holder<'a> {
 /// Starts the leader and holds what descends from it; the body of a process.
 pub fn run(holder: Holder<'_>) -> ! {
     let _ = nix::unistd::setsid();
+    let _ = nix::sys::prctl::set_name(c"reconcile-hold");
     // Waited for one at a time below; nothing else may interrupt or end us.
     let blocked = SigSet::all().thread_set_mask();
     let outcome = blocked.map_err(io::Error::from).and_then(|()| hold(holder));

@@ -324,4 +324,29 @@ mod tests {
         let other_boot = ProcessIdentity { boot: BootId::new("x"), ..me };
         assert_eq!(here.liveness(&other_boot), Liveness::OtherBoot);
     }
+
+    #[test]
+    fn descendants_are_found_with_and_without_children_files() {
+        let script = "sleep 1000 & (sleep 1000 & exec sleep 1000) & exec sleep 1000";
+        let mut shell = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+        let top = Pinned::open(shell.id() as i32).unwrap().unwrap();
+        let below = |scan: Option<Scan>| {
+            let walk = Walk { root: top.pid, scan };
+            let mut found = Vec::new();
+            walk.below(&top, &walk.children(&top).unwrap(), &mut |member, _| found.push(member.pid), 0)
+                .unwrap();
+            found.sort_unstable();
+            found
+        };
+        let start = std::time::Instant::now();
+        while below(None).len() < 3 && start.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        let (quick, scanned) = (below(None), below(Some(scan_parents().unwrap())));
+        visit_descendants(&top, &mut |member, _| drop(member.signal(libc::SIGKILL))).unwrap();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert_eq!(quick.len(), 3);
+        assert_eq!(quick, scanned);
+    }
 }

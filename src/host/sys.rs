@@ -240,11 +240,17 @@ fn drop_one_by_one(first: RawFd, keep: &[RawFd], when: Drop) -> io::Result<()> {
 }
 
 /// Default disposition for every signal, and none blocked: nothing of this is to be inherited.
-#[expect(unsafe_code, reason = "JUSTIFICATION: real-time signals have no safe name, and sigaction is unsafe")]
+///
+/// By the system call itself: the C library refuses 32 and 33, which are its own and may be inherited as ignored.
+#[expect(unsafe_code, reason = "JUSTIFICATION: no wrapper sets signals 32 and 33")]
 pub fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is valid for every signal; KILL, STOP and those of the C library give EINVAL.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// The kernel's `struct sigaction` is at most this large; all zeroes is SIG_DFL without flags or mask.
+    const DEFAULT: [u64; 8] = [0; 8];
+    const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+    for signal in SIGNALS {
+        let old = std::ptr::null::<u64>();
+        // SAFETY: the action is readable and large enough, the old one is not asked for. KILL and STOP give EINVAL.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), old, size_of::<u64>()) };
     }
     let none = nix::sys::signal::SigSet::empty();
     none.thread_set_mask().expect("an empty signal mask is always valid");

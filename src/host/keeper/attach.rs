@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Hold, Hull, JOB_PREFIX, Leader};
 use super::journal::{self, Ending, ExitEntry};
+use super::pipe::log;
 use super::protocol::Message;
-use super::server::{Keeper, log};
+use super::server::Keeper;
 use crate::host::Claim;
 use crate::host::cgroup::Group;
 use crate::host::proc::{Liveness, Pinned};

@@ -269,7 +269,7 @@ fn open_log(birth: &Birth<'_>) -> Step<File> {
     {
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
         unistd::fchown(&file, Some(uid), Some(gid))
-            .map_err(at(SpawnStage::Log, format!("give the log {} to {}", path.display(), user.name)))?;
+            .map_err(at(SpawnStage::User, format!("give the log {} to {}", path.display(), user.name)))?;
     }
     if meta.permissions().mode() & 0o777 != 0o640 {
         let mode = std::fs::Permissions::from_mode(0o640);

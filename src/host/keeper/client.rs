@@ -70,7 +70,15 @@ pub struct KeeperClient {
     events: mpsc::UnboundedReceiver<Event>,
     lists: mpsc::UnboundedReceiver<Vec<CellInfo>>,
     jobs: Jobs,
+    hearing: tokio::task::AbortHandle,
     lost: bool,
+}
+
+/// What was asked for is still written; then the connection ends, whether or not the keeper reads.
+impl Drop for KeeperClient {
+    fn drop(&mut self) {
+        self.hearing.abort();
+    }
 }
 
 impl KeeperClient {
@@ -140,8 +148,9 @@ impl KeeperClient {
         let (to_list, lists) = mpsc::unbounded_channel();
         let jobs = Jobs::default();
         tokio::spawn(write_requests(to_write, writer));
-        tokio::spawn(Hearing { events: to_hear, lists: to_list, jobs: jobs.clone() }.read(reader));
-        Self { info, requests, events, lists, jobs, lost: false }
+        let hearing = Hearing { events: to_hear, lists: to_list, jobs: jobs.clone() };
+        let hearing = tokio::spawn(hearing.read(reader)).abort_handle();
+        Self { info, requests, events, lists, jobs, hearing, lost: false }
     }
 
     fn ask(&self, request: &Request) {
@@ -254,6 +263,10 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
     let fail = |detail: String| KeeperError::NotStarted { dir: layout.dir.clone(), detail };
     let mut command = tokio::process::Command::new(exe);
     command.arg("keeper").arg("--state-dir").arg(&layout.dir);
+    // It lives long and needs none of it, least of all secrets.
+    command.env_clear();
+    let passed_on = ["RECONCILE_CONTAINMENT", "RUST_BACKTRACE"];
+    command.envs(passed_on.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let started = timeout(START_WITHIN, command.output()).await;
     let output = started

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use super::pipe::take_lines;
 use super::protocol::{MAX_LINE_BYTES, Message, encode};
 
 /// A client that reads so little that this much waits for it is taken for dead.
@@ -17,8 +18,6 @@ pub struct Conn {
     pub stream: UnixStream,
     pub since: Instant,
     input: Vec<u8>,
-    /// How much of `input` is known to hold no newline.
-    searched: usize,
     output: Vec<u8>,
     /// How much of `output` is already sent.
     sent: usize,
@@ -28,15 +27,7 @@ pub struct Conn {
 impl Conn {
     pub fn new(stream: UnixStream, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self {
-            stream,
-            since: now,
-            input: Vec::new(),
-            searched: 0,
-            output: Vec::new(),
-            sent: 0,
-            dead: false,
-        })
+        Ok(Self { stream, since: now, input: Vec::new(), output: Vec::new(), sent: 0, dead: false })
     }
 
     /// Its other side is gone, or does not behave.
@@ -50,7 +41,6 @@ impl Conn {
 
     /// Reads what is there and returns the lines that are complete.
     pub fn read(&mut self) -> Vec<Vec<u8>> {
-        let before = self.input.len();
         let mut chunk = vec![0; READ_BYTES];
         match self.stream.read(&mut chunk) {
             Ok(0) => self.dead = true,
@@ -58,25 +48,11 @@ impl Conn {
             Err(error) if is_transient(&error) => {}
             Err(_) => self.dead = true,
         }
-        let mut lines = Vec::new();
-        if self.input.len() > before {
-            lines = self.take_lines();
-        }
+        let lines = take_lines(&mut self.input);
         if self.input.len() > MAX_LINE_BYTES {
             self.dead = true;
         }
         lines
-    }
-
-    fn take_lines(&mut self) -> Vec<Vec<u8>> {
-        let Some(last) = self.input[self.searched..].iter().rposition(|&byte| byte == b'\n') else {
-            self.searched = self.input.len();
-            return Vec::new();
-        };
-        let rest = self.input.split_off(self.searched + last + 1);
-        let whole = std::mem::replace(&mut self.input, rest);
-        self.searched = 0;
-        whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
     }
 
     /// Queues a message; it is sent by [`Self::flush`].
@@ -103,7 +79,7 @@ impl Conn {
     }
 }
 
-pub fn is_transient(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 

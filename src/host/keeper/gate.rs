@@ -181,4 +181,33 @@ mod tests {
         let error = judge_intents(&layout, &[Nonce::from_u64(1)], Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, GateError::Busy { .. }), "{error}");
     }
+
+    #[test]
+    fn a_large_journal_is_trimmed_to_what_lives_or_is_asked_about_in_a_new_epoch() {
+        let (_dir, layout) = layout();
+        let here = Here::read().unwrap();
+        let me = here.identity(std::process::id() as i32).unwrap();
+        let file = journal::open(&layout.births()).unwrap();
+        let birth = |nonce: u64, start_ticks: u64| {
+            BirthEntry::Born(BirthLine {
+                nonce: Nonce::from_u64(nonce),
+                process: crate::identity::ProcessIdentity { start_ticks, ..me.clone() },
+                containment: crate::state::Containment::Cgroup { path: "/".into() },
+            })
+        };
+        journal::append(&file, &birth(1, me.start_ticks)).unwrap();
+        for nonce in 2.. {
+            journal::append(&file, &birth(nonce, me.start_ticks + 1)).unwrap();
+            if is_large(&layout) {
+                break;
+            }
+        }
+        let asked = [Nonce::from_u64(7)];
+        let judged = judge_intents(&layout, &asked, Duration::ZERO).unwrap();
+        assert_eq!(judged.epoch, 2);
+        let kept: Vec<&Nonce> = judged.births.keys().collect();
+        assert_eq!(kept, [&Nonce::from_u64(1), &asked[0]]);
+        assert_eq!(journal::births(&layout.births()).unwrap(), judged.births);
+        assert!(!is_large(&layout));
+    }
 }

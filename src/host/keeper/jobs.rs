@@ -5,8 +5,9 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::cell::{Killing, Leader};
+use super::pipe::drain;
 use super::protocol::{JobEnd, Message};
-use super::server::{Keeper, drain};
+use super::server::Keeper;
 use crate::identity::Nonce;
 use crate::state::ExitStatus;
 

@@ -21,6 +21,7 @@ mod conn;
 pub mod gate;
 mod jobs;
 pub mod journal;
+mod pipe;
 pub mod protocol;
 mod requests;
 mod runs;

@@ -1,5 +1,7 @@
 //! What the client asks for, one request at a time; answered at once or by what happens later.
 
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
@@ -7,10 +9,11 @@ use nix::unistd::geteuid;
 use super::cell::Killing;
 use super::jobs::Job;
 use super::journal;
+use super::pipe::log;
 use super::protocol::{CellInfo, Message, PROTOCOL, Request, common_protocol};
-use super::server::{Keeper, Order, log, own_cgroup};
+use super::server::{Keeper, Order, own_cgroup};
 use crate::host::Claim;
-use crate::host::cgroup::Ground;
+use crate::host::cgroup::{Ground, Group};
 use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
 
@@ -73,7 +76,9 @@ impl Keeper {
         self.answer(conn, &Message::Hello { protocol, version, keeper, holders });
     }
 
-    /// Finds out what will contain runs, and leaves the cgroup of whoever started us, if that can be done.
+    /// Finds out what will contain runs.
+    ///
+    /// `RECONCILE_CONTAINMENT=holder` is for tests, and for hierarchies that some other program tidies up.
     fn settle_down(&mut self, instance: &InstanceId) {
         let forced = std::env::var_os("RECONCILE_CONTAINMENT").is_some_and(|kind| kind == "holder");
         let ground = if forced {
@@ -82,15 +87,11 @@ impl Keeper {
             Ground::detect(instance)
         };
         match &ground {
-            Ground::Cgroup { base } if geteuid().is_root() => {
-                let own = own_cgroup(base);
-                let moved = std::fs::create_dir_all(&own)
-                    .and_then(|()| std::fs::write(own.join("cgroup.procs"), "0"));
-                if let Err(error) = moved {
-                    log(&format!("{}: {error}", own.display()));
+            Ground::Cgroup { base } => {
+                if let Err(error) = move_in(base) {
+                    log(&format!("{}: {error}", base.display()));
                 }
             }
-            Ground::Cgroup { .. } => {}
             Ground::Holder { why } => log(&format!("runs have holders: {why}")),
         }
         self.ground = Some(ground);
@@ -141,10 +142,21 @@ impl Keeper {
         match journal::trim_exits(&self.layout.exits(), keep) {
             Ok(()) => {}
             // A holder writes this very moment; it will be asked for again.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => log(&format!("exits.journal cannot be trimmed: {error}")),
         }
     }
+}
+
+/// Clears out what keepers before us left, and as root leaves the cgroup of whoever started us.
+fn move_in(base: &Path) -> io::Result<()> {
+    Group::clear_out(base)?;
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let own = own_cgroup(base);
+    std::fs::create_dir_all(&own)?;
+    std::fs::write(own.join("cgroup.procs"), "0")
 }
 
 /// It becomes the name of a directory.

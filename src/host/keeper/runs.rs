@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use super::cell::{Cell, Hold, Hull, Killing, Leader};
 use super::journal::ExitEntry;
+use super::pipe::{drain, log, take_lines};
 use super::protocol::Message;
-use super::server::{Keeper, drain, log, take_lines};
+use super::server::Keeper;
 use crate::host::holder::Report;
 use crate::host::sys::{self, Wait, Whom};
 use crate::identity::Nonce;

@@ -6,13 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -22,6 +21,7 @@ use super::cell::{Cell, Hold, Hull, Leader};
 use super::conn::Conn;
 use super::jobs::Job;
 use super::journal::{self, ExitEntry};
+use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use super::start::listen;
 use crate::host::cgroup::Ground;
@@ -368,42 +368,6 @@ impl Keeper {
             let _ = std::fs::remove_dir(dir);
         }
     }
-}
-
-/// One line to the keeper's log.
-pub fn log(text: &str) {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map(Duration::from);
-    let wall_ms = now.unwrap_or_default().as_millis() as i64;
-    // A log that cannot be written is not worth dying for.
-    let _ = writeln!(io::stderr(), "{} {text}", crate::time::rfc3339(wall_ms));
-}
-
-/// Everything a non-blocking descriptor has to give; true once its other side is closed.
-pub fn drain(file: &mut File, into: &mut Vec<u8>) -> bool {
-    let mut chunk = [0; 16 << 10];
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return true,
-            Ok(read) => into.extend_from_slice(&chunk[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
-        }
-    }
-}
-
-/// A pipe whose reading end does not block.
-pub fn status_pipe() -> io::Result<(File, File)> {
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((reader.into(), writer.into()))
-}
-
-/// Reads whole lines off a buffer, leaving what is not yet complete.
-pub fn take_lines(heard: &mut Vec<u8>) -> Vec<Vec<u8>> {
-    let Some(last) = heard.iter().rposition(|&byte| byte == b'\n') else { return Vec::new() };
-    let rest = heard.split_off(last + 1);
-    let whole = std::mem::replace(heard, rest);
-    whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 /// The name of the cgroup that a keeper moves itself to.
