@@ -1,1 +1,5 @@
-fn main() {}
+//! The `reconcile` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    reconcile::commands::main()
+}

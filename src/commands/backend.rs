@@ -1,0 +1,144 @@
+//! Who carries out a command: the watcher that runs, or this process as the reconciler for a moment.
+//!
+//! The one file that knows both the control socket and the session. Everything above it asks with a
+//! `Command` and gets an `Answer`.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use super::report;
+use crate::api::{Client, ClientError};
+use crate::host::config_files::ConfigError;
+use crate::host::state_dir::LockError;
+use crate::reconciler::command::{Answer, Command};
+use crate::reconciler::options::Options;
+use crate::reconciler::session::{self, Observation, OpenError, Session};
+use crate::reconciler::status::ManifestStatus;
+
+#[derive(Debug)]
+pub enum Backend {
+    Watcher(Client),
+    Session(Box<Session>),
+}
+
+impl Backend {
+    /// The watcher of the state directory, else a session of our own.
+    pub fn open(options: &Options) -> Result<Self, Failure> {
+        match watcher(options)? {
+            Some(client) => Ok(Self::Watcher(client)),
+            None => Ok(Self::Session(Box::new(open(options)?))),
+        }
+    }
+
+    pub fn is_watcher(&self) -> bool {
+        matches!(self, Self::Watcher(_))
+    }
+
+    pub fn execute(&mut self, command: Command) -> Result<Answer, Failure> {
+        match self {
+            Self::Watcher(client) => ask(client, command),
+            Self::Session(session) => block_on(session.execute(command)),
+        }
+    }
+}
+
+/// A connection to the watcher of the state directory, if one runs.
+pub fn watcher(options: &Options) -> Result<Option<Client>, Failure> {
+    Client::connect(&state_dir(options)?).map_err(of_client)
+}
+
+pub fn ask(client: &mut Client, command: Command) -> Result<Answer, Failure> {
+    client.ask(command).map_err(of_client)
+}
+
+fn of_client(error: ClientError) -> Failure {
+    let help = match &error {
+        ClientError::OtherVersion { .. } => "end it and start it again with this version",
+        ClientError::Silent { .. } | ClientError::NoHello { .. } => {
+            "it may be stopped or overloaded; `reconcile doctor` shows its pid"
+        }
+        _ => return Failure::new(ExitCode::Failed, error),
+    };
+    Failure::new(ExitCode::Failed, error).help(help)
+}
+
+/// Runs a future on a runtime of one thread, made for it.
+pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(future))
+}
+
+/// Becomes the reconciler of the state directory.
+pub fn open(options: &Options) -> Result<Session, Failure> {
+    Session::open(options).map_err(of_open)
+}
+
+/// Looks without the lock and without a write.
+pub fn observe(options: &Options) -> Result<Observation, Failure> {
+    session::observe(options).map_err(of_open)
+}
+
+/// Checks these files, or all below the roots.
+pub fn validate(options: &Options, files: &[PathBuf]) -> Result<Vec<ManifestStatus>, Failure> {
+    session::validate(options, files).map_err(of_open)
+}
+
+pub fn state_dir(options: &Options) -> Result<PathBuf, Failure> {
+    Ok(session::state_dir(options)?)
+}
+
+fn of_open(error: OpenError) -> Failure {
+    match error {
+        OpenError::Lock(held @ LockError::Held(_)) => Failure::new(ExitCode::AnotherReconciler, held)
+            .help("wait until it ends, or give another --state-dir"),
+        OpenError::Config(ConfigError::Invalid { path, text, problems }) => {
+            let drawn = report::problems(report::Source { path: &path, text: Some(&text) }, &problems);
+            let message = format!("the configuration {} has problems", path.display());
+            Failure::message(ExitCode::Failed, message).help(drawn)
+        }
+        other => Failure::new(ExitCode::Failed, other),
+    }
+}
+
+/// Logs of services, as bytes: what a line is, is `report`'s business.
+pub mod logs {
+    use std::io;
+    use std::path::Path;
+
+    use crate::host::logs::{Follower as Lines, Line, LineEnd};
+
+    /// The last `lines` lines of a log, with their line ends; none there is empty.
+    pub fn tail(path: &Path, lines: usize) -> io::Result<Vec<u8>> {
+        Ok(bytes(crate::host::logs::tail(path, lines)?))
+    }
+
+    /// Reads on in a log.
+    #[derive(Debug)]
+    pub struct Follower(Lines);
+
+    impl Follower {
+        /// Begins where the log ends now; the bytes are its last `lines` lines.
+        pub fn open(path: &Path, lines: usize) -> io::Result<(Self, Vec<u8>)> {
+            let (follower, before) = Lines::open(path, lines)?;
+            Ok((Self(follower), bytes(before)))
+        }
+
+        /// What was written since; empty if nothing was, or there is no log.
+        pub fn poll(&mut self) -> io::Result<Vec<u8>> {
+            Ok(bytes(self.0.poll()?))
+        }
+    }
+
+    fn bytes(lines: Vec<Line>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            bytes.extend_from_slice(line.text.as_bytes());
+            if line.end == LineEnd::Newline {
+                bytes.push(b'\n');
+            }
+        }
+        bytes
+    }
+}

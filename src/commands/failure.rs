@@ -1,0 +1,65 @@
+//! Why a command could not do it: the error with its causes, one hint, and the exit code.
+
+use super::exit_code::ExitCode;
+use super::report::escape::{visible, visible_line};
+use super::report::style::{BAD, STRONG, paint};
+
+#[derive(Debug)]
+pub struct Failure {
+    pub code: ExitCode,
+    error: anyhow::Error,
+    help: Option<String>,
+}
+
+impl Failure {
+    pub fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into(), help: None }
+    }
+
+    pub fn message(code: ExitCode, message: impl Into<String>) -> Self {
+        Self::new(code, anyhow::Error::msg(message.into()))
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The error, each cause on a line of its own, and the hint.
+    pub fn render(&self) -> String {
+        let mut text = format!("{}: {}", paint(BAD, "error"), visible(&self.error.to_string()));
+        for cause in self.error.chain().skip(1) {
+            text.push_str(&format!("\n  because: {}", visible(&cause.to_string())));
+        }
+        if let Some(help) = &self.help {
+            let lines: Vec<_> = help.lines().map(visible_line).collect();
+            text.push_str(&format!("\n{}: {}", paint(STRONG, "help"), lines.join("\n  ")));
+        }
+        text
+    }
+}
+
+/// An error without a code of its own: it could not be done.
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(ExitCode::Failed, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_and_hint_are_shown_once_each_and_escaped() {
+        let cause = std::io::Error::other("no \u{1b}[2J");
+        let error = anyhow::Error::new(cause).context("the socket cannot be made");
+        let failure = Failure::new(ExitCode::Failed, error).help("try again\nlater");
+        let text = anstream::adapter::strip_str(&failure.render()).to_string();
+        assert_eq!(
+            text,
+            "error: the socket cannot be made\n  because: no \\x1b[2J\nhelp: try again\n  later"
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! `reconcile init`: a directory of manifests to begin with. Never writes over anything.
+
+use super::exit_code::{Ended, ExitCode};
+use super::failure::Failure;
+use super::report::escape::visible;
+use super::{Run, schema};
+use crate::host::project_files::{Written, create_if_missing};
+use crate::manifest;
+use crate::reconciler::session;
+
+/// The first service: it runs everywhere, does nothing, and shows how everything is done.
+const EXAMPLE: &str = include_str!("init/hello.toml");
+
+pub fn run(run: &Run<'_>) -> Result<Ended, Failure> {
+    for root in session::roots(&run.options) {
+        let files = [
+            ("hello.toml", EXAMPLE.to_owned()),
+            // A leading `_`: it is there to be read, and never loaded.
+            ("_reference.toml", manifest::REFERENCE.to_owned()),
+            (schema::FILE, schema::text()),
+        ];
+        for (name, text) in files {
+            let path = root.join(name);
+            let shown = path.to_string_lossy();
+            let line = match create_if_missing(&path, &text)? {
+                Written::Created => format!("created  {}\n", visible(&shown)),
+                Written::Kept => format!("kept     {}\n", visible(&shown)),
+            };
+            run.console.print(&line)?;
+        }
+    }
+    run.console.say("`reconcile plan` shows what would be done, `reconcile` does it and keeps it so");
+    Ok(ExitCode::Converged.into())
+}

@@ -1,0 +1,84 @@
+//! Where output goes: results to stdout, talk to stderr, each with or without colour.
+//!
+//! A reader that has seen enough (`reconcile status | head`) is no error: what was asked for was done, and
+//! the exit code tells of that. Everything else that stdout cannot take is one.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anstream::{AutoStream, ColorChoice};
+use serde::Serialize;
+
+use crate::commands::args::Format;
+use crate::commands::surroundings::{Stream, Surroundings};
+
+#[derive(Debug)]
+pub struct Console {
+    pub format: Format,
+    pub surroundings: Surroundings,
+    reader_left: AtomicBool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("standard output cannot be written")]
+pub struct Unwritable(#[source] io::Error);
+
+impl Console {
+    pub fn new(format: Format, surroundings: Surroundings) -> Self {
+        Self { format, surroundings, reader_left: AtomicBool::new(false) }
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Writes a result; colours are dropped where they are not wanted.
+    pub fn print(&self, text: &str) -> Result<(), Unwritable> {
+        let stdout = io::stdout().lock();
+        self.attempt(write_to(stdout, text.as_bytes(), self.surroundings.stdout))
+    }
+
+    /// Writes bytes as they are: the output of a service that goes to a file or another program.
+    pub fn print_raw(&self, bytes: &[u8]) -> Result<(), Unwritable> {
+        let mut stdout = io::stdout().lock();
+        self.attempt(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+    }
+
+    /// Writes a value as indented JSON.
+    pub fn json(&self, value: &impl Serialize) -> Result<(), Unwritable> {
+        let text = serde_json::to_string_pretty(value).map_err(|error| Unwritable(error.into()))?;
+        self.print_raw(format!("{}\n", super::escape::json(&text)).as_bytes())
+    }
+
+    /// Tells people something; a stderr that is gone is nobody to tell.
+    pub fn say(&self, text: &str) {
+        let stderr = io::stderr().lock();
+        drop(write_to(stderr, format!("{text}\n").as_bytes(), self.surroundings.stderr));
+    }
+
+    /// True once whoever read stdout has gone: nothing that only prints needs to go on.
+    pub fn reader_left(&self) -> bool {
+        self.reader_left.load(Ordering::Relaxed)
+    }
+
+    fn attempt(&self, written: io::Result<()>) -> Result<(), Unwritable> {
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.reader_left.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            written => written.map_err(Unwritable),
+        }
+    }
+}
+
+fn write_to<S: anstream::stream::RawStream + anstream::stream::AsLockedWrite>(
+    stream: S,
+    bytes: &[u8],
+    to: Stream,
+) -> io::Result<()> {
+    let choice = if to.colour { ColorChoice::AlwaysAnsi } else { ColorChoice::Never };
+    let mut stream = AutoStream::new(stream, choice);
+    stream.write_all(bytes)?;
+    stream.flush()
+}

@@ -1,0 +1,33 @@
+//! All rendering: from the status, reports and problems to text, JSON and annotations.
+//!
+//! Pure but for `console`, which writes. Every text that others wrote goes through `escape` before it can
+//! reach a terminal; colour repeats what words say. Called by the commands alone.
+
+mod console;
+mod detail;
+pub mod escape;
+mod github;
+mod json;
+mod log;
+mod plan;
+pub mod prefix;
+mod problems;
+mod refusal;
+#[cfg(test)]
+pub mod samples;
+mod status;
+pub mod style;
+mod transitions;
+mod units;
+
+pub use console::Console;
+pub use detail::detail;
+pub use github::annotations;
+pub use json::{RefusalView, ReportView, StatusView, ValidationView};
+pub use log::log_to_stderr;
+pub use plan::{evidence, plan, steps_done, unwell};
+pub use problems::{Source, problems};
+pub use refusal::refusal;
+pub use status::table;
+pub use transitions::transitions;
+pub use units::count;

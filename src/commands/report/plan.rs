@@ -1,0 +1,180 @@
+//! Steps as text: what a pass would do, what was done, and what is not well afterwards.
+//!
+//! Each line reads aloud: `restart  web  command changed`. The sign in front is that of a diff.
+
+use std::collections::BTreeMap;
+
+use super::escape::visible;
+use super::style::{
+    BAD, CHANGE, Cell, FAINT, GOOD, HELD, PLAIN, STRONG, columns, of_action, of_phase, paint, word,
+};
+use super::units::count;
+use crate::plan::Action;
+use crate::reconciler::status::{PassReport, ServiceStatus, StepReport};
+
+/// What a pass would do.
+pub fn plan(report: &PassReport) -> String {
+    if report.steps.is_empty() {
+        return "nothing to do: what runs is what is declared\n".to_owned();
+    }
+    let rows: Vec<_> = report.steps.iter().map(row).collect();
+    format!("{}\n{}\n", columns(&rows), summary(&report.steps))
+}
+
+/// What was done, with the outcome of each step.
+pub fn steps_done(report: &PassReport) -> String {
+    if report.steps.is_empty() {
+        return match report.converged {
+            Some(false) => String::new(),
+            Some(true) | None => "nothing to do: what runs is what is declared\n".to_owned(),
+        };
+    }
+    let with_outcome = |step: &StepReport| {
+        let mut row = row(step);
+        let outcome = step.outcome.as_deref().unwrap_or("not carried out");
+        row.push(Cell::new(visible(outcome)).style(of_outcome(outcome)));
+        row
+    };
+    let rows: Vec<_> = report.steps.iter().map(with_outcome).collect();
+    columns(&rows)
+}
+
+/// The services that are not well, each with its newest log lines (`tails`: name to lines, already safe).
+pub fn unwell(services: &[ServiceStatus], tails: &BTreeMap<String, Vec<String>>) -> String {
+    let mut text = String::new();
+    for service in services {
+        let phase = paint(of_phase(service.phase), &word(service.phase));
+        let name = paint(STRONG, &service.name);
+        text.push_str(&format!("\n{name} is {phase}: {}\n", visible(&service.message)));
+        let log = visible(&service.log.to_string_lossy()).into_owned();
+        match tails.get(&service.name).filter(|lines| !lines.is_empty()) {
+            None => text.push_str(&paint(FAINT, &format!("  it has written nothing to {log}\n"))),
+            Some(lines) => {
+                text.push_str(&paint(FAINT, &format!("  the end of {log}:\n")));
+                lines.iter().for_each(|line| text.push_str(&format!("  | {line}\n")));
+            }
+        }
+    }
+    text
+}
+
+/// What each step was decided on: for the ways out of `held`, which somebody has to judge.
+pub fn evidence(report: &PassReport) -> String {
+    let mut text = String::new();
+    for step in &report.steps {
+        text.push_str(&format!("\nevidence for {} {}:\n", word(step.action), step.service));
+        let facts = step.evidence.as_object().into_iter().flatten();
+        let rows = facts.map(|(key, value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            vec![Cell::new(format!("  {}", visible(key))).style(FAINT), Cell::new(visible(&value))]
+        });
+        text.push_str(&columns(&rows.collect::<Vec<_>>()));
+    }
+    text
+}
+
+fn row(step: &StepReport) -> Vec<Cell> {
+    let style = of_action(step.action);
+    vec![
+        Cell::new(sign(step.action)).style(style),
+        Cell::new(word(step.action)).style(style),
+        Cell::new(step.service.clone()).style(STRONG),
+        Cell::new(visible(&step.message)),
+    ]
+}
+
+fn sign(action: Action) -> &'static str {
+    match action {
+        Action::Start => "+",
+        Action::Stop | Action::Kill | Action::Forget => "-",
+        Action::Restart | Action::Update | Action::Signal => "~",
+        Action::Adopt => "=",
+        Action::Hold | Action::Reject => "!",
+    }
+}
+
+fn of_outcome(outcome: &str) -> anstyle::Style {
+    match outcome {
+        "done" => GOOD,
+        "failed" => BAD,
+        "pending" => CHANGE,
+        "held" => HELD,
+        _ => PLAIN,
+    }
+}
+
+/// `2 to start, 1 to restart; 1 held`.
+fn summary(steps: &[StepReport]) -> String {
+    const ORDER: [(Action, &str); 10] = [
+        (Action::Start, "to start"),
+        (Action::Restart, "to restart"),
+        (Action::Update, "to update"),
+        (Action::Signal, "to signal"),
+        (Action::Stop, "to stop"),
+        (Action::Kill, "to kill"),
+        (Action::Forget, "to forget"),
+        (Action::Adopt, "to adopt"),
+        (Action::Hold, "held"),
+        (Action::Reject, "rejected"),
+    ];
+    let counts = ORDER.iter().filter_map(|(action, what)| {
+        let number = steps.iter().filter(|step| step.action == *action).count();
+        (number > 0).then(|| format!("{number} {what}"))
+    });
+    format!("{}: {}", count(steps.len(), "step"), counts.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn a_plan_reads_aloud() {
+        insta::assert_snapshot!(plain(&plan(&samples::plan())));
+    }
+
+    #[test]
+    fn no_step_is_said_in_words() {
+        let empty = PassReport { steps: vec![], changes: false, ..samples::plan() };
+        assert_eq!(plan(&empty), "nothing to do: what runs is what is declared\n");
+        assert_eq!(steps_done(&PassReport { converged: Some(true), ..empty.clone() }), plan(&empty));
+        assert_eq!(steps_done(&PassReport { converged: Some(false), ..empty }), "");
+    }
+
+    #[test]
+    fn what_was_done_names_the_outcome_of_each_step() {
+        insta::assert_snapshot!(plain(&steps_done(&samples::convergence())));
+    }
+
+    #[test]
+    fn what_is_not_well_comes_with_its_last_words() {
+        let tails = BTreeMap::from([("shop/db".to_owned(), vec!["bind: address in use".to_owned()])]);
+        let silent = samples::service("old", crate::plan::Phase::Failed, "8 failures in a row");
+        insta::assert_snapshot!(plain(&unwell(&[samples::db(), silent], &tails)));
+    }
+
+    #[test]
+    fn evidence_is_shown_fact_by_fact() {
+        let mut report = samples::plan();
+        report.steps.retain(|step| step.service == "web");
+        assert_eq!(
+            plain(&evidence(&report)),
+            "\nevidence for restart web:\n  code    spec-changed\n  fields  [\"command\",\"env\"]\n  pid     4711\n"
+        );
+    }
+
+    #[test]
+    fn a_message_cannot_write_a_line_of_its_own() {
+        let mut report = samples::plan();
+        report.steps.truncate(1);
+        report.steps[0].message = "x\n+ start  root  \u{1b}[2J".into();
+        let text = plain(&plan(&report));
+        assert_eq!(text.lines().filter(|line| line.contains("start")).count(), 1, "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+}

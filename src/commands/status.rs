@@ -1,0 +1,112 @@
+//! `reconcile status` (`ps`): all services in a table, or all about one.
+
+use jiff::tz::TimeZone;
+
+use super::args::StatusArgs;
+use super::exit_code::{Ended, ExitCode};
+use super::failure::Failure;
+use super::report::{self, StatusView, count};
+use super::{Run, act, backend, manifests, verdict};
+use crate::host::usage::usage;
+use crate::identity::ServiceId;
+use crate::reconciler::command::{Answer, Command};
+use crate::reconciler::options::Options;
+use crate::reconciler::selection::select;
+use crate::reconciler::status::{ServiceStatus, Status};
+
+pub fn run(run: &Run<'_>, args: &StatusArgs) -> Result<Ended, Failure> {
+    let mut status = current(&run.options)?;
+    match &args.name {
+        Some(name) => one(run, &mut status, &run.name(name)),
+        None => all(run, &mut status),
+    }
+}
+
+/// The published status of the watcher, else what can be seen without one; with CPU and memory.
+pub fn current(options: &Options) -> Result<Status, Failure> {
+    let mut status = match backend::watcher(options)? {
+        None => backend::observe(options)?.status,
+        Some(mut client) => match backend::ask(&mut client, Command::Status)? {
+            Answer::Status(status) => *status,
+            Answer::Report(_) | Answer::Refused(_) => return Err(act::unexpected("not a status")),
+        },
+    };
+    status.services.iter_mut().for_each(measure);
+    Ok(status)
+}
+
+fn measure(service: &mut ServiceStatus) {
+    let Some(usage) = service.pid.and_then(usage) else { return };
+    service.cpu_percent = Some(usage.cpu_percent);
+    service.memory_bytes = Some(usage.memory_bytes);
+}
+
+fn one(run: &Run<'_>, status: &mut Status, name: &str) -> Result<Ended, Failure> {
+    let known = status.services.iter().filter_map(|service| ServiceId::parse(&service.name).ok()).collect();
+    let selected = select(&[name.to_owned()], &known);
+    let is_it = |service: &ServiceStatus| match &selected {
+        Ok(ids) => ServiceId::parse(&service.name).is_ok_and(|id| ids.contains(&id)),
+        Err(_) => false,
+    };
+    status.services.retain(is_it);
+    if run.console.is_json() {
+        run.console.json(&StatusView::from(&*status))?;
+    }
+    match (&selected, status.services.first()) {
+        (Err(refusal), _) => run.console.say(&report::refusal(refusal)),
+        (Ok(_), Some(service)) if !run.console.is_json() => {
+            run.console.print(&report::detail(service, &TimeZone::system()))?;
+            tell_of_its_manifest(run, status, service);
+        }
+        (Ok(_), _) => {}
+    }
+    Ok(Ended::Status(verdict::of_service(status.services.first())))
+}
+
+fn tell_of_its_manifest(run: &Run<'_>, status: &Status, service: &ServiceStatus) {
+    let its = status.manifests.iter().filter(|file| Some(&file.path) == service.manifest.as_ref());
+    manifests::tell(run, &its.cloned().collect::<Vec<_>>());
+}
+
+fn all(run: &Run<'_>, status: &mut Status) -> Result<Ended, Failure> {
+    if let Some(project) = &run.cli.global.project {
+        status.services.retain(|service| service.project == *project);
+    }
+    if run.console.is_json() {
+        run.console.json(&StatusView::from(&*status))?;
+        return Ok(ExitCode::Converged.into());
+    }
+    run.console.print(&report::table(&status.services, &TimeZone::system()))?;
+    remarks(status).iter().for_each(|remark| run.console.say(remark));
+    Ok(ExitCode::Converged.into())
+}
+
+/// What a table does not say.
+fn remarks(status: &Status) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if status.services.is_empty() {
+        remarks.push("there is no service; `reconcile init` makes a first manifest".to_owned());
+    } else if !status.watching {
+        remarks.push("nothing watches these services; `reconcile up -d` does".to_owned());
+    }
+    let bad = status.manifests.iter().filter(|file| !file.ok).count();
+    if bad > 0 {
+        remarks.push(format!("{} not accepted; `reconcile validate` says why", count(bad, "manifest")));
+    }
+    remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::samples;
+    use super::*;
+
+    #[test]
+    fn what_the_table_does_not_say_is_remarked() {
+        assert_eq!(remarks(&samples::status()), ["1 manifest not accepted; `reconcile validate` says why"]);
+        let unwatched = Status { watching: false, manifests: vec![], ..samples::status() };
+        assert_eq!(remarks(&unwatched), ["nothing watches these services; `reconcile up -d` does"]);
+        let empty = Status { services: vec![], ..unwatched };
+        assert_eq!(remarks(&empty), ["there is no service; `reconcile init` makes a first manifest"]);
+    }
+}

@@ -1,0 +1,59 @@
+//! `reconcile`, `reconcile up`: watch and reconcile until stopped.
+//!
+//! Puts four things beside each other on one thread: the loop, the control socket, the signals, and on a
+//! terminal somebody who shows what happens. Only the loop decides anything; when it ends, all end.
+
+use super::args::UpArgs;
+use super::backend::{self, block_on};
+use super::exit_code::{Ended, ExitCode};
+use super::failure::Failure;
+use super::signals::{Manners, Signals};
+use super::spectator::Spectator;
+use super::{Run, background};
+use crate::api::Server;
+use crate::reconciler::inbox::{InboxSender, inbox};
+
+pub fn run(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
+    if args.detach {
+        return background::run(run, args);
+    }
+    block_on(watch(run, args))?
+}
+
+async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
+    // The lock comes first: who holds it owns the socket.
+    let mut session = backend::open(&run.options)?;
+    let signals = Signals::catch()?;
+    let server = Server::bind(session.state_dir())?;
+    let (sender, inbox) = inbox();
+    let serving = tokio::spawn(server.serve(sender.clone()));
+    let surroundings = &run.console.surroundings;
+    let manners = Manners::new(args.leave, surroundings);
+    let shows = surroundings.stdout.is_terminal && !args.quiet && !run.console.is_json();
+    let mut spectator = shows.then(|| Spectator::new(run));
+
+    tokio::select! {
+        () = session.watch(inbox) => {}
+        () = forever(signals.forward(&sender, manners, &run.console, &surroundings.began)) => unreachable!(),
+        () = forever(show(spectator.as_mut(), &sender)) => unreachable!(),
+    }
+    drop(sender);
+    // The answers that were given are still on their way, that to `down` for one.
+    serving.await?;
+    if let Some(spectator) = spectator {
+        spectator.finish();
+    }
+    Ok(ExitCode::Converged.into())
+}
+
+/// The loop ends by itself; its companions must not end it.
+async fn forever(companion: impl Future<Output = ()>) {
+    companion.await;
+    std::future::pending::<()>().await;
+}
+
+async fn show(spectator: Option<&mut Spectator<'_>>, inbox: &InboxSender) {
+    if let Some(spectator) = spectator {
+        spectator.watch(inbox).await;
+    }
+}

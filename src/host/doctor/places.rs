@@ -1,0 +1,221 @@
+//! What the file systems offer: cgroups, the state directory, inotify.
+//!
+//! Sources: proc_pid_mountinfo(5), cgroups(7), inotify(7), fallocate(2), proc_locks(5).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{AccessFlags, Uid, access};
+
+use super::Fact;
+use crate::host::StateLayout;
+
+const BLOCK: usize = 4096;
+
+pub fn facts(state_dir: &Path) -> Vec<Fact> {
+    let layout = StateLayout { dir: state_dir.to_owned() };
+    vec![
+        containment(),
+        inotify(),
+        state(state_dir),
+        log_rotation(state_dir),
+        lock("watcher", &layout.lock(), "it keeps the services as the manifests say", NOBODY),
+        lock(
+            "keeper",
+            &layout.keeper_lock(),
+            "it is the parent of the services, and keeps how each ended",
+            NO_KEEPER,
+        ),
+    ]
+}
+
+const NOBODY: &str = "nothing watches: services that end are not started again until `reconcile` runs";
+const NO_KEEPER: &str = "it is started with the first service";
+
+/// A cgroup of its own for each service, where we may make one and move into it.
+fn containment() -> Fact {
+    const NAME: &str = "cgroup";
+    const FALLBACK: &str = "each service gets a holder process, which keeps its descendants together";
+    let own = match own_cgroup() {
+        Ok(Some(path)) => path,
+        Ok(None) => return Fact::lacking(NAME, "no cgroup2 file system is mounted", FALLBACK),
+        Err(error) => return Fact::lacking(NAME, error.to_string(), FALLBACK),
+    };
+    let probe = own.join(format!("reconcile-doctor-{}", std::process::id()));
+    let made = fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe));
+    // Moving a process needs write access to the nearest common ancestor's `cgroup.procs`, too.
+    let movable = made.and_then(|()| Ok(access(&own.join("cgroup.procs"), AccessFlags::W_OK)?));
+    match movable {
+        Ok(()) => Fact::found(
+            NAME,
+            own.display().to_string(),
+            "each service gets a cgroup, and ends with all of its descendants at once",
+        ),
+        Err(error) => Fact::lacking(NAME, format!("{}: {error}", own.display()), FALLBACK),
+    }
+}
+
+/// The directory of our cgroup in the first cgroup2 file system; `None` if there is none.
+fn own_cgroup() -> io::Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let Some(mount) = mounts.lines().find_map(cgroup2_mount) else { return Ok(None) };
+    let membership = fs::read_to_string("/proc/self/cgroup")?;
+    let path = membership.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    Ok(Some(mount.join(path)))
+}
+
+/// The mount point, if this line of mountinfo is of a cgroup2 file system. After the ` - ` come type and
+/// source; the mount point is field 5, with blanks as `\040`.
+fn cgroup2_mount(line: &str) -> Option<PathBuf> {
+    let (mount, kind) = line.split_once(" - ")?;
+    let point = mount.split(' ').nth(4)?;
+    (kind.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(point.replace("\\040", " ")))
+}
+
+fn inotify() -> Fact {
+    const NAME: &str = "inotify";
+    const POLLED: &str = "manifest directories are listed again and again, changes are noticed later";
+    let limit = |name: &str| {
+        fs::read_to_string(format!("/proc/sys/fs/inotify/{name}"))
+            .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    };
+    let value = format!(
+        "{} watches, {} instances, {} events",
+        limit("max_user_watches"),
+        limit("max_user_instances"),
+        limit("max_queued_events")
+    );
+    match rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC) {
+        Ok(_) => Fact::found(
+            NAME,
+            value,
+            "changes of manifests are noticed at once; a watch is needed for each directory",
+        ),
+        Err(error) => Fact::lacking(NAME, format!("{value}; {error}"), POLLED),
+    }
+}
+
+fn state(dir: &Path) -> Fact {
+    const NAME: &str = "state-directory";
+    let place = dir.display().to_string();
+    let metadata = match fs::metadata(dir) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Fact::found(NAME, place, "it is made when the first service is started");
+        }
+        Err(error) => return Fact::lacking(NAME, format!("{place}: {error}"), "nothing can be started"),
+    };
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    let value = format!("{place}, mode {mode:04o}, owner {owner}");
+    if owner != Uid::effective().as_raw() {
+        return Fact::lacking(NAME, value, "it belongs to somebody else and is not used");
+    }
+    if mode & 0o077 != 0 {
+        return Fact::lacking(NAME, value, "others may look into it; `chmod 700` it");
+    }
+    Fact::found(NAME, value, "ledger, logs and sockets are here, and for nobody else")
+}
+
+/// How logs are rotated on the file system of the state directory.
+fn log_rotation(dir: &Path) -> Fact {
+    const NAME: &str = "log-rotation";
+    let Some(place) = dir.ancestors().find(|path| path.is_dir()) else {
+        return Fact::lacking(NAME, "there is no such file system", "logs are not rotated");
+    };
+    let try_with = |flags| scratch(place).and_then(|file| Ok(fallocate(&file, flags, 0, BLOCK as i64)?));
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    match (try_with(FallocateFlags::FALLOC_FL_COLLAPSE_RANGE), try_with(hole)) {
+        (Ok(()), _) => Fact::found(
+            NAME,
+            "COLLAPSE_RANGE",
+            "the head of a log is copied away and cut off, no line is lost",
+        ),
+        (Err(_), Ok(())) => Fact::lacking(
+            NAME,
+            "PUNCH_HOLE",
+            "no line is lost, but the size that `ls` shows of a log goes on growing",
+        ),
+        (Err(_), Err(error)) => Fact::lacking(
+            NAME,
+            format!("{}: {error}", place.display()),
+            "logs are not rotated and grow without bound",
+        ),
+    }
+}
+
+/// A file of three blocks that has no name any more.
+fn scratch(place: &Path) -> io::Result<File> {
+    let path = place.join(format!(".reconcile-doctor-{}", std::process::id()));
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)?;
+    file.write_all(&[b'x'; 3 * BLOCK])?;
+    file.sync_data()?;
+    Ok(file)
+}
+
+/// Whether somebody holds the lock on a file, and who. The lock is never taken to find out: that moment
+/// could be the one in which a keeper or a watcher starts.
+fn lock(name: &'static str, path: &Path, held: &str, free: &str) -> Fact {
+    let Ok(metadata) = fs::metadata(path) else { return Fact::found(name, "not running", free) };
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    match locks.lines().find_map(|line| holder(line, &metadata)) {
+        Some(pid) => Fact::found(name, format!("running, pid {pid}"), held),
+        None => Fact::found(name, "not running", free),
+    }
+}
+
+/// The pid in a line of `/proc/locks` about this file: `1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF`.
+fn holder(line: &str, file: &fs::Metadata) -> Option<i32> {
+    let mut fields = line.split_whitespace().skip(4);
+    let pid = fields.next()?.parse().ok()?;
+    let mut parts = fields.next()?.split(':');
+    let major = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let inode: u64 = parts.next()?.parse().ok()?;
+    let device = libc::makedev(major, minor);
+    (device == file.dev() && inode == file.ino()).then_some(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::{Flock, FlockArg};
+
+    use super::*;
+
+    #[test]
+    fn only_a_cgroup2_mount_counts() {
+        let v2 = "30 24 0:26 / /sys/fs/cgroup\\040x rw,nosuid shared:9 - cgroup2 cgroup2 rw";
+        assert_eq!(cgroup2_mount(v2), Some(PathBuf::from("/sys/fs/cgroup x")));
+        let v1 = "31 24 0:27 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup2 rw,cpu";
+        assert_eq!(cgroup2_mount(v1), None);
+        assert_eq!(cgroup2_mount("nonsense"), None);
+    }
+
+    #[test]
+    fn a_held_lock_is_seen_without_taking_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keeper.lock");
+        assert_eq!(lock("keeper", &path, "held", "free").meaning, "free");
+        let held = Flock::lock(File::create(&path).unwrap(), FlockArg::LockExclusive).unwrap();
+        let fact = lock("keeper", &path, "held", "free");
+        assert_eq!(
+            (fact.value, fact.meaning),
+            (format!("running, pid {}", std::process::id()), "held".into())
+        );
+        drop(held);
+        assert_eq!(lock("keeper", &path, "held", "free").meaning, "free");
+    }
+
+    #[test]
+    fn a_state_directory_that_others_may_read_is_not_fine() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        for (mode, ok) in [(0o700, true), (0o755, false)] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(state(dir.path()).ok, ok, "{mode:o}");
+        }
+    }
+}

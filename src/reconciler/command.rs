@@ -1,0 +1,97 @@
+//! What the command line asks of a reconciler, and what it answers.
+//!
+//! The same values whether they come over the control socket to a running watcher, or from the command
+//! itself that becomes the reconciler for a moment.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{PassReport, Status};
+use crate::identity::Pid;
+
+/// One request. Names are as typed: `web` or `project/web`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    /// The published status; answered at once.
+    Status,
+    /// What a pass would do now; changes nothing.
+    Plan {
+        names: Vec<String>,
+    },
+    /// Make a pass, wait until everything named (or all) is settled, answer with what was done.
+    Converge {
+        names: Vec<String>,
+        timeout: Duration,
+        allow_prune: bool,
+    },
+    /// Waits until each is in the asked condition.
+    Wait {
+        names: Vec<String>,
+        until: WaitFor,
+        timeout: Duration,
+    },
+    Stop {
+        names: Vec<String>,
+    },
+    Start {
+        names: Vec<String>,
+    },
+    Restart {
+        names: Vec<String>,
+    },
+    Reset {
+        names: Vec<String>,
+    },
+    Renew {
+        names: Vec<String>,
+    },
+    /// Stop everything (or one project); a watcher then exits, unless only one project is meant.
+    Down {
+        project: Option<String>,
+        purge: bool,
+    },
+    /// Remove these although a guard holds them.
+    Prune {
+        names: Vec<String>,
+    },
+    /// Take over a process that runs already as the given service.
+    Adopt {
+        name: String,
+        pid: Pid,
+    },
+    /// Drop the claim on a `held` service without touching any process.
+    Forget {
+        name: String,
+    },
+    /// Claim what a copied state directory names.
+    Takeover,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitFor {
+    Ready,
+    Stopped,
+}
+
+/// The answer to a [`Command`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    Status(Box<Status>),
+    /// Of `Plan` and `Converge`, and of the commands that act, once what they began is settled.
+    Report(Box<PassReport>),
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Stable, kebab-case: `unknown-service`, `declared-stopped`, `failed`, `not-held`, …
+    pub code: String,
+    /// What and why.
+    pub message: String,
+    pub help: Option<String>,
+}
