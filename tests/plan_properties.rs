@@ -2,6 +2,8 @@
 
 #[path = "plan/model.rs"]
 mod model;
+#[path = "plan/policy.rs"]
+mod policy;
 #[path = "plan/worlds.rs"]
 mod worlds;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reconcile::plan::{Plan, Step};
+use reconcile::plan::{Action, Plan, Step};
 use reconcile::state::{Reason, Record};
 use serde_json::Value;
 
@@ -10,11 +10,7 @@ use serde_json::Value;
 ///
 /// A phase shows its reason unless that is the reason of the step just above.
 pub fn plan(plan: &Plan) -> String {
-    let mut lines: Vec<String> = plan
-        .steps
-        .iter()
-        .map(|Step { service, action, reason: why }| format!("{} {service}: {}", word(action), reason(why)))
-        .collect();
+    let mut lines: Vec<String> = plan.steps.iter().map(step).collect();
     lines.extend(plan.notes.iter().map(note));
     lines.extend(plan.probes.iter().map(|service| format!("probe {service}")));
     for (service, view) in &plan.phases {
@@ -29,6 +25,12 @@ pub fn plan(plan: &Plan) -> String {
     }
     lines.extend(plan.wake_in.map(|wake| format!("look again in {}", span(wake))));
     lines.join("\n")
+}
+
+fn step(Step { service, action, reason: why }: &Step) -> String {
+    let clears = *action == Action::Start && why.clears_failures();
+    let counters = if clears { ", counters cleared" } else { "" };
+    format!("{} {service}: {}{counters}", word(action), reason(why))
 }
 
 fn word(value: &impl serde::Serialize) -> String {
