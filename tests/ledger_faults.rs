@@ -27,24 +27,25 @@ fn a_full_disk_costs_the_append_that_does_not_fit_and_no_other() {
     on_small_disk("size=64k", |disk| {
         let world = World::at(disk);
         let (mut file, ..) = world.open();
-        let mut expected = Ledger::default();
         let filler = disk.join("filler");
         fill(&filler);
-        let mut written = 0;
-        let mut n = 1;
-        // What is left of the last block of the file still takes some.
-        while let Ok(()) = file.append(&life(n)) {
-            life(n).iter().for_each(|record| expected.apply(record));
-            written += 1;
-            n += 1;
-            assert!(n < 1_000, "a disk of 64 KiB is full at last");
+        let filled = OpenOptions::new().write(true).open(&filler).unwrap();
+        filled.set_len(filled.metadata().unwrap().len() - 24 * 1_024).unwrap();
+        // Several blocks each, so that the one that does not fit is written in part.
+        let batch = |n: u64| (1..9).flat_map(|k| life(n * 10 + k)).collect::<Vec<_>>();
+        let mut written = Vec::new();
+        while file.append(&batch(written.len() as u64)).is_ok() {
+            written.push(fs::metadata(world.layout.ledger()).unwrap().len());
+            assert!(written.len() < 100, "a disk of 64 KiB is full at last");
         }
-        assert!(written > 0);
-        assert!(file.append(&life(n)).is_err(), "it stays full");
-        assert!(file.keep_text(&digest("text"), "text").is_err());
+        let length = || fs::metadata(world.layout.ledger()).unwrap().len();
+        assert_eq!(Some(&length()), written.last(), "cut back to what was acknowledged");
+        assert!(file.append(&batch(99)).is_err(), "it stays full");
+        assert_eq!(Some(&length()), written.last());
+        assert!(file.keep_text(&digest("text"), &"text".repeat(2_000)).is_err());
+        let acknowledged: Vec<_> = (0..written.len() as u64).flat_map(batch).collect();
         let (ledger, report) = LedgerFile::read(&world.layout).unwrap();
-        assert_eq!(ledger, expected);
-        assert!(report.damage.is_empty(), "cut back to whole lines");
+        assert_eq!((ledger, report.damage), (Ledger::replay(&acknowledged), vec![]));
 
         // A torn tail on a full disk: nothing can be set aside or rewritten, and the rest still serves.
         drop(file);
@@ -57,7 +58,7 @@ fn a_full_disk_costs_the_append_that_does_not_fit_and_no_other() {
             .unwrap();
         let (mut file, _, report) = world.open();
         assert_eq!(report.damage.len(), 1);
-        fs::remove_file(&filler).unwrap();
+        filled.set_len(0).unwrap();
         file.append(&[request("web", Request::Stop, 9)]).unwrap();
         let (_file, ledger, report) = world.open();
         assert!(report.damage.is_empty());
