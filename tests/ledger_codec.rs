@@ -156,6 +156,17 @@ fn fields_of_a_newer_version_are_passed_over() {
     );
 }
 
+#[test]
+fn the_order_of_the_fields_does_not_matter() {
+    let record = Record::Intent(Box::new(ledger_samples::intent("web", 1, 10)));
+    let serde_json::Value::Object(fields) = serde_json::to_value(&record).unwrap() else {
+        panic!("an object")
+    };
+    let backwards: serde_json::Map<_, _> = fields.into_iter().rev().collect();
+    let line = encode_unknown(1, &serde_json::to_string(&backwards).unwrap());
+    assert_eq!(decode_journal(&[encode_header(), line].concat()).records, [record]);
+}
+
 /// Written by version 0.1.0; must load for ever. A change that breaks this breaks every user's upgrade.
 #[test]
 fn the_journal_of_version_1_loads() {

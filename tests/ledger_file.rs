@@ -5,37 +5,22 @@
 mod ledger_samples;
 mod ledger_world;
 
-use std::fs::{self, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use ledger_samples::*;
-use ledger_world::{World, is_root, on_small_disk};
+use ledger_world::{World, life, lines_of};
 use reconcile::host::StateLayout;
 use reconcile::host::ledger_file::{LedgerError, LedgerFile};
-use reconcile::host::state_dir::ReconcilerLock;
 use reconcile::state::{DamageKind, Ledger, Record, Request, encode_header, encode_unknown};
-
-fn lines_of(layout: &StateLayout) -> usize {
-    fs::read_to_string(layout.ledger()).unwrap().lines().count()
-}
 
 fn damaged(layout: &StateLayout) -> Vec<PathBuf> {
     let names = fs::read_dir(&layout.dir).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> = names.filter(|path| path.to_string_lossy().contains("ledger.damaged-")).collect();
     paths.sort();
     paths
-}
-
-/// One start, crash and end of `web`: a step in a long life.
-fn life(n: u64) -> Vec<Record> {
-    let intent = Record::Intent(Box::new(intent("web", n, n)));
-    vec![intent, started("web", n, n), exited("web", n, n as u32, n + 1), gone("web", n)]
 }
 
 #[test]
@@ -297,203 +282,4 @@ fn readers_see_whole_ledgers_while_one_writes() {
         done.store(true, Ordering::Release);
         reader.join().unwrap();
     });
-}
-
-#[test]
-fn a_full_disk_costs_the_append_that_does_not_fit_and_no_other() {
-    on_small_disk("size=64k", |disk| {
-        let world = World::at(disk);
-        let (mut file, ..) = world.open();
-        let mut expected = Ledger::default();
-        let filler = disk.join("filler");
-        fill(&filler);
-        let mut written = 0;
-        let mut n = 1;
-        // What is left of the last block of the file still takes some.
-        while let Ok(()) = file.append(&life(n)) {
-            life(n).iter().for_each(|record| expected.apply(record));
-            written += 1;
-            n += 1;
-            assert!(n < 1_000, "a disk of 64 KiB is full at last");
-        }
-        assert!(written > 0);
-        assert!(file.append(&life(n)).is_err(), "it stays full");
-        assert!(file.keep_text(&digest("text"), "text").is_err());
-        let (ledger, report) = LedgerFile::read(&world.layout).unwrap();
-        assert_eq!(ledger, expected);
-        assert!(report.damage.is_empty(), "cut back to whole lines");
-
-        // A torn tail on a full disk: nothing can be set aside or rewritten, and the rest still serves.
-        drop(file);
-        let whole = fs::read(world.layout.ledger()).unwrap();
-        OpenOptions::new()
-            .write(true)
-            .open(world.layout.ledger())
-            .unwrap()
-            .set_len(whole.len() as u64 - 3)
-            .unwrap();
-        let (mut file, _, report) = world.open();
-        assert_eq!(report.damage.len(), 1);
-        fs::remove_file(&filler).unwrap();
-        file.append(&[request("web", Request::Stop, 9)]).unwrap();
-        let (_file, ledger, report) = world.open();
-        assert!(report.damage.is_empty());
-        assert_eq!(ledger.services[&service("web")].stopped, Some(at(9)));
-    });
-}
-
-fn fill(path: &Path) {
-    let mut filler = fs::File::create(path).unwrap();
-    while filler.write_all(&[b'x'; 4_096]).is_ok() {}
-}
-
-#[test]
-fn compaction_on_a_full_disk_is_put_off() {
-    on_small_disk("size=1m", |disk| {
-        let world = World::at(disk);
-        let (mut file, ..) = world.open();
-        let starts: Vec<_> =
-            (0..300).map(|n| Record::Intent(Box::new(intent(&format!("s{n}"), n, n)))).collect();
-        file.append(&starts).unwrap();
-        drop(file);
-        let (mut file, ledger, _) = world.open();
-        let compacted = journal(&ledger.snapshot()).len() as u64;
-        let filler = disk.join("filler");
-        fill(&filler);
-        let filled = OpenOptions::new().write(true).open(&filler).unwrap();
-        filled.set_len(filled.metadata().unwrap().len() - (compacted - 8_192)).unwrap();
-
-        let inode = fs::metadata(world.layout.ledger()).unwrap().ino();
-        let renewal = |n| request("s1", Request::Renew, n);
-        for n in 0..900 {
-            file.append(&[renewal(n)]).unwrap();
-        }
-        assert_eq!(lines_of(&world.layout), 1 + 300 + 900);
-        assert_eq!(fs::metadata(world.layout.ledger()).unwrap().ino(), inode);
-        assert_eq!(LedgerFile::read(&world.layout).unwrap().0.services.len(), 300);
-
-        filled.set_len(0).unwrap();
-        drop(file);
-        world.open().0.append(&[renewal(900)]).unwrap();
-        assert_eq!(lines_of(&world.layout), 1 + 300, "made good");
-    });
-}
-
-#[test]
-fn a_read_only_disk_lets_the_ledger_be_read_and_nothing_start() {
-    on_small_disk("size=256k", |disk| {
-        let world = World::at(disk);
-        let (mut file, ..) = world.open();
-        file.append(&history()).unwrap();
-        drop(file);
-        let World { layout, lock, .. } = world;
-        drop(lock);
-        ledger_world::remount_read_only(disk);
-
-        let lock = ReconcilerLock::acquire(&layout, Duration::ZERO).expect("flock(2) needs no writing");
-        let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
-        assert_eq!(ledger, Ledger::replay(&history()));
-        assert!(report.unwritable.is_some());
-        let refused = file.append(&life(1)).unwrap_err();
-        assert_eq!(refused.source.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-        assert!(file.keep_text(&digest("t"), "t").is_err());
-
-        ledger_world::remount_writable(disk);
-        file.append(&life(1)).expect("each append tries again");
-        drop((file, lock));
-        let lock = ReconcilerLock::acquire(&layout, Duration::ZERO).unwrap();
-        let (_, ledger, _) = LedgerFile::open(&layout, &lock).unwrap();
-        assert_eq!(ledger, Ledger::replay(history().iter().chain(&life(1))));
-    });
-}
-
-const CHILD: &str = "RECONCILE_TEST_CHILD_DIR";
-
-fn child(test: &str, dir: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]).env(CHILD, dir);
-    command
-}
-
-fn child_world() -> World {
-    World::at(Path::new(&std::env::var_os(CHILD).expect("started by its parent test")))
-}
-
-#[test]
-#[ignore = "the other half of a_killed_writer_loses_nothing_that_was_acknowledged"]
-fn child_that_appends_for_ever() {
-    let world = child_world();
-    let (mut file, ledger, _) = world.open();
-    let first = ledger.services.get(&service("web")).map_or(0, |entry| u64::from(entry.failures)) + 1;
-    for n in first..first + 100_000 {
-        file.append(&life(n)).unwrap();
-        println!("acknowledged {n}");
-    }
-}
-
-#[test]
-fn a_killed_writer_loses_nothing_that_was_acknowledged() {
-    let world = World::new();
-    let dir = world.layout.dir.join("child");
-    for round in 0..6 {
-        let mut writer = child("child_that_appends_for_ever", &dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut acknowledged = 0;
-        let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
-        // Past a compaction in some rounds, short of one in others.
-        while acknowledged < (round + 1) * 90 {
-            let line = lines.next().expect("the child goes on until it is killed").unwrap();
-            acknowledged = line.strip_prefix("acknowledged ").map_or(acknowledged, |n| n.parse().unwrap());
-        }
-        writer.kill().unwrap();
-        let rest =
-            lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("acknowledged ")?.parse().ok());
-        let newest: u32 = rest.last().unwrap_or(acknowledged);
-        writer.wait().unwrap();
-
-        let child_world = World::at(&dir);
-        let (_file, ledger, _) = child_world.open();
-        let failures = ledger.services[&service("web")].failures;
-        assert!(failures >= newest, "round {round}: {newest} were acknowledged, {failures} are there");
-        assert!(failures <= newest + 1, "round {round}: no record is from nowhere");
-    }
-}
-
-#[test]
-#[ignore = "the other half of a_ledger_of_somebody_else_is_read_and_not_written"]
-fn child_that_may_only_read() {
-    let layout = StateLayout { dir: std::env::var_os(CHILD).unwrap().into() };
-    let (ledger, report) = LedgerFile::read(&layout).unwrap();
-    assert_eq!(ledger, Ledger::replay(&history()));
-    assert!(report.damage.is_empty());
-    let held_elsewhere = tempfile::tempdir().unwrap();
-    let lock =
-        ReconcilerLock::acquire(&StateLayout { dir: held_elsewhere.path().into() }, Duration::ZERO).unwrap();
-    let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
-    assert_eq!(ledger, Ledger::replay(&history()));
-    assert_eq!(report.unwritable.unwrap().source.kind(), std::io::ErrorKind::PermissionDenied);
-    assert!(file.append(&life(1)).is_err());
-    assert!(file.keep_text(&digest("t"), "t").is_err());
-}
-
-#[test]
-fn a_ledger_of_somebody_else_is_read_and_not_written() {
-    let world = World::new();
-    let (mut file, ..) = world.open();
-    file.append(&history()).unwrap();
-    let before = fs::read(world.layout.ledger()).unwrap();
-    fs::set_permissions(world.layout.ledger(), fs::Permissions::from_mode(0o444)).unwrap();
-    fs::set_permissions(&world.layout.dir, fs::Permissions::from_mode(0o555)).unwrap();
-    let mut command = child("child_that_may_only_read", &world.layout.dir);
-    if is_root() {
-        command.uid(65_534).gid(65_534);
-    }
-    let output = command.output().unwrap();
-    fs::set_permissions(&world.layout.dir, fs::Permissions::from_mode(0o700)).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
-    assert_eq!(fs::read(world.layout.ledger()).unwrap(), before);
 }

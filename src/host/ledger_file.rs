@@ -44,7 +44,8 @@ pub enum LedgerError {
 #[derive(Debug, Default)]
 pub struct OpenReport {
     pub damage: Vec<Damage>,
-    /// The damaged file, kept for people.
+    /// The damaged file, kept for people; `None` beside damage means that it could not be mended either, and
+    /// will be tried again.
     pub set_aside: Option<PathBuf>,
     /// Records of a newer version, as JSON: kept, and without effect.
     pub unknown: Vec<String>,
@@ -137,16 +138,19 @@ impl LedgerFile {
     /// The answer is where a damaged file was set aside.
     fn open_journal(&mut self, decoded: &Decoded, ledger: &Ledger) -> io::Result<Option<PathBuf>> {
         let is_missing = decoded.version.is_none() && decoded.damage.is_empty();
-        let replaced = (is_missing || !decoded.damage.is_empty()).then(|| self.replace(decoded, ledger));
-        match replaced {
-            Some(Ok(aside)) => Ok(aside),
-            Some(Err(error)) if is_missing => Err(error),
-            // A full disk: the damaged file serves on, its torn tail cut off.
-            Some(Err(_)) | None => {
-                self.journal = Some(Journal::open(&self.layout.ledger(), decoded, ledger)?);
-                Ok(None)
+        if is_missing {
+            return self.replace(decoded, ledger);
+        }
+        if !decoded.damage.is_empty() {
+            match self.replace(decoded, ledger) {
+                Ok(aside) => return Ok(aside),
+                Err(error) => {
+                    tracing::warn!(%error, "the damaged ledger could not be mended; it serves on as it is");
+                }
             }
         }
+        self.journal = Some(Journal::open(&self.layout.ledger(), decoded, ledger)?);
+        Ok(None)
     }
 
     fn try_append(&mut self, records: &[Record]) -> io::Result<()> {
@@ -202,6 +206,8 @@ impl LedgerFile {
             Err(error) => {
                 // The file is still the damaged one, under both names: evidence must not grow.
                 aside.map_or(Ok(()), fs::remove_file)?;
+                // Unless only the last step failed, and the new file is there: the next append opens that.
+                self.journal.take_if(|journal| journal.check_is_at(&path).is_err());
                 return Err(error);
             }
         }

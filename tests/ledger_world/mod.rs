@@ -1,18 +1,17 @@
-//! A state directory with its lock for one test, and small disks that fill up.
+//! A state directory with its lock for one test.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use reconcile::host::StateLayout;
 use reconcile::host::ledger_file::{LedgerFile, OpenReport};
 use reconcile::host::state_dir::ReconcilerLock;
-use reconcile::state::Ledger;
+use reconcile::state::{Ledger, Record};
 use tempfile::TempDir;
+
+use crate::ledger_samples::{exited, gone, intent, started};
 
 pub struct World {
     pub layout: StateLayout,
@@ -40,41 +39,13 @@ impl World {
     }
 }
 
-pub fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+/// Lines of the journal, with its header.
+pub fn lines_of(layout: &StateLayout) -> usize {
+    std::fs::read_to_string(layout.ledger()).unwrap().lines().count()
 }
 
-/// Runs the test on a tmpfs with these options, in a mount namespace that ends with the test's thread. Without
-/// the right to mount, says so and does nothing.
-pub fn on_small_disk(options: &str, test: impl FnOnce(&Path) + Send) {
-    let options = format!("{options},mode=0700");
-    std::thread::scope(|scope| {
-        let tested = scope.spawn(move || {
-            match unshare(CloneFlags::CLONE_NEWNS) {
-                Err(Errno::EPERM) => return eprintln!("skipped: mounting a small disk needs root"),
-                result => result.expect("a mount namespace of its own"),
-            }
-            let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
-            mount(none, "/", none, private, none).expect("no mount of ours gets out");
-            let dir = tempfile::tempdir().unwrap();
-            mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
-                .expect("a tmpfs");
-            test(dir.path());
-            nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).expect("unmount the tmpfs");
-        });
-        tested.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
-}
-
-pub fn remount_read_only(disk: &Path) {
-    remount(disk, MsFlags::MS_RDONLY);
-}
-
-pub fn remount_writable(disk: &Path) {
-    remount(disk, MsFlags::empty());
-}
-
-fn remount(disk: &Path, how: MsFlags) {
-    let none = None::<&str>;
-    mount(none, disk, none, MsFlags::MS_REMOUNT | how, none).expect("remount the tmpfs");
+/// One start, crash and end of `web`: a step in a long life.
+pub fn life(n: u64) -> Vec<Record> {
+    let intent = Record::Intent(Box::new(intent("web", n, n)));
+    vec![intent, started("web", n, n), exited("web", n, n as u32, n + 1), gone("web", n)]
 }

@@ -53,16 +53,17 @@ pub struct Environment {
 
 impl Environment {
     pub fn of_process() -> Self {
-        let path =
-            |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
-        let home = path("HOME").filter(|home| is_ours_or_missing(home)).or_else(passwd_home);
+        Self::of_variables(|name| std::env::var_os(name))
+    }
+
+    fn of_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let is_managed = service_manager_started_us(&variable);
         Self {
             reconcile_state_dir: path("RECONCILE_STATE_DIR"),
-            state_directory: path("STATE_DIRECTORY")
-                .filter(|_| service_manager_started_us())
-                .map(first_of_list),
+            state_directory: path("STATE_DIRECTORY").filter(|_| is_managed).map(first_of_list),
             xdg_state_home: path("XDG_STATE_HOME"),
-            home,
+            home: path("HOME").filter(|home| is_ours_or_missing(home)).or_else(passwd_home),
             working_directory: std::env::current_dir().unwrap_or_else(|_| "/".into()),
         }
     }
@@ -215,17 +216,13 @@ fn canonical(path: &Path) -> PathBuf {
 
 /// A terminal inside a service inherits that service's directory, and must not write there. What the manager
 /// started itself has its pid in `$SYSTEMD_EXEC_PID` (systemd 248), or is the child of a shell that has.
-fn service_manager_started_us() -> bool {
-    if std::env::var_os("INVOCATION_ID").is_none() {
-        return false;
-    }
-    match std::env::var("SYSTEMD_EXEC_PID") {
-        Err(_) => true,
-        Ok(started) => {
-            let us = [std::process::id().to_string(), getppid().to_string()];
-            us.contains(&started)
-        }
-    }
+fn service_manager_started_us(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is_below_manager = variable("INVOCATION_ID").is_some();
+    let is_started = |started: OsString| {
+        let us = [std::process::id().to_string(), getppid().to_string()];
+        us.iter().any(|pid| started == pid.as_str())
+    };
+    is_below_manager && variable("SYSTEMD_EXEC_PID").is_none_or(is_started)
 }
 
 /// systemd.exec(5): several directories are separated by colons.
@@ -241,4 +238,46 @@ fn is_ours_or_missing(home: &Path) -> bool {
 /// Of our user, for cron jobs and services without $HOME.
 fn passwd_home() -> Option<PathBuf> {
     User::from_uid(geteuid()).ok().flatten().map(|user| user.dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment::of_variables(|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn an_empty_variable_is_an_unset_one() {
+        let found = environment(&[("RECONCILE_STATE_DIR", ""), ("XDG_STATE_HOME", "")]);
+        assert_eq!((found.reconcile_state_dir, found.xdg_state_home), (None, None));
+    }
+
+    #[test]
+    fn a_missing_home_and_that_of_somebody_else_give_way_to_our_own() {
+        let ours = passwd_home();
+        assert!(ours.is_some(), "whoever runs this has a home in the passwd database");
+        assert_eq!(environment(&[]).home, ours);
+        assert_eq!(environment(&[("HOME", "/nowhere/at-all")]).home, Some("/nowhere/at-all".into()));
+        let strangers = tempfile::tempdir().unwrap();
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(strangers.path(), Some(65_534), None).unwrap();
+            assert_eq!(environment(&[("HOME", strangers.path().to_str().unwrap())]).home, ours);
+        }
+    }
+
+    #[test]
+    fn a_service_manager_s_directory_is_taken_only_if_it_was_given_to_us() {
+        let ours = std::process::id().to_string();
+        let given = ("STATE_DIRECTORY", "/var/lib/shop:/var/lib/other");
+        let managed = ("INVOCATION_ID", "6f0a");
+        let taken = Some(PathBuf::from("/var/lib/shop"));
+        assert_eq!(environment(&[given]).state_directory, None, "left over in some shell");
+        assert_eq!(environment(&[given, managed]).state_directory, taken);
+        assert_eq!(environment(&[given, managed, ("SYSTEMD_EXEC_PID", &ours)]).state_directory, taken);
+        assert_eq!(environment(&[given, managed, ("SYSTEMD_EXEC_PID", "1")]).state_directory, None);
+    }
 }
