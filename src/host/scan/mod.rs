@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::{Dirty, RootScan};
-use file::Trust;
+use file::{Reach, Trust};
 use trouble::Trouble;
 use walk::{Identity, Tree};
 
@@ -54,7 +54,7 @@ impl Scanner {
     }
 
     /// All roots, in the order given. With [`Dirty::Paths`] only what is at or below those is looked at, and what
-    /// is reached over links; the rest is as it was.
+    /// is reached over links or has several names; the rest is as it was.
     pub fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {
         for root in &mut self.roots {
             match what {
@@ -93,7 +93,12 @@ impl Scanner {
     fn link_targets(&self) -> BTreeSet<PathBuf> {
         let trees = self.roots.iter().filter_map(|root| root.tree.as_ref()?.as_ref().ok());
         let files = trees.flat_map(Tree::listed).flat_map(|(_, directory)| directory.files.values());
-        files.filter_map(|known| known.target_dir.clone()).filter(|path| path.is_absolute()).collect()
+        files
+            .filter_map(|known| match &known.reach {
+                Reach::Link(directory) => Some(directory.clone()),
+                Reach::Name | Reach::Shared | Reach::BrokenLink => None,
+            })
+            .collect()
     }
 }
 
@@ -143,18 +148,18 @@ impl Tree {
         }
         let Some(fd) = self.open(root, parent) else { return false };
         if !names::is_manifest(name) {
-            return !names::is_entered(name) || !may_be_directory(&fd, name);
+            return !may_concern_others(&fd, name);
         }
         self.examine(&fd, parent, name, Trust::Nothing);
         true
     }
 
-    /// Looks at everything reached over a link: what it leads to changes without an event in its directory.
+    /// Looks at everything that may have changed without an event that names it.
     fn update_linked(&mut self, root: &Path) -> bool {
         let linked: Vec<(PathBuf, Vec<Box<[u8]>>)> = self
             .listed()
             .map(|(path, directory)| {
-                let files = directory.files.iter().filter(|(_, known)| known.target_dir.is_some());
+                let files = directory.files.iter().filter(|(_, known)| known.reach != Reach::Name);
                 (path.to_owned(), files.map(|(name, _)| name.clone()).collect())
             })
             .filter(|(_, names): &(_, Vec<_>)| !names.is_empty())
@@ -194,8 +199,12 @@ impl Tree {
     }
 }
 
-fn may_be_directory(parent: &OwnedFd, name: &[u8]) -> bool {
-    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-        matches!(FileType::from_raw_mode(stat.st_mode), FileType::Directory | FileType::Symlink)
-    })
+/// True for what is not loaded itself and may change what is: a directory, a link to one, another name of a file.
+fn may_concern_others(parent: &OwnedFd, name: &[u8]) -> bool {
+    let Ok(stat) = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory | FileType::Symlink => names::is_entered(name),
+        FileType::RegularFile => stat.st_nlink > 1,
+        _ => false,
+    }
 }
