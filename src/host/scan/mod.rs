@@ -32,8 +32,7 @@ pub struct Scanner {
 #[derive(Debug)]
 struct Root {
     path: PathBuf,
-    /// `None` until first looked at.
-    tree: Option<Result<Tree, Trouble>>,
+    tree: Result<Tree, Trouble>,
 }
 
 /// What a watcher must watch to notice every change of the next scan.
@@ -49,7 +48,8 @@ impl Scanner {
     /// `outside_links`: links that leave a root are followed too. Relative roots start at the working directory.
     pub fn new(roots: Vec<PathBuf>, outside_links: bool) -> Self {
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-        let roots = roots.into_iter().map(|path| Root { path: absolute(path), tree: None }).collect();
+        let unseen = || Err(trouble::trouble("root-missing", "was not looked at yet"));
+        let roots = roots.into_iter().map(|path| Root { path: absolute(path), tree: unseen() }).collect();
         Self { roots, outside_links }
     }
 
@@ -73,7 +73,7 @@ impl Scanner {
         };
         let mut seen = BTreeSet::new();
         for root in &self.roots {
-            let Some(Ok(tree)) = &root.tree else { continue };
+            let Ok(tree) = &root.tree else { continue };
             for (path, directory) in tree.listed() {
                 if seen.insert(directory.identity) {
                     set.directories.insert(root.path.join(path), directory.identity);
@@ -91,7 +91,7 @@ impl Scanner {
 
     /// Directories that hold what links lead to.
     fn link_targets(&self) -> BTreeSet<PathBuf> {
-        let trees = self.roots.iter().filter_map(|root| root.tree.as_ref()?.as_ref().ok());
+        let trees = self.roots.iter().filter_map(|root| root.tree.as_ref().ok());
         let files = trees.flat_map(Tree::listed).flat_map(|(_, directory)| directory.files.values());
         files
             .filter_map(|known| match &known.reach {
@@ -104,23 +104,19 @@ impl Scanner {
 
 impl Root {
     fn report(&self) -> RootScan {
-        let unseen = || Err(trouble::trouble("root-missing", "was not looked at"));
-        let listing = match &self.tree {
-            Some(Ok(tree)) => Ok(tree.report.clone()),
-            Some(Err(trouble)) => Err(trouble.clone()),
-            None => unseen(),
-        };
+        let listing = self.tree.as_ref().map(|tree| tree.report.clone()).map_err(Clone::clone);
         RootScan { path: self.path.clone(), listing }
     }
 
     fn relist(&mut self, outside_links: bool) {
-        let old = self.tree.take().and_then(Result::ok);
-        self.tree = Some(walk::walk(&self.path, outside_links, old));
+        let unfinished = Err(trouble::trouble("root-unreadable", "was not listed to its end"));
+        let old = std::mem::replace(&mut self.tree, unfinished).ok();
+        self.tree = walk::walk(&self.path, outside_links, old);
     }
 
     /// Looks at what is named; lists the whole root where more than files may have changed.
     fn update(&mut self, paths: &[PathBuf], outside_links: bool) {
-        let Some(Ok(tree)) = &mut self.tree else { return self.relist(outside_links) };
+        let Ok(tree) = &mut self.tree else { return self.relist(outside_links) };
         let concerned = |path: &&PathBuf| path.starts_with(&self.path) || self.path.starts_with(path);
         for path in paths.iter().filter(concerned) {
             let done = path.strip_prefix(&self.path).is_ok_and(|below| tree.update(&self.path, below));
