@@ -42,6 +42,13 @@ struct Live {
     read: u64,
 }
 
+/// Whether what was read last is still there, or archives in between may be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Found,
+    Lost,
+}
+
 /// What tells cheaply that nothing has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Glance {
@@ -88,13 +95,22 @@ impl Follower {
             return Ok(Vec::new());
         }
         let Some(_lock) = Lock::shared(&self.path)? else { return Ok(Vec::new()) };
-        self.catch_up(Stream::open(&self.path)?)?;
+        // What comes after a gap is not the end of the line before it.
+        let torn = match self.catch_up(Stream::open(&self.path)?)? {
+            Place::Found => None,
+            Place::Lost => {
+                self.missed = true;
+                self.splitter.finish()
+            }
+        };
         let bytes = self.read()?;
         // The glance is older than what was read: whatever came in between is seen the next time.
         self.seen = glance.filter(|_| bytes.len() < BUDGET);
         self.landmark.extend_from_slice(&bytes);
         self.landmark.drain(..self.landmark.len().saturating_sub(LANDMARK));
-        Ok(self.splitter.feed(&bytes))
+        let mut lines = Vec::from_iter(torn);
+        lines.extend(self.splitter.feed(&bytes));
+        Ok(lines)
     }
 
     /// The line that has no end yet, when nothing more is expected.
@@ -102,13 +118,13 @@ impl Follower {
         self.splitter.finish()
     }
 
-    /// True once after lines were rotated away before they could be read.
+    /// True once after lines may have been rotated away before they could be read.
     pub fn take_missed(&mut self) -> bool {
         std::mem::take(&mut self.missed)
     }
 
     /// Finds the place in the log as it is now.
-    fn catch_up(&mut self, stream: Stream) -> io::Result<()> {
+    fn catch_up(&mut self, stream: Stream) -> io::Result<Place> {
         let Stream { archives, live } = stream;
         let (mut newer, known) = self.newer_of(archives)?;
         let replaced = match (&self.live, &live) {
@@ -117,12 +133,13 @@ impl Follower {
             (None, _) => false,
         };
         let mut place = self.live.as_ref().map_or(0, |live| live.read);
+        let mut verdict = Place::Found;
         if replaced {
             let rest = self.rest_of_live()?;
             self.queue.extend(rest);
             place = 0;
         } else if !known && !newer.is_empty() && !self.recognises(place, &newer, live.as_ref())? {
-            self.missed = true;
+            verdict = Place::Lost;
             place = 0;
         }
         if let Some(newest) = newer.last() {
@@ -139,7 +156,7 @@ impl Follower {
             read: if place > live.len() { 0 } else { place },
             file: live.file,
         });
-        Ok(())
+        Ok(verdict)
     }
 
     /// The archives after the newest one that was seen, and whether that was found among them.

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::time::ClockId;
@@ -48,8 +48,19 @@ pub struct Known {
     raw: FileVersion,
     /// The version will change with the content.
     settled: bool,
-    /// Reached over a link: it may change without an event in its directory. With the directory of the target.
-    pub target_dir: Option<PathBuf>,
+    pub reach: Reach,
+}
+
+/// Whether an event in its directory tells of every change of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    Name,
+    /// It has other names too, hard links, over which it may be written.
+    Shared,
+    /// A link to nothing, or to what is not loaded.
+    BrokenLink,
+    /// A link to a file in this directory.
+    Link(PathBuf),
 }
 
 /// Whether what is known of a file may be used again.
@@ -96,8 +107,7 @@ fn reusable(known: Option<Known>, trust: Trust) -> Before {
 }
 
 fn follow(dir: BorrowedFd<'_>, name: &[u8], link: &Stat, bounds: &Bounds, before: Before) -> Option<Known> {
-    let bad =
-        |trouble| Some(Known { target_dir: Some(PathBuf::new()), ..Known::bad(version(link), trouble) });
+    let bad = |trouble| Some(Known { reach: Reach::BrokenLink, ..Known::bad(version(link), trouble) });
     // A path descriptor opens nothing: what it leads to is judged first.
     let place = match rustix::fs::openat(dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(place) => place,
@@ -119,7 +129,10 @@ fn follow(dir: BorrowedFd<'_>, name: &[u8], link: &Stat, bounds: &Bounds, before
         rustix::fs::open(path, read_flags(), Mode::empty())
     };
     let known = load(&stat, bounds, before, open)?;
-    Some(Known { target_dir: target.parent().map(Path::to_owned), ..known })
+    Some(Known {
+        reach: target.parent().map_or(Reach::BrokenLink, |parent| Reach::Link(parent.to_owned())),
+        ..known
+    })
 }
 
 /// Reads a regular file unless what is known of it still holds.
@@ -155,7 +168,7 @@ fn load(
         },
         raw: read.version,
         settled: read.settled,
-        target_dir: None,
+        reach: if stat.st_nlink > 1 { Reach::Shared } else { Reach::Name },
     };
     if let Some(old) = old {
         known.tell_apart(old);
@@ -171,7 +184,7 @@ impl Known {
             scan: FileScan { version, content: Err(trouble), may_show_lines: false },
             raw: version,
             settled: false,
-            target_dir: None,
+            reach: Reach::Name,
         }
     }
 

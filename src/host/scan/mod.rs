@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::{Dirty, RootScan};
-use file::Trust;
+use file::{Reach, Trust};
 use trouble::Trouble;
 use walk::{Identity, Tree};
 
@@ -32,8 +32,7 @@ pub struct Scanner {
 #[derive(Debug)]
 struct Root {
     path: PathBuf,
-    /// `None` until first looked at.
-    tree: Option<Result<Tree, Trouble>>,
+    tree: Result<Tree, Trouble>,
 }
 
 /// What a watcher must watch to notice every change of the next scan.
@@ -49,12 +48,13 @@ impl Scanner {
     /// `outside_links`: links that leave a root are followed too. Relative roots start at the working directory.
     pub fn new(roots: Vec<PathBuf>, outside_links: bool) -> Self {
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-        let roots = roots.into_iter().map(|path| Root { path: absolute(path), tree: None }).collect();
+        let unseen = || Err(trouble::trouble("root-missing", "was not looked at yet"));
+        let roots = roots.into_iter().map(|path| Root { path: absolute(path), tree: unseen() }).collect();
         Self { roots, outside_links }
     }
 
     /// All roots, in the order given. With [`Dirty::Paths`] only what is at or below those is looked at, and what
-    /// is reached over links; the rest is as it was.
+    /// is reached over links or has several names; the rest is as it was.
     pub fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {
         for root in &mut self.roots {
             match what {
@@ -73,7 +73,7 @@ impl Scanner {
         };
         let mut seen = BTreeSet::new();
         for root in &self.roots {
-            let Some(Ok(tree)) = &root.tree else { continue };
+            let Ok(tree) = &root.tree else { continue };
             for (path, directory) in tree.listed() {
                 if seen.insert(directory.identity) {
                     set.directories.insert(root.path.join(path), directory.identity);
@@ -91,31 +91,32 @@ impl Scanner {
 
     /// Directories that hold what links lead to.
     fn link_targets(&self) -> BTreeSet<PathBuf> {
-        let trees = self.roots.iter().filter_map(|root| root.tree.as_ref()?.as_ref().ok());
+        let trees = self.roots.iter().filter_map(|root| root.tree.as_ref().ok());
         let files = trees.flat_map(Tree::listed).flat_map(|(_, directory)| directory.files.values());
-        files.filter_map(|known| known.target_dir.clone()).filter(|path| path.is_absolute()).collect()
+        files
+            .filter_map(|known| match &known.reach {
+                Reach::Link(directory) => Some(directory.clone()),
+                Reach::Name | Reach::Shared | Reach::BrokenLink => None,
+            })
+            .collect()
     }
 }
 
 impl Root {
     fn report(&self) -> RootScan {
-        let unseen = || Err(trouble::trouble("root-missing", "was not looked at"));
-        let listing = match &self.tree {
-            Some(Ok(tree)) => Ok(tree.report.clone()),
-            Some(Err(trouble)) => Err(trouble.clone()),
-            None => unseen(),
-        };
+        let listing = self.tree.as_ref().map(|tree| tree.report.clone()).map_err(Clone::clone);
         RootScan { path: self.path.clone(), listing }
     }
 
     fn relist(&mut self, outside_links: bool) {
-        let old = self.tree.take().and_then(Result::ok);
-        self.tree = Some(walk::walk(&self.path, outside_links, old));
+        let unfinished = Err(trouble::trouble("root-unreadable", "was not listed to its end"));
+        let old = std::mem::replace(&mut self.tree, unfinished).ok();
+        self.tree = walk::walk(&self.path, outside_links, old);
     }
 
     /// Looks at what is named; lists the whole root where more than files may have changed.
     fn update(&mut self, paths: &[PathBuf], outside_links: bool) {
-        let Some(Ok(tree)) = &mut self.tree else { return self.relist(outside_links) };
+        let Ok(tree) = &mut self.tree else { return self.relist(outside_links) };
         let concerned = |path: &&PathBuf| path.starts_with(&self.path) || self.path.starts_with(path);
         for path in paths.iter().filter(concerned) {
             let done = path.strip_prefix(&self.path).is_ok_and(|below| tree.update(&self.path, below));
@@ -143,18 +144,18 @@ impl Tree {
         }
         let Some(fd) = self.open(root, parent) else { return false };
         if !names::is_manifest(name) {
-            return !names::is_entered(name) || !may_be_directory(&fd, name);
+            return !may_concern_others(&fd, name);
         }
         self.examine(&fd, parent, name, Trust::Nothing);
         true
     }
 
-    /// Looks at everything reached over a link: what it leads to changes without an event in its directory.
+    /// Looks at everything that may have changed without an event that names it.
     fn update_linked(&mut self, root: &Path) -> bool {
         let linked: Vec<(PathBuf, Vec<Box<[u8]>>)> = self
             .listed()
             .map(|(path, directory)| {
-                let files = directory.files.iter().filter(|(_, known)| known.target_dir.is_some());
+                let files = directory.files.iter().filter(|(_, known)| known.reach != Reach::Name);
                 (path.to_owned(), files.map(|(name, _)| name.clone()).collect())
             })
             .filter(|(_, names): &(_, Vec<_>)| !names.is_empty())
@@ -194,8 +195,12 @@ impl Tree {
     }
 }
 
-fn may_be_directory(parent: &OwnedFd, name: &[u8]) -> bool {
-    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-        matches!(FileType::from_raw_mode(stat.st_mode), FileType::Directory | FileType::Symlink)
-    })
+/// True for what is not loaded itself and may change what is: a directory, a link to one, another name of a file.
+fn may_concern_others(parent: &OwnedFd, name: &[u8]) -> bool {
+    let Ok(stat) = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory | FileType::Symlink => names::is_entered(name),
+        FileType::RegularFile => stat.st_nlink > 1,
+        _ => false,
+    }
 }

@@ -33,7 +33,7 @@ const SETTLE_ROUNDS: usize = 8;
 pub enum Mode {
     /// At once.
     Inotify,
-    /// Within [`POLL_EVERY`] at the latest; `why` is a sentence.
+    /// Within two seconds; `why` is a sentence.
     Polling { why: String },
 }
 
