@@ -33,6 +33,8 @@ impl Executables {
             owner_uid: 0,
             writable_by_others: false,
             is_script: interpreter.is_some(),
+            blake3: None,
+            found_in: found.parent().unwrap_or(Path::new("/")).to_owned(),
             found,
         }];
         if let Some(word) = interpreter {
@@ -97,7 +99,12 @@ mod tests {
     use super::*;
 
     fn query(word: &str) -> ExecQuery {
-        ExecQuery { word: word.into(), cwd: "/app".into(), search_path: vec!["/usr/bin".into()] }
+        ExecQuery {
+            word: word.into(),
+            cwd: "/app".into(),
+            search_path: vec!["/usr/bin".into()],
+            digest: false,
+        }
     }
 
     #[test]
