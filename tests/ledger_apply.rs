@@ -331,7 +331,8 @@ fn any_record() -> impl Strategy<Value = Record> {
         (path(), select(vec!["x", "y"]), services).prop_map(|(file, text, services)| Record::Accepted {
             file,
             digest: digest(text),
-            services
+            services,
+            directory_inode: 3,
         }),
         path().prop_map(|file| Record::FileForgotten { file }),
         (run(), any_reason(), any::<bool>()).prop_map(|((service, nonce, at), why, clears_failures)| {

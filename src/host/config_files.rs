@@ -72,6 +72,37 @@ impl ConfigError {
     }
 }
 
+/// A configuration file as it was when it was read: tells whether it has changed since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    path: PathBuf,
+    version: Option<(u64, u64, i64, i64, u64)>,
+}
+
+impl Seen {
+    fn look(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let version = std::fs::metadata(path)
+            .ok()
+            .map(|file| (file.dev(), file.ino(), file.ctime(), file.ctime_nsec(), file.size()));
+        Self { path: path.to_owned(), version }
+    }
+
+    pub fn has_changed(&self) -> bool {
+        *self != Self::look(&self.path)
+    }
+
+    /// Takes what is there now for what was read.
+    pub fn look_again(&mut self) {
+        *self = Self::look(&self.path);
+    }
+}
+
+/// The files of a configuration as they are now.
+pub fn seen(loaded: &LoadedConfig) -> Vec<Seen> {
+    loaded.files.iter().map(|file| Seen::look(&file.path)).collect()
+}
+
 /// Where configurations are looked for.
 #[derive(Debug, Clone, Default)]
 pub struct Places {

@@ -52,6 +52,11 @@ pub struct OpenReport {
     pub unwritable: Option<LedgerUnwritable>,
 }
 
+/// An accepted text, without the lock; `None` if it is not there, or no longer what it was.
+pub fn read_text(layout: &StateLayout, digest: &Digest) -> Option<String> {
+    texts::read(layout, digest)
+}
+
 /// The ledger of the state directory whose lock we hold.
 #[derive(Debug)]
 pub struct LedgerFile {

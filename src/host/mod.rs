@@ -18,6 +18,7 @@ pub mod fake;
 pub mod holder;
 pub mod keeper;
 pub mod ledger_file;
+pub mod linux;
 pub mod logs;
 pub mod observe;
 pub mod probe;

@@ -97,6 +97,11 @@ impl StateDir {
         }
     }
 
+    /// Where the directory for these manifests is, or would be. Writes nothing.
+    pub fn path(wanted: &Wanted<'_>) -> Result<PathBuf, StateDirError> {
+        locate::locate(wanted).map(|place| place.path)
+    }
+
     /// By canonical path.
     pub fn layout(&self) -> &StateLayout {
         &self.layout

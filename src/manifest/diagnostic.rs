@@ -123,6 +123,11 @@ impl Problem {
         Self { severity: Severity::Warning, ..Self::new(code, message) }
     }
 
+    /// True if the file is not accepted because of it.
+    pub fn blocks(&self) -> bool {
+        self.severity != Severity::Warning
+    }
+
     #[must_use]
     pub fn at(mut self, span: Span) -> Self {
         self.span = Some(span);

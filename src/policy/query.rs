@@ -38,6 +38,7 @@ pub struct ResolvedFile {
     pub blake3: Option<String>,
 }
 
+/// Why a command resolves to nothing that could be executed; each with a stable [`code`](ResolveError::code).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     #[error("`{word}` is not found{}", if searched.is_empty() { String::new() } else { format!(" on {searched}") })]
@@ -50,4 +51,17 @@ pub enum ResolveError {
     Unreadable { path: PathBuf, error: String },
     #[error("{}: more than four interpreters follow each other", path.display())]
     TooDeep { path: PathBuf },
+}
+
+impl ResolveError {
+    /// Stable, kebab-case.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "executable-not-found",
+            Self::NotExecutable { .. } => "not-executable",
+            Self::NotAFile { .. } => "executable-not-a-file",
+            Self::Unreadable { .. } => "executable-unreadable",
+            Self::TooDeep { .. } => "interpreters-too-deep",
+        }
+    }
 }

@@ -42,6 +42,8 @@ pub struct RootEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
     pub digest: Digest,
+    /// Of the directory it was in when accepted; 0 if unknown.
+    pub directory_inode: u64,
     pub services: BTreeSet<ServiceId>,
 }
 
@@ -63,7 +65,9 @@ impl Ledger {
             Record::Root { key, path, dev, inode } => {
                 self.roots.insert(key.clone(), RootEntry { path: path.clone(), dev: *dev, inode: *inode });
             }
-            Record::Accepted { file, digest, services } => self.accept(file, digest, services),
+            Record::Accepted { file, digest, services, directory_inode } => {
+                self.accept(file, digest, services, *directory_inode);
+            }
             Record::FileForgotten { file } => self.forget_file(file),
             Record::Forgotten { service } => {
                 self.services.remove(service);
@@ -112,6 +116,7 @@ impl Ledger {
             file: file.clone(),
             digest: accepted.digest.clone(),
             services: accepted.services.iter().cloned().collect(),
+            directory_inode: accepted.directory_inode,
         });
         // `Accepted` makes an entry for each service; one that was forgotten since has none.
         let declared: BTreeSet<&ServiceId> = self.files.values().flat_map(|file| &file.services).collect();
@@ -163,7 +168,7 @@ impl Ledger {
     }
 
     /// A service that the file no longer declares, and no other does, is declared by none.
-    fn accept(&mut self, file: &FileKey, digest: &Digest, services: &[ServiceId]) {
+    fn accept(&mut self, file: &FileKey, digest: &Digest, services: &[ServiceId], directory_inode: u64) {
         let before = self.files.remove(file).map(|old| old.services).unwrap_or_default();
         for service in before.iter().filter(|service| !services.contains(service)) {
             self.alter(service, |entry| entry.undeclare(file));
@@ -172,7 +177,7 @@ impl Ledger {
         for service in &services {
             self.known(service).file = Some(file.clone());
         }
-        self.files.insert(file.clone(), FileEntry { digest: digest.clone(), services });
+        self.files.insert(file.clone(), FileEntry { digest: digest.clone(), directory_inode, services });
     }
 
     /// Looks at every service: the record that said which ones the file declares may be lost.

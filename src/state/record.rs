@@ -30,6 +30,9 @@ pub enum Record {
         file: FileKey,
         digest: Digest,
         services: Vec<ServiceId>,
+        /// Of the directory the file is in; 0 if unknown. An empty directory with another one is no removal.
+        #[serde(default)]
+        directory_inode: u64,
     },
     /// The file is gone for good (its removal was carried out, or its services moved).
     FileForgotten {

@@ -82,6 +82,7 @@ pub fn accepted(path: &str, names: &[&str]) -> Record {
         file: file(path),
         digest: digest(path),
         services: names.iter().map(|name| service(name)).collect(),
+        directory_inode: 0,
     }
 }
 
@@ -135,7 +136,12 @@ pub fn history() -> Vec<Record> {
     vec![
         root,
         accepted("web.toml", &["web", "shop/db"]),
-        Record::Accepted { file: odd_path.clone(), digest: digest("odd"), services: vec![service("odd")] },
+        Record::Accepted {
+            file: odd_path.clone(),
+            digest: digest("odd"),
+            services: vec![service("odd")],
+            directory_inode: 0,
+        },
         Record::Intent(Box::new(intent("web", 1, 10))),
         started("web", 1, 11),
         Record::Ready { service: service("web"), nonce: nonce(1), at: at(12) },

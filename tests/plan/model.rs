@@ -5,14 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-    Action, Desired, Flight, Health, Observed, Phase, Plan, Presence, PruneRules, Remains, RootState, Seen,
-    Action, Desired, Flight, Health, Observed, Plan, Presence, PruneRules, Remains, RootState, Seen, Service,
-    Service, Step, Want, failures_after, fold, plan,
-    Step, Want, failures_after, fold, plan,
 use reconcile::identity::{BootId, Digest, Nonce, ServiceId};
-use reconcile::identity::{Digest, Nonce, ServiceId};
 use reconcile::manifest::{Health as Check, RestartPolicy, Spec};
 use reconcile::plan::{
+    Action, Desired, Flight, Health, Observed, Phase, Plan, Presence, PruneRules, Remains, RootState, Seen,
+    Service, Step, Want, failures_after, fold, plan,
 };
 use reconcile::state::{
     End, ExitStatus, FileKey, Intent, Ledger, Reason, Record, Request, SpawnFailure, SpawnStage,
@@ -24,7 +21,6 @@ use super::worlds::{accepted, at, check, containment, exec, id, process, root, s
 /// A pass of the model that has nothing to wait for takes this long.
 const TICK_MS: u64 = 5;
 const MOST_PASSES: usize = 2_000;
-const MOST_PASSES: usize = 400;
 
 /// How the program of a service behaves, counted over its starts.
 #[derive(Debug, Clone)]
@@ -210,11 +206,9 @@ impl Model {
         self.machines.iter().filter(|(_, machine)| !machine.forgotten)
     }
 
+    fn stamp(&self) -> Stamp {
         let mut stamp = at(self.now_ms);
         stamp.boot = BootId::new(&format!("boot-{}", self.boot));
-        stamp.boot = reconcile::identity::BootId::new(&format!("boot-{}", self.boot));
-    fn stamp(&self) -> Stamp {
-    fn stamp(&self) -> reconcile::time::Stamp {
         stamp
     }
 
@@ -556,16 +550,13 @@ impl Model {
 }
 
 impl Machine {
-            self.behaviour.checked.then(|| Check { start_timeout: Duration::from_secs(3), ..check() });
-            spec.restart.policy = RestartPolicy::Always;
-            spec.restart.policy = reconcile::manifest::RestartPolicy::Always;
-        // Short enough that a start that misses it does not fill the passes with probes.
-        if self.behaviour.always {
-        let mut spec = spec(id.key());
-        spec.health =
-        spec.health = self.behaviour.checked.then(check);
     fn spec(&self, id: &ServiceId) -> Spec {
-    fn spec(&self, id: &ServiceId) -> reconcile::manifest::Spec {
+        let mut spec = spec(id.key());
+        // Short enough that a start that misses it does not fill the passes with probes.
+        spec.health =
+            self.behaviour.checked.then(|| Check { start_timeout: Duration::from_secs(3), ..check() });
+        if self.behaviour.always {
+            spec.restart.policy = RestartPolicy::Always;
         }
         spec
     }
@@ -603,14 +594,11 @@ fn changes(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| step.action.is_change()) || !plan.notes.is_empty()
 }
 
-
-    matches!(phase, Phase::Failed | Phase::Completed)
-    use reconcile::plan::Phase;
 fn is_parked(phase: Phase) -> bool {
-fn is_parked(phase: reconcile::plan::Phase) -> bool {
-fn is_settled(phase: Phase) -> bool {
-fn is_settled(phase: reconcile::plan::Phase) -> bool {
+    matches!(phase, Phase::Failed | Phase::Completed)
 }
+
+fn is_settled(phase: Phase) -> bool {
     match phase {
         Phase::Running
         | Phase::Ready

@@ -35,6 +35,26 @@ pub fn tail(path: &Path, count: usize) -> io::Result<Vec<Line>> {
     Ok(last(lines, count))
 }
 
+/// Deletes a log and its archives; none there is no error.
+pub fn purge(path: &Path) -> io::Result<()> {
+    let Some((dir, name)) = path.parent().zip(path.file_name()) else { return Ok(()) };
+    let archive = |file: &std::ffi::OsStr| {
+        let rest = file.to_str()?.strip_prefix(name.to_str()?)?;
+        Some(rest.is_empty() || rest.strip_prefix('.')?.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if archive(&entry.file_name()) == Some(true) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn last(mut lines: Vec<Line>, count: usize) -> Vec<Line> {
     lines.drain(..lines.len().saturating_sub(count));
     lines
