@@ -99,7 +99,12 @@ mod tests {
     use super::*;
 
     fn query(word: &str) -> ExecQuery {
-        ExecQuery { word: word.into(), cwd: "/app".into(), search_path: vec!["/usr/bin".into()] }
+        ExecQuery {
+            word: word.into(),
+            cwd: "/app".into(),
+            search_path: vec!["/usr/bin".into()],
+            digest: false,
+        }
     }
 
     #[test]

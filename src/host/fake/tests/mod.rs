@@ -37,7 +37,8 @@ impl Rig {
     }
 
     fn request(&mut self, name: &str) -> SpawnRequest {
-        let query = ExecQuery { word: "node".into(), cwd: "/".into(), search_path: Vec::new() };
+        let query =
+            ExecQuery { word: "node".into(), cwd: "/".into(), search_path: Vec::new(), digest: false };
         let file = self.host.resolve(&query).expect("node is there").remove(0).file;
         SpawnRequest {
             service: ServiceId::parse(name).unwrap(),
