@@ -1,5 +1,7 @@
 //! `--once` and the watcher with real processes: what the manifests say is what runs.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
+
 mod support;
 
 use std::process::Stdio;

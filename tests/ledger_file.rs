@@ -220,6 +220,7 @@ fn compaction_removes_the_texts_that_nothing_names() {
     let accept = |text| Record::Accepted {
         file: ledger_samples::file("a.toml"),
         digest: digest(text),
+        directory_inode: 0,
         services: vec![],
     };
     file.append(&[accept("old"), accept("a.toml")]).unwrap();

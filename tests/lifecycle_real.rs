@@ -1,5 +1,7 @@
 //! Crashes, exits and overrides of real processes, and death of reconciler and keeper around them.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
+
 mod support;
 
 use support::{As, World, cannot_run_as, is_alive, kill};

@@ -4,8 +4,6 @@
 //! ([`Policy::resolve_entries`]) before each pass that judges, and asks before a spec is accepted, before a
 //! start, and of what runs.
 
-#![expect(clippy::result_large_err, reason = "a refusal is rare, and listed as it is with other problems")]
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

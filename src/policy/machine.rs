@@ -130,8 +130,6 @@ impl Machine {
         let queries = policy.queries(&[word.to_owned()], Path::new(PROJECT), None, None);
         self.resolve(&queries[0].1).unwrap()
     }
-
-    #[expect(clippy::result_large_err, reason = "as what it calls")]
     pub(super) fn permit(&self, policy: &Policy, word: &str) -> Result<(), Problem> {
         policy.permit(Purpose::Command, &self.chain(policy, word))
     }

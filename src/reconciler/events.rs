@@ -29,9 +29,9 @@ impl<H: Host> Reconciler<H> {
             Event::Unkillable { nonce, pids } => {
                 tracing::error!(run = %nonce, ?pids, "survives SIGKILL; it may be in uninterruptible sleep");
             }
-            Event::Probed { service, nonce, result } => self.probed(&service, &nonce, result),
+            Event::Probed { service, nonce, result } => self.probed(&service, &nonce, &result),
             Event::JobDone { purpose, service, of, outcome } => {
-                self.job_done(purpose, &service, &of, &outcome)
+                self.job_done(purpose, &service, &of, &outcome);
             }
             Event::KeeperLost => {
                 tracing::warn!("the keeper is gone; services live on, everything is observed anew");
@@ -58,7 +58,7 @@ impl<H: Host> Reconciler<H> {
         for service in &changed {
             match self.memory.ledger().entry(service) {
                 Some(entry) => {
-                    self.observed.services.entry(service.clone()).or_default().entry = entry.clone()
+                    self.observed.services.entry(service.clone()).or_default().entry = entry.clone();
                 }
                 None => {
                     self.observed.services.remove(service);
@@ -212,12 +212,12 @@ impl<H: Host> Reconciler<H> {
         live.attached = false;
     }
 
-    fn probed(&mut self, service: &ServiceId, nonce: &Nonce, result: Result<(), String>) {
+    fn probed(&mut self, service: &ServiceId, nonce: &Nonce, result: &Result<(), String>) {
         if self.run(service, nonce).is_none() {
             return;
         }
         let now = self.host.now();
-        plan::fold(&mut self.service_mut(service).health, &result, &now);
+        plan::fold(&mut self.service_mut(service).health, result, &now);
     }
 
     fn job_done(&mut self, purpose: JobPurpose, service: &ServiceId, of: &Nonce, outcome: &JobOutcome) {
@@ -229,7 +229,7 @@ impl<H: Host> Reconciler<H> {
                         HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => None,
                     });
                 let result = probe::judge_command(outcome, expect.as_deref());
-                self.probed(service, of, result);
+                self.probed(service, of, &result);
             }
             JobPurpose::Stop => {
                 if let JobOutcome::NotStarted(failure) = outcome {

@@ -17,7 +17,7 @@ impl<H: Host> Reconciler<H> {
     pub fn pass(&mut self) {
         let plan = self.look_and_plan();
         let steps = self.act(&plan);
-        self.finish_pass(plan, steps);
+        self.finish_pass(plan, &steps);
     }
 
     /// The plan of a pass that is not carried out.
@@ -72,13 +72,13 @@ impl<H: Host> Reconciler<H> {
         removes
     }
 
-    fn finish_pass(&mut self, plan: Plan, steps: Vec<StepReport>) {
+    fn finish_pass(&mut self, plan: Plan, steps: &[StepReport]) {
         let now = self.host.now();
         self.acted = steps.iter().any(|step| step.outcome.is_some()) || !plan.notes.is_empty();
         self.refresh_observed();
         self.last_pass = Some((now, steps.len()));
         self.last_plan = plan;
-        self.answer_waiting(&steps);
+        self.answer_waiting(steps);
     }
 
     /// The longest time until the plan of the last pass may be another.

@@ -120,12 +120,9 @@ impl<H: Host> Reconciler<H> {
         if self.last_plan.steps.iter().any(|step| step.service == *service && step.action.is_change()) {
             return Standing::UnderWay;
         }
-        let waits_to_be_pruned = self.last_plan.steps.iter().any(|step| {
-            step.service == *service && step.action == Action::Hold && step.reason == Reason::PruneDelay
-        });
         let Some(view) = self.last_plan.phases.get(service) else { return Standing::Reached };
         let entry = self.memory.ledger().entry(service);
-        if waits_to_be_pruned {
+        if view.reason == Reason::PruneDelay {
             return Standing::UnderWay;
         }
         if goal == Goal::Down {

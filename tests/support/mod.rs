@@ -314,7 +314,7 @@ impl World {
 
     pub fn keeper(&self) -> Option<i32> {
         let state = std::fs::canonicalize(self.state()).ok()?;
-        self.processes_like("reconcile keeper")
+        self.processes_like("keeper --state-dir")
             .into_iter()
             .find(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == state))
     }

@@ -4,6 +4,8 @@
 //! replaced: what is asked for then fails, and every claim is held.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::keeper::{KeeperClient, KeeperError};
@@ -88,8 +90,7 @@ impl KeeperLink {
         if self.client.is_some() || self.waiting.is_empty() {
             return;
         }
-        let exe = std::path::Path::new("/proc/self/exe");
-        match KeeperClient::connect_or_start(&self.layout, &self.instance, exe).await {
+        match KeeperClient::connect_or_start(&self.layout, &self.instance, &own_executable()).await {
             Ok(client) => {
                 for asked in self.waiting.drain(..) {
                     tell(&client, asked);
@@ -146,6 +147,16 @@ impl KeeperLink {
             self.client = None;
         }
         event
+    }
+}
+
+/// Ourselves, by the name that `ps` shall show, as long as that still names the file that we run.
+fn own_executable() -> PathBuf {
+    let running = PathBuf::from("/proc/self/exe");
+    let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    match std::env::current_exe() {
+        Ok(named) if identity(&named).is_some() && identity(&named) == identity(&running) => named,
+        Ok(_) | Err(_) => running,
     }
 }
 
