@@ -496,7 +496,7 @@ impl Model {
             if machine.declared {
                 let file = FileKey { root: root(), path: format!("{}.toml", id.name()).into() };
                 let (digest, services) = (Digest::of(b"a"), vec![id.clone()]);
-                self.ledger.apply(&Record::Accepted { file, digest, services });
+                self.ledger.apply(&Record::Accepted { file, digest, services, directory_inode: 1 });
             }
         }
     }
