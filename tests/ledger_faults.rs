@@ -27,24 +27,25 @@ fn a_full_disk_costs_the_append_that_does_not_fit_and_no_other() {
     on_small_disk("size=64k", |disk| {
         let world = World::at(disk);
         let (mut file, ..) = world.open();
-        let mut expected = Ledger::default();
         let filler = disk.join("filler");
         fill(&filler);
-        let mut written = 0;
-        let mut n = 1;
-        // What is left of the last block of the file still takes some.
-        while let Ok(()) = file.append(&life(n)) {
-            life(n).iter().for_each(|record| expected.apply(record));
-            written += 1;
-            n += 1;
-            assert!(n < 1_000, "a disk of 64 KiB is full at last");
+        let filled = OpenOptions::new().write(true).open(&filler).unwrap();
+        filled.set_len(filled.metadata().unwrap().len() - 24 * 1_024).unwrap();
+        // Several blocks each, so that the one that does not fit is written in part.
+        let batch = |n: u64| (1..9).flat_map(|k| life(n * 10 + k)).collect::<Vec<_>>();
+        let mut written = Vec::new();
+        while file.append(&batch(written.len() as u64)).is_ok() {
+            written.push(fs::metadata(world.layout.ledger()).unwrap().len());
+            assert!(written.len() < 100, "a disk of 64 KiB is full at last");
         }
-        assert!(written > 0);
-        assert!(file.append(&life(n)).is_err(), "it stays full");
-        assert!(file.keep_text(&digest("text"), "text").is_err());
+        let length = || fs::metadata(world.layout.ledger()).unwrap().len();
+        assert_eq!(Some(&length()), written.last(), "cut back to what was acknowledged");
+        assert!(file.append(&batch(99)).is_err(), "it stays full");
+        assert_eq!(Some(&length()), written.last());
+        assert!(file.keep_text(&digest("text"), &"text".repeat(20_000)).is_err());
+        let acknowledged: Vec<_> = (0..written.len() as u64).flat_map(batch).collect();
         let (ledger, report) = LedgerFile::read(&world.layout).unwrap();
-        assert_eq!(ledger, expected);
-        assert!(report.damage.is_empty(), "cut back to whole lines");
+        assert_eq!((ledger, report.damage), (Ledger::replay(&acknowledged), vec![]));
 
         // A torn tail on a full disk: nothing can be set aside or rewritten, and the rest still serves.
         drop(file);
@@ -57,7 +58,7 @@ fn a_full_disk_costs_the_append_that_does_not_fit_and_no_other() {
             .unwrap();
         let (mut file, _, report) = world.open();
         assert_eq!(report.damage.len(), 1);
-        fs::remove_file(&filler).unwrap();
+        filled.set_len(0).unwrap();
         file.append(&[request("web", Request::Stop, 9)]).unwrap();
         let (_file, ledger, report) = world.open();
         assert!(report.damage.is_empty());
@@ -113,7 +114,7 @@ fn a_read_only_disk_lets_the_ledger_be_read_and_nothing_start() {
         drop(lock);
         remount_read_only(disk);
 
-        let lock = ReconcilerLock::acquire(&layout, Duration::ZERO).expect("flock(2) needs no writing");
+        let lock = ReconcilerLock::acquire(&layout, PATIENCE).expect("flock(2) needs no writing");
         let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
         assert_eq!(ledger, Ledger::replay(&history()));
         assert!(report.unwritable.is_some());
@@ -124,11 +125,14 @@ fn a_read_only_disk_lets_the_ledger_be_read_and_nothing_start() {
         remount_writable(disk);
         file.append(&life(1)).expect("each append tries again");
         drop((file, lock));
-        let lock = ReconcilerLock::acquire(&layout, Duration::ZERO).unwrap();
+        let lock = ReconcilerLock::acquire(&layout, PATIENCE).unwrap();
         let (_, ledger, _) = LedgerFile::open(&layout, &lock).unwrap();
         assert_eq!(ledger, Ledger::replay(history().iter().chain(&life(1))));
     });
 }
+
+/// Another test that starts a process at this moment holds a copy of every lock until it executes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const CHILD: &str = "RECONCILE_TEST_CHILD_DIR";
 
@@ -193,8 +197,7 @@ fn child_that_may_only_read() {
     assert_eq!(ledger, Ledger::replay(&history()));
     assert!(report.damage.is_empty());
     let held_elsewhere = tempfile::tempdir().unwrap();
-    let lock =
-        ReconcilerLock::acquire(&StateLayout { dir: held_elsewhere.path().into() }, Duration::ZERO).unwrap();
+    let lock = ReconcilerLock::acquire(&StateLayout { dir: held_elsewhere.path().into() }, PATIENCE).unwrap();
     let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
     assert_eq!(ledger, Ledger::replay(&history()));
     assert_eq!(report.unwritable.unwrap().source.kind(), std::io::ErrorKind::PermissionDenied);
