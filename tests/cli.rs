@@ -104,13 +104,13 @@ fn three() -> Answer {
     status(&[service("web", "ready"), service("db", "backoff"), service("odd", "held")])
 }
 
-fn report(changes: bool, steps: Value, manifests: Value) -> Answer {
+fn report(changes: bool, steps: &Value, manifests: &Value) -> Answer {
     let report = json!({ "version": 1, "changes": changes, "steps": steps, "manifests": manifests });
     Answer::Report(Box::new(serde_json::from_value::<PassReport>(report).unwrap()))
 }
 
 fn nothing_done() -> Answer {
-    report(false, json!([]), json!([]))
+    report(false, &json!([]), &json!([]))
 }
 
 fn one_step(action: &str) -> Value {
@@ -276,7 +276,7 @@ fn a_full_disk_is_an_error() {
 #[test]
 fn plan_counts_changes_only_when_asked_to() {
     let world = World::new();
-    let watcher = world.watcher(|_| Some(report(true, one_step("restart"), json!([]))));
+    let watcher = world.watcher(|_| Some(report(true, &one_step("restart"), &json!([]))));
     let plain = world.run("plan web");
     assert_eq!(plain.code, Some(0));
     assert_eq!(plain.stdout.lines().next(), Some("~  restart  web  command changed"));
@@ -328,7 +328,7 @@ fn every_command_asks_for_what_it_says() {
 #[test]
 fn ways_out_of_held_print_their_evidence() {
     let world = World::new();
-    let _watcher = world.watcher(|_| Some(report(true, one_step("adopt"), json!([]))));
+    let _watcher = world.watcher(|_| Some(report(true, &one_step("adopt"), &json!([]))));
     let ran = world.run("adopt web --pid 4711");
     assert!(ran.stdout.contains("evidence for adopt web:") && ran.stdout.contains("pid   4711"), "{ran:?}");
     assert!(!world.run("restart web").stdout.contains("evidence"));
@@ -357,7 +357,7 @@ fn problems_are_drawn_with_their_line_and_annotated_in_ci() {
     let path = world.path().join("web.toml");
     fs::write(&path, "[service.web]\ncomm = [\"x\"]\n").unwrap();
     let named = path.to_str().unwrap().to_owned();
-    let _watcher = world.watcher(move |_| Some(report(false, json!([]), broken(&named, "invalid"))));
+    let _watcher = world.watcher(move |_| Some(report(false, &json!([]), &broken(&named, "invalid"))));
     let ran = world.run("plan");
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert!(
@@ -378,7 +378,7 @@ fn problems_are_drawn_with_their_line_and_annotated_in_ci() {
 #[test]
 fn a_refused_manifest_has_a_code_of_its_own() {
     let world = World::new();
-    let _watcher = world.watcher(|_| Some(report(false, json!([]), broken("/none.toml", "refused"))));
+    let _watcher = world.watcher(|_| Some(report(false, &json!([]), &broken("/none.toml", "refused"))));
     assert_eq!(world.run("--once").code, Some(4));
 }
 
