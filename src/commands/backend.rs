@@ -4,22 +4,18 @@
 //! `Command` and gets an `Answer`.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::report;
 use crate::api::{Client, ClientError};
+use crate::host::config_files::ConfigError;
+use crate::host::state_dir::LockError;
 use crate::reconciler::command::{Answer, Command};
-use crate::reconciler::inbox::Inbox;
 use crate::reconciler::options::Options;
-use crate::reconciler::status::{ManifestStatus, PassReport, Status};
-
-/// What is seen without the lock and without a write.
-#[derive(Debug)]
-pub struct Observation {
-    pub status: Status,
-    pub plan: PassReport,
-}
+use crate::reconciler::session::{self, Observation, OpenError, Session};
+use crate::reconciler::status::ManifestStatus;
 
 #[derive(Debug)]
 pub enum Backend {
@@ -32,7 +28,7 @@ impl Backend {
     pub fn open(options: &Options) -> Result<Self, Failure> {
         match watcher(options)? {
             Some(client) => Ok(Self::Watcher(client)),
-            None => Ok(Self::Session(Box::new(Session::open(options)?))),
+            None => Ok(Self::Session(Box::new(open(options)?))),
         }
     }
 
@@ -43,7 +39,7 @@ impl Backend {
     pub fn execute(&mut self, command: Command) -> Result<Answer, Failure> {
         match self {
             Self::Watcher(client) => ask(client, command),
-            Self::Session(session) => block_on(session.execute(command))?,
+            Self::Session(session) => block_on(session.execute(command)),
         }
     }
 }
@@ -74,97 +70,75 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(runtime.block_on(future))
 }
 
-// What follows stands in for `reconciler::session`, `manifest` and `host`, which are wired here.
-
-/// The reconciler in this process.
-#[derive(Debug)]
-pub struct Session {
-    state_dir: PathBuf,
+/// Becomes the reconciler of the state directory.
+pub fn open(options: &Options) -> Result<Session, Failure> {
+    Session::open(options).map_err(of_open)
 }
 
-impl Session {
-    /// Becomes the reconciler of the state directory.
-    pub fn open(options: &Options) -> Result<Self, Failure> {
-        drop(state_dir(options)?);
-        Err(not_wired())
-    }
-
-    pub fn state_dir(&self) -> &Path {
-        &self.state_dir
-    }
-
-    pub async fn execute(&mut self, _command: Command) -> Result<Answer, Failure> {
-        Err(not_wired())
-    }
-
-    /// Loops until shut down.
-    pub async fn watch(&mut self, inbox: Inbox) -> Result<(), Failure> {
-        drop(inbox);
-        Err(not_wired())
-    }
-}
-
+/// Looks without the lock and without a write.
 pub fn observe(options: &Options) -> Result<Observation, Failure> {
-    Session::open(options).map(|_| unreachable!("no session is opened yet"))
+    session::observe(options).map_err(of_open)
 }
 
 /// Checks these files, or all below the roots.
-pub fn validate(options: &Options, _files: &[PathBuf]) -> Result<Vec<ManifestStatus>, Failure> {
-    Session::open(options).map(|_| vec![])
+pub fn validate(options: &Options, files: &[PathBuf]) -> Result<Vec<ManifestStatus>, Failure> {
+    session::validate(options, files).map_err(of_open)
 }
 
 pub fn state_dir(options: &Options) -> Result<PathBuf, Failure> {
-    options.state_dir.clone().ok_or_else(not_wired)
+    Ok(session::state_dir(options)?)
 }
 
-/// The roots as given, or `manifests`.
-pub fn roots(options: &Options) -> Vec<PathBuf> {
-    if options.manifests.is_empty() { vec![PathBuf::from("manifests")] } else { options.manifests.clone() }
+fn of_open(error: OpenError) -> Failure {
+    match error {
+        OpenError::Lock(held @ LockError::Held(_)) => Failure::new(ExitCode::AnotherReconciler, held)
+            .help("wait until it ends, or give another --state-dir"),
+        OpenError::Config(ConfigError::Invalid { path, text, problems }) => {
+            let drawn = report::problems(report::Source { path: &path, text: Some(&text) }, &problems);
+            let message = format!("the configuration {} has problems", path.display());
+            Failure::message(ExitCode::Failed, message).help(drawn)
+        }
+        other => Failure::new(ExitCode::Failed, other),
+    }
 }
 
-/// The JSON schema of manifests.
-pub fn schema() -> serde_json::Value {
-    serde_json::json!({ "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object" })
-}
-
-/// The reference manifest: every field with its default, all of it commented out.
-pub const REFERENCE: &str = "# Every field of a manifest.\n";
-
-/// Becomes the keeper of a state directory.
-pub fn keeper(_state_dir: &Path) -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
-}
-
-fn not_wired() -> Failure {
-    Failure::message(ExitCode::Failed, "this build has no reconciler")
-}
-
-/// Logs of services.
+/// Logs of services, as bytes: what a line is, is `report`'s business.
 pub mod logs {
     use std::io;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
+
+    use crate::host::logs::{Follower as Lines, Line, LineEnd};
 
     /// The last `lines` lines of a log, with their line ends; none there is empty.
     pub fn tail(path: &Path, lines: usize) -> io::Result<Vec<u8>> {
-        let _ = (path, lines);
-        Err(io::ErrorKind::Unsupported.into())
+        Ok(bytes(crate::host::logs::tail(path, lines)?))
     }
 
-    /// Reads on from where a log ends now.
+    /// Reads on in a log.
     #[derive(Debug)]
-    pub struct Follower {
-        path: PathBuf,
-    }
+    pub struct Follower(Lines);
 
     impl Follower {
-        pub fn new(path: &Path) -> Self {
-            Self { path: path.to_owned() }
+        /// Begins where the log ends now; the bytes are its last `lines` lines.
+        pub fn open(path: &Path, lines: usize) -> io::Result<(Self, Vec<u8>)> {
+            let (follower, before) = Lines::open(path, lines)?;
+            Ok((Self(follower), bytes(before)))
         }
 
         /// What was written since; empty if nothing was, or there is no log.
         pub fn poll(&mut self) -> io::Result<Vec<u8>> {
-            let _ = self.path.as_path();
-            Err(io::ErrorKind::Unsupported.into())
+            Ok(bytes(self.0.poll()?))
         }
+    }
+
+    fn bytes(lines: Vec<Line>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            bytes.extend_from_slice(line.text.as_bytes());
+            if line.end == LineEnd::Newline {
+                bytes.push(b'\n');
+            }
+        }
+        bytes
     }
 }

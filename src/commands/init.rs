@@ -3,18 +3,20 @@
 use super::exit_code::{Ended, ExitCode};
 use super::failure::Failure;
 use super::report::escape::visible;
-use super::{Run, backend, schema};
+use super::{Run, schema};
 use crate::host::project_files::{Written, create_if_missing};
+use crate::manifest;
+use crate::reconciler::session;
 
 /// The first service: it runs everywhere, does nothing, and shows how everything is done.
 const EXAMPLE: &str = include_str!("init/hello.toml");
 
 pub fn run(run: &Run<'_>) -> Result<Ended, Failure> {
-    for root in backend::roots(&run.options) {
+    for root in session::roots(&run.options) {
         let files = [
             ("hello.toml", EXAMPLE.to_owned()),
             // A leading `_`: it is there to be read, and never loaded.
-            ("_reference.toml", backend::REFERENCE.to_owned()),
+            ("_reference.toml", manifest::REFERENCE.to_owned()),
             (schema::FILE, schema::text()),
         ];
         for (name, text) in files {

@@ -5,12 +5,11 @@
 use std::process::ExitCode as ProcessExitCode;
 
 use super::args::{Cli, KeeperArgs};
-use super::backend;
 use super::exit_code::ExitCode;
 
 pub fn run(cli: &Cli, args: &KeeperArgs) -> ProcessExitCode {
     match args.dir.as_ref().or(cli.global.state_dir.as_ref()) {
-        Some(dir) => backend::keeper(dir),
+        Some(dir) => crate::host::keeper::main(dir),
         None => ExitCode::Usage.value().into(),
     }
 }

@@ -31,18 +31,14 @@ pub fn run(run: &Run<'_>, args: &LogsArgs) -> Result<Ended, Failure> {
         Err(refusal) => return act::show_refusal(run, &refusal),
     };
     let mut reader = Reader::new(run, &services, args.names.len() == 1);
-    // Followers begin where the log ends now, so they are made before the tail is read: a line may be
-    // shown twice, but none is lost.
-    let mut followers = Followers::default();
-    if args.follow {
-        followers.join(&services);
-    }
-    for (name, log) in &services {
-        reader.show(run, name, &logs::tail(log, args.lines)?)?;
-    }
     if !args.follow {
+        for (name, log) in &services {
+            reader.show(run, name, &logs::tail(log, args.lines)?)?;
+        }
         return reader.finish(run);
     }
+    let mut followers = Followers::default();
+    followers.join(&services, args.lines, |name, bytes| reader.show(run, name, bytes))?;
     for round in 1u32.. {
         std::thread::sleep(POLL);
         followers.poll(|name, bytes| reader.show(run, name, bytes))?;
@@ -51,7 +47,7 @@ pub fn run(run: &Run<'_>, args: &LogsArgs) -> Result<Ended, Failure> {
         }
         if round.is_multiple_of(REFRESH) && args.names.len() != 1 {
             services = newest(run, &names).unwrap_or(services);
-            followers.join(&services);
+            followers.join(&services, args.lines, |name, bytes| reader.show(run, name, bytes))?;
         }
     }
     Ok(ExitCode::Converged.into())
@@ -80,11 +76,24 @@ fn newest(run: &Run<'_>, names: &[String]) -> Option<BTreeMap<String, PathBuf>> 
 pub struct Followers(BTreeMap<String, logs::Follower>);
 
 impl Followers {
-    /// Adds what is new; what is followed already goes on.
-    pub fn join(&mut self, services: &BTreeMap<String, PathBuf>) {
+    /// Adds what is new, and hands on its last `lines` lines; what is followed already goes on.
+    pub fn join<E>(
+        &mut self,
+        services: &BTreeMap<String, PathBuf>,
+        lines: usize,
+        mut show: impl FnMut(&str, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        E: From<std::io::Error>,
+    {
         for (name, log) in services {
-            self.0.entry(name.clone()).or_insert_with(|| logs::Follower::new(log));
+            if !self.0.contains_key(name) {
+                let (follower, before) = logs::Follower::open(log, lines)?;
+                self.0.insert(name.clone(), follower);
+                show(name, &before)?;
+            }
         }
+        Ok(())
     }
 
     /// Hands on whatever was written since the last time.

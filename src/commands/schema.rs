@@ -1,11 +1,13 @@
 //! `reconcile schema`: the JSON schema of manifests, for editors and checkers.
 
+use super::Run;
 use super::args::SchemaArgs;
 use super::exit_code::{Ended, ExitCode};
 use super::failure::Failure;
 use super::report::escape::visible;
-use super::{Run, backend};
 use crate::host::project_files::replace;
+use crate::manifest;
+use crate::reconciler::session;
 
 /// What `#:schema ./reconcile.schema.json` in a manifest names.
 pub const FILE: &str = "reconcile.schema.json";
@@ -15,7 +17,7 @@ pub fn run(run: &Run<'_>, args: &SchemaArgs) -> Result<Ended, Failure> {
         run.console.print_raw(text().as_bytes())?;
         return Ok(ExitCode::Converged.into());
     }
-    for root in backend::roots(&run.options) {
+    for root in session::roots(&run.options) {
         let path = root.join(FILE);
         replace(&path, &text())?;
         run.console.print(&format!("wrote  {}\n", visible(&path.to_string_lossy())))?;
@@ -25,5 +27,5 @@ pub fn run(run: &Run<'_>, args: &SchemaArgs) -> Result<Ended, Failure> {
 
 /// Indented, with a line end.
 pub fn text() -> String {
-    format!("{:#}\n", backend::schema())
+    format!("{:#}\n", manifest::schema())
 }

@@ -56,7 +56,9 @@ impl<'a> Spectator<'a> {
         transitions(self.seen.as_ref(), &status).iter().for_each(|line| self.run.console.say(line));
         let logs: BTreeMap<String, PathBuf> =
             status.services.iter().map(|service| (service.name.clone(), service.log.clone())).collect();
-        self.followers.join(&logs);
+        let (run, reader) = (self.run, &mut self.reader);
+        // A log that cannot be read is tried again with the next status.
+        let _ = self.followers.join(&logs, 0, |name, bytes| reader.show(run, name, bytes));
         self.seen = Some(status);
     }
 

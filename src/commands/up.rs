@@ -4,7 +4,7 @@
 //! terminal somebody who shows what happens. Only the loop decides anything; when it ends, all end.
 
 use super::args::UpArgs;
-use super::backend::{Session, block_on};
+use super::backend::{self, block_on};
 use super::exit_code::{Ended, ExitCode};
 use super::failure::Failure;
 use super::signals::{Manners, Signals};
@@ -22,7 +22,7 @@ pub fn run(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
 
 async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     // The lock comes first: who holds it owns the socket.
-    let mut session = Session::open(&run.options)?;
+    let mut session = backend::open(&run.options)?;
     let signals = Signals::catch()?;
     let server = Server::bind(session.state_dir())?;
     let (sender, inbox) = inbox();
@@ -32,18 +32,18 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     let shows = surroundings.stdout.is_terminal && !args.quiet && !run.console.is_json();
     let mut spectator = shows.then(|| Spectator::new(run));
 
-    let ended = tokio::select! {
-        ended = session.watch(inbox) => ended,
+    tokio::select! {
+        () = session.watch(inbox) => {}
         () = forever(signals.forward(&sender, manners, &run.console, &surroundings.began)) => unreachable!(),
         () = forever(show(spectator.as_mut(), &sender)) => unreachable!(),
-    };
+    }
     drop(sender);
     // The answers that were given are still on their way, that to `down` for one.
     serving.await?;
     if let Some(spectator) = spectator {
         spectator.finish();
     }
-    ended.map(|()| ExitCode::Converged.into())
+    Ok(ExitCode::Converged.into())
 }
 
 /// The loop ends by itself; its companions must not end it.

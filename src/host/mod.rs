@@ -7,10 +7,31 @@
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
 pub mod background;
+mod cause;
+pub mod cgroup;
+pub mod clock;
+pub mod config_files;
 pub mod doctor;
+pub mod durable;
 pub mod excerpt;
+pub mod fake;
+pub mod holder;
+pub mod keeper;
+pub mod ledger_file;
+pub mod linux;
+pub mod logs;
+pub mod observe;
+pub mod probe;
+pub mod proc;
 pub mod project_files;
+pub mod resolve;
+pub mod scan;
+pub mod state_dir;
+pub mod sys;
+pub mod trust;
 pub mod usage;
+pub mod users;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,6 +58,21 @@ pub trait Host {
 
     /// Resolves a command under a search path to the files that would be executed.
     fn resolve(&mut self, query: &ExecQuery) -> Resolution;
+
+    /// The user that we run as.
+    fn own_uid(&self) -> u32;
+
+    /// The birth-gate epoch that a spawn asked for now belongs to.
+    fn epoch(&self) -> u64;
+
+    /// True if the directory is the top of a git worktree.
+    fn is_git_worktree(&mut self, path: &Path) -> bool;
+
+    /// The process that has this pid at the moment.
+    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity>;
+
+    /// Makes a copied state directory this instance's own; `Err` is a sentence.
+    fn claim_instance(&mut self) -> Result<(), String>;
 
     /// The user, by name; `Err` is a sentence.
     fn user(&mut self, name: &str) -> Result<UserFacts, String>;
@@ -69,6 +105,12 @@ pub trait Host {
 
     /// Probes over the network; the answer is [`Event::Probed`].
     fn probe(&mut self, request: ProbeRequest);
+
+    /// Rotates the logs of these services that have grown past `max_size` bytes, beside everything else.
+    fn rotate_logs(&mut self, services: &[ServiceId], max_size: u64, keep: u32);
+
+    /// Deletes the logs of these services, archives included.
+    fn purge_logs(&mut self, services: &[ServiceId]);
 
     /// `exe` of a live leader, by device and inode; `None` where it cannot be read.
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity>;
@@ -342,8 +384,12 @@ impl StateLayout {
         self.dir.join("logs").join(format!("{}.log", service.file_stem()))
     }
 
+    pub fn accepted_dir(&self) -> PathBuf {
+        self.dir.join("accepted")
+    }
+
     pub fn accepted(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("accepted").join(format!("{digest}.toml"))
+        self.accepted_dir().join(format!("{digest}.toml"))
     }
 
     pub fn ledger(&self) -> PathBuf {

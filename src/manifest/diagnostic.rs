@@ -3,6 +3,8 @@
 //! A [`Problem`] is data: it is listed in JSON, annotated in CI and drawn with its source line by
 //! `commands::report`, which alone decides whether the line may be shown.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// A place in a file, 1-based; `start..end` are byte offsets into the file's text.
@@ -14,6 +16,66 @@ pub struct Span {
     pub line: usize,
     /// 1-based, in characters.
     pub column: usize,
+}
+
+impl Span {
+    /// The place of the bytes `range` in `text`; a range beyond the text, or within a character, is cut to fit.
+    pub fn locate(text: &str, range: Range<usize>) -> Self {
+        Lines::new(text).locate(range)
+    }
+}
+
+/// Counts the lines of a text once, for places that come in its order.
+pub(crate) struct Lines<'t> {
+    text: &'t str,
+    /// The newest line that was asked for, 1-based, and where it begins.
+    line: usize,
+    line_start: usize,
+}
+
+impl<'t> Lines<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
+        Self { text, line: 1, line_start: 0 }
+    }
+
+    /// As [`Span::locate`]; a place must not be on an earlier line than the one before.
+    pub(crate) fn locate(&mut self, range: Range<usize>) -> Span {
+        let start = self.text.floor_char_boundary(range.start);
+        let end = self.text.ceil_char_boundary(range.end).max(start);
+        let passed = &self.text[self.line_start..start];
+        if let Some(newline) = passed.rfind('\n') {
+            self.line += passed.bytes().filter(|byte| *byte == b'\n').count();
+            self.line_start += newline + 1;
+        }
+        // A byte order mark is not something that an editor counts as a column.
+        let before = self.text[self.line_start..start].trim_start_matches('\u{feff}');
+        Span { start, end, line: self.line, column: before.chars().count() + 1 }
+    }
+}
+
+/// Text of the input for use in a message: as [`escape_unseen`], and a long text is cut.
+pub fn escape(text: &str) -> String {
+    const MAX_CHARS: usize = 80;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((cut, _)) => escape_unseen(&text[..cut]) + "…",
+        None => escape_unseen(text),
+    }
+}
+
+/// With control characters, and those that are not seen or turn the direction of what follows, escaped.
+pub fn escape_unseen(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unseen(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Control characters, and the format characters that hide or reorder text (Unicode 16, general category Cf).
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// What a problem does to the file it is in.
@@ -64,6 +126,11 @@ impl Problem {
         Self { severity: Severity::Warning, ..Self::new(code, message) }
     }
 
+    /// True if the file is not accepted because of it.
+    pub fn blocks(&self) -> bool {
+        self.severity != Severity::Warning
+    }
+
     #[must_use]
     pub fn at(mut self, span: Span) -> Self {
         self.span = Some(span);
@@ -80,5 +147,41 @@ impl Problem {
     pub fn of(mut self, service: &str) -> Self {
         self.service = Some(service.to_owned());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(text: &str, range: Range<usize>) -> (usize, usize) {
+        let span = Span::locate(text, range);
+        (span.line, span.column)
+    }
+
+    #[test]
+    fn places_count_from_one_and_columns_count_characters() {
+        assert_eq!(place("", 0..0), (1, 1));
+        assert_eq!(place("ab\ncd", 4..5), (2, 2));
+        assert_eq!(place("ab\n", 2..3), (1, 3), "the end of a line belongs to it");
+        assert_eq!(place("ab\n", 3..3), (2, 1));
+        assert_eq!(place("äöü = 1", 6..7), (1, 4));
+        assert_eq!(place("a\r\nb", 3..4), (2, 1));
+        assert_eq!(place("\u{feff}ab", 3..4), (1, 1));
+    }
+
+    #[test]
+    fn a_range_that_does_not_fit_is_cut_to_the_text() {
+        assert_eq!(Span::locate("ab", 7..9), Span { start: 2, end: 2, line: 1, column: 3 });
+        let within_a_character = Span::locate("ä", 1..1);
+        assert_eq!((within_a_character.start, within_a_character.end), (0, 2));
+    }
+
+    #[test]
+    fn what_is_not_seen_is_escaped_and_what_is_long_is_cut() {
+        assert_eq!(escape("a\u{1b}[31m\n\0"), "a\\u{1b}[31m\\u{a}\\u{0}");
+        assert_eq!(escape("\u{202e}x\u{200b}"), "\\u{202e}x\\u{200b}");
+        assert_eq!(escape("grün`"), "grün`");
+        assert_eq!(escape(&"x".repeat(200)).chars().count(), 81);
     }
 }

@@ -1,15 +1,42 @@
 //! The manifest: text in, checked specs out.
 //!
-//! `parse` turns the bytes of one file into raw tables with positions, `check` turns raw tables into
-//! [`Spec`]s and reports every problem at once; nothing else makes a `Spec`. `fields` is the one table of
-//! every field with its change class and whether it is part of the fingerprint. No I/O: paths are text
-//! here, and who may read or run what is for `policy` and `host`.
+//! `parse` turns the text of one file into raw tables with positions, `check` turns raw tables into [`Spec`]s
+//! and reports every problem at once; nothing else makes a `Spec` of text. `fields` is the one table of every
+//! field with its type, range and change class: the reading, the schema and the fingerprint go by it. `render`
+//! fills in templates when a process is started. No I/O: paths are text here, and who may read or run what is
+//! for `policy` and `host`.
 
+mod check;
+mod choice;
+pub mod code;
 mod diagnostic;
+mod digest;
+mod fields;
+mod parse;
+mod problems;
+mod render;
+mod schema;
+mod section;
+mod signal;
 mod spec;
+mod suggest;
+mod syntax;
+mod template;
+mod units;
 
-pub use diagnostic::{Problem, Severity, Span};
+pub use check::{Declared, Loaded, load, output_regex};
+pub use diagnostic::{Problem, Severity, Span, escape, escape_unseen};
+pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
+pub use fields::Class;
+pub use parse::MAX_DEPTH;
+pub use render::{Rendered, RenderedCheck, Surroundings, render};
+pub use schema::schema;
 pub use spec::{
     CommandLine, Health, HealthCheck, Limits, OnUnhealthy, Restart, RestartPolicy, Shell, SignalName,
     SignalTo, Spec, Stdin, Stop, WantedState,
 };
+pub use units::{format_duration, parse_duration, parse_size};
+
+/// The reference manifest: every field with its default. It declares no service until its lines are
+/// uncommented.
+pub const REFERENCE: &str = include_str!("../../manifests/reference.toml");

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::identity::ServiceId;
+use crate::identity::{DEFAULT_PROJECT, ServiceId};
 
 /// One declared service. The reference manifest documents every field and its default.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +41,50 @@ pub struct Spec {
     pub restart: Restart,
     pub stop: Stop,
     pub limits: Limits,
+}
+
+/// What is passed on from the reconciler's environment by default.
+const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR"];
+
+impl Spec {
+    /// A service that gives nothing but its command.
+    pub fn minimal(id: ServiceId, command: CommandLine) -> Self {
+        Self {
+            id,
+            command,
+            cwd: ".".to_owned(),
+            env: BTreeMap::new(),
+            inherit_env: INHERITED.map(str::to_owned).to_vec(),
+            stdin: Stdin::Null,
+            user: None,
+            umask: 0o022,
+            nice: None,
+            oom_score_adj: None,
+            state: WantedState::Running,
+            url: None,
+            description: String::new(),
+            labels: BTreeMap::new(),
+            attrs: serde_json::Map::new(),
+            ttl: None,
+            start_settle: Duration::from_secs(1),
+            health: None,
+            restart: Restart::default(),
+            stop: Stop::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Every field at its default, those of `health` too; no service, for it has neither command nor check.
+    pub(super) fn baseline() -> Self {
+        let id = ServiceId::new(DEFAULT_PROJECT, "baseline").expect("both are names");
+        let health = Some(Health::new(Self::baseline_check()));
+        Self { health, ..Self::minimal(id, CommandLine::Argv(Vec::new())) }
+    }
+
+    /// Stands for no check at all: no manifest gives an empty URL.
+    pub(super) fn baseline_check() -> HealthCheck {
+        HealthCheck::Http { url: String::new(), expect_status: None }
+    }
 }
 
 /// What is executed: words for execve(2), or one text for a shell.
@@ -106,6 +150,21 @@ pub struct Health {
     pub on_unhealthy: OnUnhealthy,
 }
 
+impl Health {
+    /// The check at the default pace.
+    pub fn new(check: HealthCheck) -> Self {
+        Self {
+            check,
+            interval: Duration::from_secs(10),
+            start_interval: Duration::from_millis(250),
+            timeout: Duration::from_secs(5),
+            start_timeout: Duration::from_secs(60),
+            retries: 3,
+            on_unhealthy: OnUnhealthy::Restart,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum HealthCheck {
     Http {
@@ -146,6 +205,22 @@ pub struct Restart {
     pub stable_after: Duration,
 }
 
+impl Default for Restart {
+    fn default() -> Self {
+        Self {
+            policy: RestartPolicy::OnFailure,
+            success_codes: vec![0],
+            success_signals: Vec::new(),
+            backoff: Duration::from_secs(1),
+            backoff_factor: 2.0,
+            backoff_max: Duration::from_secs(60),
+            max_failures: 8,
+            window: Duration::from_secs(5 * 60),
+            stable_after: Duration::from_secs(60),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartPolicy {
     Always,
@@ -160,6 +235,17 @@ pub struct Stop {
     pub grace: Duration,
     /// Run before the signal.
     pub command: Option<CommandLine>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self {
+            signal: SignalName::TERM,
+            signal_to: SignalTo::Group,
+            grace: Duration::from_secs(10),
+            command: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -192,4 +278,9 @@ pub struct Limits {
     pub address_space: Option<u64>,
     /// CPU time.
     pub cpu: Option<Duration>,
+}
+
+impl Limits {
+    /// `RLIM_INFINITY`: no limit, as asked for by `"unlimited"`.
+    pub const UNLIMITED: u64 = u64::MAX;
 }

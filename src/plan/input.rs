@@ -1,6 +1,10 @@
-//! The inputs of the planner.
+//! The inputs of the planner: values that the reconciler has gathered before the pass.
+//!
+//! Whatever needs a file, a clock or a comparison of two manifest texts is worked out before it gets here, so
+//! that the planner compares and never looks. The states that these types can express and that cannot happen
+//! (a process without a run) have rows all the same: see `process`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +21,10 @@ pub struct Desired {
     pub services: BTreeMap<ServiceId, Want>,
     pub roots: BTreeMap<RootKey, RootState>,
     pub prune: PruneRules,
-    /// Everything is to be stopped, in the end.
+    /// Everything is to be stopped, and nothing of it is written down as unwanted.
     pub shutdown: bool,
+    /// With `shutdown`: every grace is over (a second Ctrl-C).
+    pub kill: bool,
 }
 
 /// What is asked for of one service.
@@ -33,8 +39,12 @@ pub struct Want {
     pub presence: Presence,
     /// The file it is declared in, for people.
     pub manifest: Option<PathBuf>,
-    /// A start must wait; why, as a reason for the phase `pending`.
+    /// A start must wait; why, as a reason for the phase `pending`. A process that runs is not stopped for a
+    /// restart as long as the start that would follow must wait.
     pub gate: Option<Reason>,
+    /// Since its newest spawn failed, its manifest or a file that its command resolves to has changed: the
+    /// spawn is tried again at once.
+    pub retry: bool,
 }
 
 /// An accepted spec with what is compared each pass, worked out once.
@@ -82,13 +92,21 @@ pub struct PruneRules {
     pub delay: Duration,
     pub guard_min: usize,
     pub max_fraction: f64,
-    /// `--allow-prune`.
+    /// `--allow-prune`: no guard holds.
     pub allow: bool,
+    /// `reconcile prune NAME…`: neither guard nor delay holds these. Kept until they are forgotten.
+    pub named: BTreeSet<ServiceId>,
 }
 
 impl Default for PruneRules {
     fn default() -> Self {
-        Self { delay: Duration::from_secs(2), guard_min: 5, max_fraction: 0.5, allow: false }
+        Self {
+            delay: Duration::from_secs(2),
+            guard_min: 5,
+            max_fraction: 0.5,
+            allow: false,
+            named: BTreeSet::new(),
+        }
     }
 }
 
@@ -107,9 +125,16 @@ pub struct Service {
     pub health: Health,
     /// True once this reconciler has attached to the run.
     pub attached: bool,
-    /// The accepted spec that `entry.run.digest` names, where its text is still there: for the fields that
-    /// differ.
+    /// The accepted spec that `entry.run.digest` names, where its text is still there: in force for a process
+    /// whose manifest has no accepted version any more.
     pub running: Option<Arc<Accepted>>,
+    /// Fields of class restart that differ between what runs (without a run: what ran last) and the accepted
+    /// spec. Worked out only where their texts differ, by today's code.
+    pub changed: Vec<String>,
+    /// The same for the fields of class live.
+    pub live_changed: Vec<String>,
+    /// Among `live_changed` is a field of `restart` or `health`.
+    pub parked_changed: bool,
 }
 
 /// *P*: the process of the current run, as proved at this moment.

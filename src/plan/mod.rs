@@ -2,13 +2,29 @@
 //!
 //! `plan(desired, observed, now) -> Plan` looks at every service each time and returns data; `reconciler`
 //! carries it out and decides nothing. No clock, no file, no signal here. The decision table is the header
-//! of `decide`.
+//! of `decide`; each of its rows is shown by a file in `tests/scenarios`.
 
+mod alive;
+mod case;
+mod decide;
+mod expiry;
+mod health;
 mod input;
+mod order;
 mod output;
+mod phase;
+mod process;
+mod prune;
+mod restart;
+mod start;
+mod sweep;
+mod verdict;
 
+pub use health::fold;
 pub use input::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
     Want,
 };
 pub use output::{Action, Phase, PhaseView, Plan, Step};
+pub use restart::{Remains, failures_after, failures_now};
+pub use sweep::plan;

@@ -27,6 +27,7 @@ pub struct Plan {
 pub struct Step {
     pub service: ServiceId,
     pub action: Action,
+    /// Of a start, also whether the counters of failures begin anew: [`Reason::clears_failures`].
     pub reason: Reason,
 }
 

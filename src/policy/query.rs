@@ -13,6 +13,8 @@ pub struct ExecQuery {
     pub cwd: PathBuf,
     /// Directories for a bare name, in order.
     pub search_path: Vec<PathBuf>,
+    /// The content of the first file is wanted too: a pin names it.
+    pub digest: bool,
 }
 
 /// The file, then for a `#!` script its interpreter, and so on.
@@ -22,16 +24,21 @@ pub type Resolution = Result<Vec<ResolvedFile>, ResolveError>;
 pub struct ResolvedFile {
     /// The name it was called by: the command word, or the word after `#!`; `NAME` of `/usr/bin/env NAME`.
     pub called: String,
-    /// Where it was found, links not followed.
+    /// Where it was found: absolute, without `..`, and links not followed.
     pub found: PathBuf,
+    /// The directory that holds `found`, links followed.
+    pub found_in: PathBuf,
     /// Links followed.
     pub file: FileIdentity,
     pub owner_uid: u32,
     /// Somebody but its owner and root may write it.
     pub writable_by_others: bool,
     pub is_script: bool,
+    /// Of the content, where the query asked for it: 64 lower-case hexadecimal digits.
+    pub blake3: Option<String>,
 }
 
+/// Why a command resolves to nothing that could be executed; each with a stable [`code`](ResolveError::code).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     #[error("`{word}` is not found{}", if searched.is_empty() { String::new() } else { format!(" on {searched}") })]
@@ -44,4 +51,17 @@ pub enum ResolveError {
     Unreadable { path: PathBuf, error: String },
     #[error("{}: more than four interpreters follow each other", path.display())]
     TooDeep { path: PathBuf },
+}
+
+impl ResolveError {
+    /// Stable, kebab-case.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "executable-not-found",
+            Self::NotExecutable { .. } => "not-executable",
+            Self::NotAFile { .. } => "executable-not-a-file",
+            Self::Unreadable { .. } => "executable-unreadable",
+            Self::TooDeep { .. } => "interpreters-too-deep",
+        }
+    }
 }

@@ -1,9 +1,157 @@
 //! The loop: waits for something to happen, makes a pass, carries out its plan, publishes the status.
 //!
-//! Joins `host` and `plan`. It decides nothing: what to do is in `plan`, how it is done is in `host`.
+//! Joins `host` and `plan`. It decides nothing: what to do is in `plan`, how it is done is in `host`. What it
+//! holds is what a pass takes: what is desired (`desired`), what is observed (`events` keeps it current), and
+//! the ledger in memory (`memory`). `session` makes a [`Reconciler`] of the machine's host for `commands`.
+//!
+//! ```text
+//! host.wait ─► events ─► pass: plan() ─► act ─► host, memory
+//!                 ▲                       │
+//!                 └── desired ◄── files   └─► waiting: answers to commands
+//! ```
 
+mod act;
 pub mod command;
+mod compare;
+mod desired;
+mod events;
 pub mod inbox;
+mod judge;
+mod library;
+mod memory;
 pub mod options;
+mod ownership;
+mod pass;
+mod publish;
+mod requests;
+mod roots;
 pub mod selection;
+pub mod session;
+mod start;
 pub mod status;
+mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+
+use crate::host::{Dirty, Host, StateLayout};
+use crate::identity::{Digest, InstanceId, ServiceId};
+use crate::plan::{self, Desired, Observed, Plan, PruneRules};
+use crate::policy::{Config, Policy};
+use crate::state::{Ledger, Reason};
+use crate::time::Stamp;
+use desired::{FileView, Manifests};
+use library::Library;
+use memory::Memory;
+use status::Drift;
+use waiting::Waiting;
+
+/// What is fixed for the life of a reconciler, until its configuration is read again.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub layout: StateLayout,
+    pub instance: InstanceId,
+    pub project_dir: PathBuf,
+    pub home: Option<PathBuf>,
+    pub config: Config,
+    pub watching: bool,
+}
+
+/// One reconciler over one host.
+#[derive(Debug)]
+pub struct Reconciler<H> {
+    host: H,
+    settings: Settings,
+    policy: Policy,
+    memory: Memory,
+    library: Library,
+    manifests: Manifests,
+    root_problems: Vec<FileView>,
+    desired: Desired,
+    observed: Observed,
+    /// Versions of services that policy and host had nothing against at the last full look.
+    judged_well: HashMap<ServiceId, Digest>,
+    /// Manifests to look at before the next pass.
+    dirty: Option<Dirty>,
+    /// When everything was last observed.
+    last_resync: Option<Stamp>,
+    /// Files have changed since the manifests were last looked at.
+    files_changed: bool,
+    /// Steps are carried out for these alone; `None` for all.
+    only: Option<BTreeSet<ServiceId>>,
+    drift: BTreeMap<ServiceId, Vec<Drift>>,
+    /// Services of a copied ledger: nothing of theirs is touched.
+    foreign: Option<Reason>,
+    waiting: Vec<Waiting>,
+    last_plan: Plan,
+    last_pass: Option<(Stamp, usize)>,
+    /// The last pass did something: the next one follows at once and sees what came of it.
+    acted: bool,
+}
+
+impl<H: Host> Reconciler<H> {
+    /// Begins with what the ledger remembers; the first pass looks at everything.
+    pub fn new(host: H, settings: Settings, policy: Policy, ledger: Ledger) -> Self {
+        let prune = prune_rules(&settings.config);
+        Self {
+            host,
+            settings,
+            policy,
+            memory: Memory::new(ledger),
+            library: Library::default(),
+            manifests: Manifests::default(),
+            root_problems: Vec::new(),
+            desired: Desired { prune, ..Desired::default() },
+            observed: Observed::default(),
+            judged_well: HashMap::new(),
+            dirty: Some(Dirty::Everything),
+            last_resync: None,
+            files_changed: false,
+            only: None,
+            drift: BTreeMap::new(),
+            foreign: None,
+            waiting: Vec::new(),
+            last_plan: Plan::default(),
+            last_pass: None,
+            acted: false,
+        }
+    }
+
+    pub fn host(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// A shutdown was asked for, and nothing that may be stopped is left.
+    pub fn is_shut_down(&self) -> bool {
+        let is_left = |live: &plan::Service| {
+            live.entry.run.is_some() && !matches!(live.seen, plan::Seen::Unverifiable(_))
+        };
+        self.desired.shutdown && self.waiting.is_empty() && !self.observed.services.values().any(is_left)
+    }
+
+    /// Puts another configuration into force: everything is judged anew.
+    pub fn take_configuration(&mut self, config: Config, policy: Policy) {
+        self.desired.prune = PruneRules {
+            allow: self.desired.prune.allow,
+            named: std::mem::take(&mut self.desired.prune.named),
+            ..prune_rules(&config)
+        };
+        self.settings.config = config;
+        self.policy = policy;
+        self.last_resync = None;
+    }
+
+    /// Ends the reconciler and gives its host back, as it stands.
+    pub fn into_host(self) -> H {
+        self.host
+    }
+}
+
+fn prune_rules(config: &Config) -> PruneRules {
+    PruneRules {
+        delay: config.prune.delay(),
+        guard_min: config.prune.guard_min(),
+        max_fraction: config.prune.max_fraction(),
+        ..PruneRules::default()
+    }
+}

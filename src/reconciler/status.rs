@@ -107,6 +107,15 @@ pub struct ManifestStatus {
     pub may_show_lines: bool,
 }
 
+impl ManifestStatus {
+    /// A file that no scan of its directory brings up.
+    pub fn not_loaded(path: &Path) -> Self {
+        let problem = Problem::new("not-a-manifest", "it is not there, or not named like a manifest")
+            .help("a manifest is a file `*.toml` whose name begins with neither `.` nor `_`");
+        Self { path: path.to_owned(), ok: false, problems: vec![problem], may_show_lines: false }
+    }
+}
+
 /// What a pass would do, or what was done: `plan -o json`, `--once -o json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PassReport {

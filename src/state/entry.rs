@@ -1,77 +1,54 @@
-//! The ledger folded: what is remembered of each service, file and root.
+//! What is remembered of one service, and how a record of it changes that.
 //!
-//! [`Ledger::apply`] is total: a record that does not fit what came before (a `Started` without its intent,
-//! after a lost tail) changes as much as it can and never panics. Pure.
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+//! Serialized as a whole in [`Record::Entry`](super::Record::Entry): stored for ever, new fields have a
+//! default. Every change is total: it does as much as it can and never panics. Called by `ledger`; pure.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Containment, End, ExecFacts, ExitStatus, Intent, Reason, Record, Request, SpawnFailure};
-use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
+use super::{Containment, End, ExecFacts, ExitStatus, FileKey, Intent, Reason, Request, SpawnFailure};
+use crate::identity::{Digest, Nonce, ProcessIdentity};
 use crate::time::Stamp;
 
-/// Names a root in the ledger, `r1`, `r2`, …, whatever its path is today.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RootKey(pub String);
-
-/// A manifest file: a root, and the path beneath it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct FileKey {
-    pub root: RootKey,
-    pub path: PathBuf,
-}
-
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Ledger {
-    pub roots: BTreeMap<RootKey, RootEntry>,
-    pub files: BTreeMap<FileKey, FileEntry>,
-    pub services: BTreeMap<ServiceId, Entry>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RootEntry {
-    pub path: PathBuf,
-    pub dev: u64,
-    pub inode: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileEntry {
-    pub digest: Digest,
-    pub services: BTreeSet<ServiceId>,
-}
-
 /// What is remembered of one service.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Entry {
     /// The file whose accepted text declares it; `None` once that was forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileKey>,
     /// The run whose process, or remains, may still be there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
     /// How the newest finished run went.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<LastRun>,
     /// Why nothing was executed, if the newest intent came to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_failure: Option<(SpawnFailure, Stamp)>,
     /// Spawn failures in a row.
+    #[serde(skip_serializing_if = "is_zero")]
     pub spawn_failures: u32,
     /// Consecutive failures that count towards the breaker.
+    #[serde(skip_serializing_if = "is_zero")]
     pub failures: u32,
-    /// Starts since the activation, less one.
+    /// Starts since the activation, less one; a start that executed nothing is none.
+    #[serde(skip_serializing_if = "is_zero")]
     pub restarts: u32,
     /// The first start since the service became wanted; the TTL counts from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<Stamp>,
     /// Stopped by the operator since.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stamp>,
     /// Asked for and not yet done; never [`Request::Stop`] or [`Request::Renew`], which act at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<Request>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Reason>,
 }
 
 /// One spawn, from its intent until nothing is left of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     pub nonce: Nonce,
     pub fingerprint: String,
@@ -84,32 +61,47 @@ pub struct Run {
     pub intent_at: Stamp,
     pub epoch: u64,
     /// `None` while the intent is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessIdentity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containment: Option<Containment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping: Option<Stopping>,
     /// The leader has ended; the rest may not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<(End, Stamp)>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+/// A stop of ours that was begun.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stopping {
     pub why: Reason,
     pub since: Stamp,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+/// A run of which nothing is left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastRun {
     pub nonce: Nonce,
     pub fingerprint: String,
+    /// The text whose live fields were in force.
     pub digest: Digest,
     pub started_at: Stamp,
     pub ended_at: Stamp,
     pub end: End,
     /// Why we stopped it, if we did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_why: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Stamp>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl LastRun {
@@ -122,118 +114,39 @@ impl LastRun {
     }
 }
 
-impl Ledger {
-    pub fn entry(&self, service: &ServiceId) -> Option<&Entry> {
-        self.services.get(service)
+impl Run {
+    /// True unless the leader has ended or a stop of ours was begun.
+    pub fn goes_on(&self) -> bool {
+        self.end.is_none() && self.stopping.is_none()
     }
 
-    /// Folds one record in.
-    pub fn apply(&mut self, record: &Record) {
-        match record {
-            Record::Root { key, path, dev, inode } => {
-                self.roots.insert(key.clone(), RootEntry { path: path.clone(), dev: *dev, inode: *inode });
-            }
-            Record::Accepted { file, digest, services } => self.accept(file, digest, services),
-            Record::FileForgotten { file } => {
-                self.files.remove(file);
-                for entry in self.services.values_mut() {
-                    if entry.file.as_ref() == Some(file) {
-                        entry.file = None;
-                    }
-                }
-            }
-            Record::Forgotten { service } => {
-                self.services.remove(service);
-            }
-            Record::Intent(intent) => self.services.entry(intent.service.clone()).or_default().begin(intent),
-            Record::Started { service, nonce, process, containment, at } => {
-                if let Some(run) = self.run_mut(service, nonce) {
-                    run.process = Some(process.clone());
-                    run.containment = Some(containment.clone());
-                    run.started_at = Some(at.clone());
-                }
-            }
-            Record::SpawnFailed { service, nonce, failure, at } => {
-                let entry = self.services.entry(service.clone()).or_default();
-                if entry.run.as_ref().is_some_and(|run| run.nonce == *nonce) {
-                    entry.run = None;
-                }
-                entry.spawn_failure = Some((failure.clone(), at.clone()));
-                entry.spawn_failures = entry.spawn_failures.saturating_add(1);
-            }
-            Record::Ready { service, nonce, at } => {
-                if let Some(run) = self.run_mut(service, nonce) {
-                    run.ready_at.get_or_insert_with(|| at.clone());
-                }
-            }
-            Record::Updated { service, nonce, digest } => {
-                if let Some(run) = self.run_mut(service, nonce) {
-                    run.digest = digest.clone();
-                }
-            }
-            Record::Stopping { service, nonce, why, at } => {
-                if let Some(run) = self.run_mut(service, nonce) {
-                    run.stopping = Some(Stopping { why: why.clone(), since: at.clone() });
-                }
-            }
-            Record::Exited { service, nonce, end, failures, at } => {
-                let entry = self.services.entry(service.clone()).or_default();
-                if let Some(run) = entry.run.as_mut().filter(|run| run.nonce == *nonce) {
-                    run.end = Some((end.clone(), at.clone()));
-                    entry.failures = *failures;
-                }
-            }
-            Record::Gone { service, nonce } => {
-                if let Some(entry) = self.services.get_mut(service) {
-                    entry.finish(nonce);
-                }
-            }
-            Record::Request { service, request, at } => {
-                self.services.entry(service.clone()).or_default().request(request, at);
-            }
-            Record::Deactivated { service } => {
-                if let Some(entry) = self.services.get_mut(service) {
-                    entry.activation = None;
-                    entry.restarts = 0;
-                }
-            }
-            Record::GuardLatched { service, why } => {
-                self.services.entry(service.clone()).or_default().guard = Some(why.clone());
-            }
-            Record::GuardReleased { service } => {
-                if let Some(entry) = self.services.get_mut(service) {
-                    entry.guard = None;
-                }
-            }
-        }
+    /// A stop that is resumed, or gets another reason, keeps its start: the grace period counts from there.
+    pub(super) fn stop(&mut self, why: &Reason, at: &Stamp) {
+        let since = self.stopping.take().map_or_else(|| at.clone(), |stopping| stopping.since);
+        self.stopping = Some(Stopping { why: why.clone(), since });
     }
 
-    fn run_mut(&mut self, service: &ServiceId, nonce: &Nonce) -> Option<&mut Run> {
-        self.services.get_mut(service)?.run.as_mut().filter(|run| run.nonce == *nonce)
-    }
-
-    fn accept(&mut self, file: &FileKey, digest: &Digest, services: &[ServiceId]) {
-        let declared: BTreeSet<ServiceId> = services.iter().cloned().collect();
-        let before = self
-            .files
-            .insert(file.clone(), FileEntry { digest: digest.clone(), services: declared.clone() })
-            .map(|old| old.services)
-            .unwrap_or_default();
-        for service in before.difference(&declared) {
-            if let Some(entry) = self.services.get_mut(service)
-                && entry.file.as_ref() == Some(file)
-            {
-                entry.file = None;
-            }
-        }
-        for service in declared {
-            self.services.entry(service).or_default().file = Some(file.clone());
-        }
+    /// True once there is a sign that something was executed.
+    fn was_born(&self) -> bool {
+        self.process.is_some() || self.end.is_some()
     }
 }
 
 impl Entry {
-    fn begin(&mut self, intent: &Intent) {
+    /// The run that `nonce` names, if it is the current one.
+    pub(super) fn run_of(&mut self, nonce: &Nonce) -> Option<&mut Run> {
+        self.run.as_mut().filter(|run| run.nonce == *nonce)
+    }
+
+    pub(super) fn undeclare(&mut self, file: &FileKey) {
+        self.file.take_if(|declared_in| declared_in == file);
+    }
+
+    /// An intent: the run before it, if a lost record left one, is over.
+    pub(super) fn begin(&mut self, intent: &Intent) {
+        if let Some(run) = self.run.take() {
+            self.finish_run(run);
+        }
         if self.activation.is_some() {
             self.restarts = self.restarts.saturating_add(1);
         } else {
@@ -241,7 +154,7 @@ impl Entry {
             self.restarts = 0;
         }
         if intent.clears_failures {
-            self.failures = 0;
+            self.clear_failures();
         }
         self.request = None;
         self.run = Some(Run {
@@ -262,12 +175,53 @@ impl Entry {
         });
     }
 
-    fn finish(&mut self, nonce: &Nonce) {
-        let Some(run) = self.run.take_if(|run| run.nonce == *nonce) else { return };
-        let started_at = run.started_at.unwrap_or_else(|| run.intent_at.clone());
-        let (end, ended_at) = run.end.unwrap_or_else(|| (End::Unknown, started_at.clone()));
-        self.spawn_failure = None;
-        self.spawn_failures = 0;
+    pub(super) fn started(
+        &mut self,
+        nonce: &Nonce,
+        process: &ProcessIdentity,
+        containment: &Containment,
+        at: &Stamp,
+    ) {
+        let Some(run) = self.run_of(nonce) else { return };
+        run.process = Some(process.clone());
+        run.containment = Some(containment.clone());
+        run.started_at = Some(at.clone());
+        self.clear_spawn_failures();
+    }
+
+    /// A failure of an older spawn changes nothing.
+    pub(super) fn spawn_failed(&mut self, nonce: &Nonce, failure: &SpawnFailure, at: &Stamp) {
+        if self.run.take_if(|run| run.nonce == *nonce).is_none() {
+            return;
+        }
+        self.undo_start();
+        self.spawn_failure = Some((failure.clone(), at.clone()));
+        self.spawn_failures = self.spawn_failures.saturating_add(1);
+    }
+
+    pub(super) fn exited(&mut self, nonce: &Nonce, end: &End, failures: u32, at: &Stamp) {
+        let Some(run) = self.run_of(nonce) else { return };
+        run.end = Some((end.clone(), at.clone()));
+        self.failures = failures;
+    }
+
+    pub(super) fn gone(&mut self, nonce: &Nonce) {
+        if let Some(run) = self.run.take_if(|run| run.nonce == *nonce) {
+            self.finish_run(run);
+        }
+    }
+
+    /// A run that was never born leaves no trace: it is not the one that `last` is about.
+    fn finish_run(&mut self, run: Run) {
+        if !run.was_born() {
+            self.undo_start();
+            return;
+        }
+        self.clear_spawn_failures();
+        let started_at = run.started_at.unwrap_or(run.intent_at);
+        // Without a record of its end, what is known is whether we had begun to stop it.
+        let unseen = if run.stopping.is_some() { End::Ours { status: None } } else { End::Unknown };
+        let (end, ended_at) = run.end.unwrap_or_else(|| (unseen, started_at.clone()));
         self.last = Some(LastRun {
             nonce: run.nonce,
             fingerprint: run.fingerprint,
@@ -280,7 +234,20 @@ impl Entry {
         });
     }
 
-    fn request(&mut self, request: &Request, at: &Stamp) {
+    /// Takes back what [`Entry::begin`] counted for a start that executed nothing.
+    fn undo_start(&mut self) {
+        match self.restarts.checked_sub(1) {
+            Some(before) => self.restarts = before,
+            None => self.activation = None,
+        }
+    }
+
+    pub(super) fn deactivate(&mut self) {
+        self.activation = None;
+        self.restarts = 0;
+    }
+
+    pub(super) fn request(&mut self, request: &Request, at: &Stamp) {
         match request {
             Request::Stop => {
                 self.stopped = Some(at.clone());
@@ -288,19 +255,45 @@ impl Entry {
             }
             Request::Start => {
                 self.stopped = None;
-                self.request = Some(Request::Start);
+                self.request_start(Request::Start);
             }
             Request::Restart => {
                 self.stopped = None;
                 self.request = Some(Request::Restart);
             }
             Request::Reset => {
-                self.failures = 0;
-                self.spawn_failures = 0;
-                self.spawn_failure = None;
-                self.request = Some(Request::Reset);
+                self.clear_failures();
+                self.request_start(Request::Reset);
             }
-            Request::Renew => self.activation = Some(at.clone()),
+            Request::Renew => self.renew(at),
         }
+    }
+
+    /// A service that is up has nothing to be started: left pending, the request would turn the next crash
+    /// into a first start.
+    fn request_start(&mut self, request: Request) {
+        if !self.run.as_ref().is_some_and(Run::goes_on) && self.request != Some(Request::Restart) {
+            self.request = Some(request);
+        }
+    }
+
+    /// An expired service begins a new activation with its next start, a living one goes on with its own.
+    fn renew(&mut self, at: &Stamp) {
+        let expired = |last: &LastRun| matches!(last.stopped_why, Some(Reason::TtlExpired { .. }));
+        if self.run.is_none() && self.last.as_ref().is_some_and(expired) {
+            self.deactivate();
+        } else {
+            self.activation = Some(at.clone());
+        }
+    }
+
+    fn clear_failures(&mut self) {
+        self.failures = 0;
+        self.clear_spawn_failures();
+    }
+
+    fn clear_spawn_failures(&mut self) {
+        self.spawn_failures = 0;
+        self.spawn_failure = None;
     }
 }

@@ -4,11 +4,21 @@
 //! checksummed lines and back. Bytes in, records out: the file, its lock and its compaction are
 //! `host::ledger_file`. Called by `plan` (reads entries), `reconciler` (writes records) and `host`.
 
+mod codec;
 mod entry;
+mod journals;
+mod ledger;
+mod line;
+pub(crate) mod paths;
 mod reason;
 mod record;
 
-pub use entry::{Entry, FileEntry, FileKey, LastRun, Ledger, RootEntry, RootKey, Run, Stopping};
+pub use codec::{
+    Damage, DamageKind, Decoded, FORMAT_VERSION, decode_journal, encode, encode_header, encode_unknown,
+};
+pub use entry::{Entry, LastRun, Run, Stopping};
+pub use journals::{decode_births, decode_exits, encode_birth, encode_exit};
+pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
 pub use reason::Reason;
 pub use record::{
     BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, Record, Request,

@@ -37,6 +37,10 @@ pub enum Reason {
     NeverBorn,
     /// We stopped it for a reason that no longer holds.
     WantedAgain,
+    /// The newest spawn came to nothing and is tried again.
+    SpawnRetry {
+        failure: SpawnFailure,
+    },
 
     // Why a process is stopped.
     Removed,
@@ -83,6 +87,8 @@ pub enum Reason {
         instance: String,
     },
     KeeperUnresponsive,
+    /// What became of its newest run is not yet in the ledger.
+    Unrecorded,
     GuardRootGone {
         path: String,
         detail: String,
@@ -125,10 +131,15 @@ pub enum Reason {
         status: Option<ExitStatus>,
         #[serde(with = "millis")]
         left: Duration,
+        /// Why we stopped it, where that was its own failure.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Box<Reason>>,
     },
     Failed {
         failures: u32,
         status: Option<ExitStatus>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Box<Reason>>,
     },
     Completed {
         status: Option<ExitStatus>,
@@ -136,6 +147,8 @@ pub enum Reason {
     /// It ended unsuccessfully and the policy is `never`.
     NotRestarted {
         status: Option<ExitStatus>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Box<Reason>>,
     },
     ExecFailed {
         failure: SpawnFailure,
@@ -148,6 +161,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// True if a start for this reason lets the counters of failures begin anew.
+    pub fn clears_failures(&self) -> bool {
+        matches!(self, Self::Requested { .. } | Self::SpecChanged { .. })
+    }
+
+    /// True if a stop for this reason is the service's own failure, judged by its restart policy like a crash.
+    pub fn counts_as_failure(&self) -> bool {
+        matches!(self, Self::Unhealthy { .. } | Self::StartTimeout { .. } | Self::LeftTheForeground)
+    }
+
     /// Stable, kebab-case; the same as in the stored form.
     pub fn code(&self) -> &'static str {
         match self {
@@ -159,6 +182,7 @@ impl Reason {
             Self::OtherBoot => "other-boot",
             Self::NeverBorn => "never-born",
             Self::WantedAgain => "wanted-again",
+            Self::SpawnRetry { .. } => "spawn-retry",
             Self::Removed => "removed",
             Self::DeclaredStopped => "declared-stopped",
             Self::OperatorStop => "operator-stop",
@@ -174,6 +198,7 @@ impl Reason {
             Self::ContainmentLost { .. } => "containment-lost",
             Self::ForeignLedger { .. } => "foreign-ledger",
             Self::KeeperUnresponsive => "keeper-unresponsive",
+            Self::Unrecorded => "unrecorded",
             Self::GuardRootGone { .. } => "guard-root-gone",
             Self::GuardFraction { .. } => "guard-fraction",
             Self::PruneDelay => "prune-delay",
@@ -204,15 +229,20 @@ impl Reason {
                 |status| format!("it ended with {status}"),
             )
         }
+        fn why(status: &Option<ExitStatus>, cause: &Option<Box<Reason>>) -> String {
+            cause.as_ref().map_or_else(|| how(status), |cause| cause.message())
+        }
         match self {
             Self::New => "first start".into(),
             Self::Requested { request } => format!("{request} was asked for"),
+            Self::SpecChanged { fields } if fields.is_empty() => "its manifest changed".into(),
             Self::SpecChanged { fields } => format!("{} changed", fields.join(", ")),
             Self::Crashed { status, failures } => format!("{}, failure {failures} in a row", how(status)),
             Self::Ended { status } => format!("it ended with {status}, and its policy is always"),
             Self::OtherBoot => "the machine was booted since".into(),
             Self::NeverBorn => "its last start was interrupted before anything was executed".into(),
             Self::WantedAgain => "it is wanted again".into(),
+            Self::SpawnRetry { failure } => format!("tried again after: {}", failure.message),
             Self::Removed => "its manifest was removed".into(),
             Self::DeclaredStopped => "its manifest says state = \"stopped\"".into(),
             Self::OperatorStop => "stopped by the operator; `reconcile start` ends that".into(),
@@ -250,6 +280,7 @@ impl Reason {
             Self::KeeperUnresponsive => {
                 "the keeper holds its lock and does not answer; see `reconcile doctor`".into()
             }
+            Self::Unrecorded => "what became of its newest run is not yet written down".into(),
             Self::GuardRootGone { path, detail } => {
                 format!(
                     "{path} {detail}; nothing is removed until it returns, or `reconcile prune` names the service"
@@ -274,22 +305,22 @@ impl Reason {
                 format!("{failures} health checks in a row failed: {last_error}")
             }
             Self::Stopping => "being stopped".into(),
-            Self::Backoff { failures, max_failures, status, left } => {
+            Self::Backoff { failures, max_failures, status, left, cause } => {
                 format!(
                     "{}; failure {failures} of {max_failures}, next start in {}",
-                    how(status),
+                    why(status, cause),
                     human(*left)
                 )
             }
-            Self::Failed { failures, status } => format!(
+            Self::Failed { failures, status, cause } => format!(
                 "{failures} failures in a row, {}; mend it, then `reconcile reset`, or change its manifest",
-                how(status)
+                why(status, cause)
             ),
             Self::Completed { status } => {
                 format!("{}; it is not restarted", how(status))
             }
-            Self::NotRestarted { status } => {
-                format!("{}, and its restart policy is never", how(status))
+            Self::NotRestarted { status, cause } => {
+                format!("{}, and its restart policy is never", why(status, cause))
             }
             Self::ExecFailed { failure } => failure.message.clone(),
             Self::Gate { message, .. } => message.clone(),

@@ -1,15 +1,16 @@
 //! The records of the ledger.
 //!
-//! A record is one thing that happened or was asked for, never a snapshot. Stored for ever: a variant and
-//! a field keep their names and meaning, new fields have a default, and an older binary that meets a
-//! variant it does not know keeps the line and says so.
+//! A record is one thing that happened or was asked for; only compaction writes [`Record::Entry`], which is
+//! all that is remembered of a service at once. Stored for ever: a variant and a field keep their names and
+//! meaning, new fields have a default, and an older binary that meets a variant it does not know keeps the
+//! line and says so.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileKey, Reason, RootKey};
+use super::{Entry, FileKey, Reason, RootKey};
 use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::time::Stamp;
 
@@ -19,6 +20,7 @@ pub enum Record {
     /// A root as last seen: recognised by device and inode when its path has changed.
     Root {
         key: RootKey,
+        #[serde(with = "super::paths")]
         path: PathBuf,
         dev: u64,
         inode: u64,
@@ -28,6 +30,9 @@ pub enum Record {
         file: FileKey,
         digest: Digest,
         services: Vec<ServiceId>,
+        /// Of the directory the file is in; 0 if unknown. An empty directory with another one is no removal.
+        #[serde(default)]
+        directory_inode: u64,
     },
     /// The file is gone for good (its removal was carried out, or its services moved).
     FileForgotten {
@@ -104,6 +109,11 @@ pub enum Record {
     GuardReleased {
         service: ServiceId,
     },
+    /// All that is remembered of a service; replaces what was. Written by compaction.
+    Entry {
+        service: ServiceId,
+        entry: Box<Entry>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,6 +147,7 @@ pub struct ExecFacts {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileIdentity {
+    #[serde(with = "super::paths")]
     pub path: PathBuf,
     pub dev: u64,
     pub inode: u64,
@@ -149,7 +160,10 @@ pub struct FileIdentity {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Containment {
     /// A cgroup v2 directory of its own, by absolute path.
-    Cgroup { path: PathBuf },
+    Cgroup {
+        #[serde(with = "super::paths")]
+        path: PathBuf,
+    },
     /// A subreaper of its own, the parent of the leader.
     Holder { process: ProcessIdentity },
 }

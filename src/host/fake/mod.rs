@@ -1,0 +1,277 @@
+//! A model of the machine under virtual time: every clock, file and process that a reconciler can meet.
+//!
+//! Deterministic, without real I/O. Time passes only in [`Host::wait`] and when a test says so. The model
+//! tells the *story* of what happened, and is its own judge: what the design promises never to happen ends
+//! the test, with the story (see `oracle`). Used by tests, and to plan without touching anything.
+//!
+//! A [`FakeHost`] is a handle: clones share the machine, so that a test keeps one while the reconciler owns
+//! another. The reconciler's calls count for the *session* of its handle; [`FakeHost::reconciler_dies`] ends
+//! the session and gives the handle of the next.
+//!
+//! What the model fixes where the trait leaves it open: `Exited` comes once for a leader and `Gone` once for
+//! a run, in one batch when nothing outlives the leader; jobs end with the leader, as `Cancelled`; after
+//! `KeeperLost`, and in a new session, nothing is told of a run before [`Host::observe`] has attached to it;
+//! a kill of a spawn that is in flight cancels it and is answered by `Gone`.
+
+mod behaviour;
+mod clock;
+mod control;
+mod control_files;
+mod executables;
+mod faults;
+mod files;
+mod jobs;
+mod journal;
+mod oracle;
+mod pids;
+mod run;
+mod sight;
+mod target;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+pub use self::behaviour::{Behaviour, JobScript, OnSignal};
+pub use self::control::Population;
+pub use self::faults::Op;
+pub use self::run::{Birth, Doubt};
+pub use self::world::Counts;
+use self::world::World;
+use super::{
+    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
+    UserFacts,
+};
+use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::manifest::SignalTo;
+use crate::policy::{ExecQuery, Resolution, ResolveError};
+use crate::state::{FileIdentity, Record};
+use crate::time::Stamp;
+
+const PID_NAMESPACE: u64 = 4_026_531_836;
+
+const OWN_UID: u32 = 1_000;
+
+/// A handle to the modelled machine; clones share it.
+#[derive(Clone)]
+pub struct FakeHost {
+    world: Rc<RefCell<World>>,
+    session: u64,
+    environment: Rc<BTreeMap<String, String>>,
+}
+
+/// What unwinds a reconciler that is killed in the middle of something; see [`FakeHost::die_after`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Killed;
+
+impl FakeHost {
+    /// A machine with one empty root, [`FakeHost::ROOT`].
+    pub fn new() -> Self {
+        Self::with_roots(&[Path::new(Self::ROOT)])
+    }
+
+    /// A machine with empty roots at these absolute paths.
+    pub fn with_roots(roots: &[&Path]) -> Self {
+        let roots: Vec<PathBuf> = roots.iter().map(|root| (*root).to_owned()).collect();
+        let environment =
+            [("HOME", "/home/op"), ("LANG", "C.UTF-8"), ("PATH", "/usr/bin:/bin"), ("USER", "op")];
+        let owned = environment.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Self {
+            world: Rc::new(RefCell::new(World::new(&roots))),
+            session: 1,
+            environment: Rc::new(owned.into()),
+        }
+    }
+
+    /// The root of [`FakeHost::new`]; its project directory is the parent.
+    pub const ROOT: &str = "/srv/app/manifests";
+
+    /// Runs a reconciler that may be killed by [`FakeHost::die_after`].
+    pub fn until_killed<T>(reconciler: impl FnOnce() -> T) -> Result<T, Killed> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(reconciler)).map_err(|payload| {
+            match payload.downcast::<Killed>() {
+                Ok(killed) => *killed,
+                Err(failure) => std::panic::resume_unwind(failure),
+            }
+        })
+    }
+
+    /// A call of this handle's reconciler; the place where it is killed if it is to be.
+    fn call<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
+        let mut world = self.world.borrow_mut();
+        if world.session.number != self.session {
+            world.violation("a reconciler that is dead acts");
+        }
+        if world.session.most_calls == Some(world.session.calls) {
+            world.tell("the reconciler is killed");
+            drop(world);
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        world.session.calls += 1;
+        work(&mut world)
+    }
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for FakeHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeHost").field("session", &self.session).field("world", &self.world).finish()
+    }
+}
+
+/// Calls that change nothing are not counted as calls: to be killed before one of them is the same as to be
+/// killed before the next that does.
+impl Host for FakeHost {
+    fn now(&self) -> Stamp {
+        self.world.borrow().clock.stamp()
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        Nonce::from_u64(self.world.borrow_mut().fresh())
+    }
+
+    fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {
+        let mut guard = self.world.borrow_mut();
+        let world = &mut *guard;
+        let mut scans = world.scanner.scan(&world.tree, what);
+        if let Some(errno) = world.faults.take(Op::Scan) {
+            let problem = ("root-unreadable".to_owned(), format!("cannot be read ({})", errno.desc()));
+            scans.iter_mut().for_each(|scan| scan.listing = Err(problem.clone()));
+        }
+        scans
+    }
+
+    fn resolve(&mut self, query: &ExecQuery) -> Resolution {
+        let mut world = self.world.borrow_mut();
+        match world.faults.take(Op::Resolve) {
+            Some(errno) => Err(ResolveError::Unreadable {
+                path: query.cwd.join(&query.word),
+                error: errno.desc().to_owned(),
+            }),
+            None => world.executables.resolve(query),
+        }
+    }
+
+    fn own_uid(&self) -> u32 {
+        OWN_UID
+    }
+
+    fn epoch(&self) -> u64 {
+        self.world.borrow().epoch
+    }
+
+    fn is_git_worktree(&mut self, path: &Path) -> bool {
+        self.world.borrow().git_worktrees.contains(path)
+    }
+
+    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
+        self.world.borrow().identify(pid)
+    }
+
+    fn claim_instance(&mut self) -> Result<(), String> {
+        self.call(|world| match world.faults.take(Op::ClaimInstance) {
+            Some(errno) => Err(format!("the instance cannot be written ({})", errno.desc())),
+            None => {
+                world.tell("the copied state directory becomes this instance's own");
+                Ok(())
+            }
+        })
+    }
+
+    fn user(&mut self, name: &str) -> Result<UserFacts, String> {
+        let world = self.world.borrow();
+        world.users.get(name).cloned().ok_or_else(|| format!("there is no user `{name}`"))
+    }
+
+    fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    fn append(&mut self, records: &[Record]) -> Result<(), LedgerUnwritable> {
+        self.call(|world| {
+            world.faults.take_for_ledger(Op::Append, Path::new("/state/ledger.journal"))?;
+            world.check_records(records);
+            for record in records {
+                let line = serde_json::to_string(record).expect("a record can be stored");
+                world.tell(format_args!("append    {line}"));
+            }
+            world.journal.append(records);
+            world.take_over_adopted(records);
+            world.counts.appends += 1;
+            Ok(())
+        })
+    }
+
+    fn keep_text(&mut self, digest: &Digest, text: &str) -> Result<(), LedgerUnwritable> {
+        self.call(|world| {
+            world.faults.take_for_ledger(Op::KeepText, Path::new("/state/accepted"))?;
+            if Digest::of(text.as_bytes()) != *digest {
+                world.violation(format_args!("a text is kept under {digest}, which is not its digest"));
+            }
+            world.journal.keep_text(digest, text);
+            world.counts.texts += 1;
+            Ok(())
+        })
+    }
+
+    fn text(&mut self, digest: &Digest) -> Option<String> {
+        let mut world = self.world.borrow_mut();
+        if world.faults.take(Op::Text).is_some() {
+            return None;
+        }
+        world.journal.text(digest).cloned()
+    }
+
+    fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
+        self.call(|world| world.observe(claims))
+    }
+
+    fn spawn(&mut self, request: SpawnRequest) {
+        self.call(|world| world.spawn(&request));
+    }
+
+    fn signal(&mut self, claim: &Claim, signal: i32, to: SignalTo) {
+        self.call(|world| world.signal(claim, signal, to));
+    }
+
+    fn kill(&mut self, claim: &Claim) {
+        self.call(|world| world.kill(claim));
+    }
+
+    fn run_job(&mut self, request: JobRequest) {
+        self.call(|world| world.run_job(&request));
+    }
+
+    fn probe(&mut self, request: ProbeRequest) {
+        self.call(|world| world.probe(request));
+    }
+
+    /// Logs of the model never grow.
+    fn rotate_logs(&mut self, _services: &[ServiceId], _max_size: u64, _keep: u32) {}
+
+    fn purge_logs(&mut self, services: &[ServiceId]) {
+        self.call(|world| {
+            world.tell(format_args!("purge     the logs of {services:?}"));
+            world.purged_logs.extend(services.iter().cloned());
+        });
+    }
+
+    fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
+        self.world.borrow().executable(process)
+    }
+
+    async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
+        self.call(|world| world.wait(at_most))
+    }
+}

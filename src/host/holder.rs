@@ -1,0 +1,238 @@
+//! The holder: what keeps the descendants of a run together where no cgroup may be made.
+//!
+//! A fork of the keeper that executes nothing: a subreaper, and the parent of the leader. Whatever escapes with
+//! `setsid` and a double fork becomes its child, so all of the run descends from it, for anybody to see and
+//! whether or not the keeper still lives. It records how the leader ended before it reaps it, stays until it has
+//! no children, and decides and signals nothing; only the holder of a job ends the job when its keeper dies,
+//! since nobody else knows of it. Made by the keeper; read by the keeper and `observe`.
+//! Sources: prctl(2) on PR_SET_CHILD_SUBREAPER; the figures (40 to 80 kB each) are in the page on limits.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use serde::{Deserialize, Serialize};
+
+use super::keeper::child::{self, Birth, Role};
+use super::keeper::journal::{ExitEntry, append_exit};
+use super::proc::{Here, Pinned, visit_descendants};
+use super::sys::{self, Drop, Fork, Wait, Whom};
+use crate::identity::{Nonce, ProcessIdentity};
+use crate::state::{Containment, ExitLine, ExitStatus, SpawnFailure, SpawnStage};
+
+/// What a holder says on the pipe that all holders of a keeper share: its leader has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub nonce: Nonce,
+    pub status: ExitStatus,
+    pub others: bool,
+    /// The line for the journal of exits where it could not be written: the keeper's to write now.
+    pub unwritten: Option<ExitLine>,
+}
+
+/// What a holder is made from.
+#[derive(Debug)]
+pub struct Holder<'a> {
+    pub birth: Birth<'a>,
+    /// The writing end of the shared pipe.
+    pub reports: File,
+    pub keeper: i32,
+}
+
+/// Starts the leader and holds what descends from it; the body of a process.
+pub fn run(holder: Holder<'_>) -> ! {
+    let _ = nix::unistd::setsid();
+    let _ = nix::sys::prctl::set_name(c"reconcile-hold");
+    // Waited for one at a time below; nothing else may interrupt or end us.
+    let blocked = SigSet::all().thread_set_mask();
+    let outcome = blocked.map_err(io::Error::from).and_then(|()| hold(holder));
+    sys::exit_now(if outcome.is_ok() { 0 } else { 1 })
+}
+
+fn hold(mut holder: Holder<'_>) -> io::Result<()> {
+    let is_job = matches!(holder.birth.role, Role::Job { .. });
+    if is_job {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1)?;
+    }
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
+    let (failed, failing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+    holder.birth.failed = Some(failing.into());
+    let here = holder.birth.here.clone();
+    let me = here.identity(std::process::id() as i32)?;
+    let mut held = Held {
+        nonce: holder.birth.request.nonce.clone(),
+        exits: holder.birth.layout.exits(),
+        reports: holder.reports,
+        failed: failed.into(),
+        keeper: holder.keeper,
+        here,
+        leader: None,
+        is_job,
+        stillborn: false,
+        owed: None,
+    };
+    held.leader = Some(start_leader(holder.birth, &me)?);
+    // Above all the keeper's lock and the status pipe, which must end when the leader executes.
+    let keep = [held.reports.as_raw_fd(), held.failed.as_raw_fd()];
+    sys::drop_descriptors(3, &keep, Drop::Now)?;
+    let done = held.watch();
+    // Its descriptors were closed behind its back; nothing of it may be dropped.
+    std::mem::forget(held);
+    done
+}
+
+fn start_leader(mut birth: Birth<'_>, me: &ProcessIdentity) -> io::Result<ProcessIdentity> {
+    match sys::fork(None) {
+        Ok(Fork::Child) => child::run(birth, &Containment::Holder { process: me.clone() }),
+        Ok(Fork::Parent(pid)) => {
+            let leader = birth.here.identity(pid);
+            std::mem::forget(birth);
+            leader
+        }
+        Err(error) => {
+            let failure = SpawnFailure {
+                stage: SpawnStage::Fork,
+                errno: error.raw_os_error().unwrap_or(0),
+                message: format!("failed to fork: {error}"),
+            };
+            child::say(&mut birth.status, &child::Word::Failed(failure));
+            Err(error)
+        }
+    }
+}
+
+struct Held {
+    nonce: Nonce,
+    exits: PathBuf,
+    reports: File,
+    /// Holds a byte if the leader failed before it executed anything.
+    failed: File,
+    keeper: i32,
+    here: Here,
+    leader: Option<ProcessIdentity>,
+    is_job: bool,
+    /// The leader failed before it executed anything: there is no run to speak of.
+    stillborn: bool,
+    /// A line for the journal of exits that is not yet written, by nobody.
+    owed: Option<ExitLine>,
+}
+
+impl Held {
+    /// Until there are no children.
+    fn watch(&mut self) -> io::Result<()> {
+        let mut awaited = SigSet::empty();
+        awaited.add(Signal::SIGCHLD);
+        awaited.add(Signal::SIGUSR1);
+        while self.reap()? {
+            if self.is_abandoned() {
+                self.end_abandoned();
+            } else {
+                // The caught signals are only hints: what happened is looked at anew.
+                awaited.wait()?;
+            }
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Reaps what has ended; false once there are no children.
+    fn reap(&mut self) -> io::Result<bool> {
+        loop {
+            match sys::wait(Whom::Any, Wait::Peek) {
+                Ok(Some(dead)) => {
+                    self.leader_ended_if_it_is(dead.pid, dead.status);
+                    sys::wait(Whom::Pid(dead.pid), Wait::Reap)?;
+                }
+                Ok(None) => return Ok(true),
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Recorded, and told, before it is reaped.
+    fn leader_ended_if_it_is(&mut self, pid: i32, status: ExitStatus) {
+        let Some(leader) = self.leader.take_if(|leader| leader.pid.get() == pid) else { return };
+        self.stillborn = self.failed.read(&mut [0]).is_ok_and(|read| read == 1);
+        if self.stillborn {
+            return;
+        }
+        let line = ExitLine {
+            nonce: self.nonce.clone(),
+            pid: leader.pid,
+            start_ticks: leader.start_ticks,
+            status,
+            at: self.here.stamp(),
+        };
+        let written = self.is_job || append_exit(&self.exits, &ExitEntry::Leader(line.clone())).is_ok();
+        let unwritten = (!written).then_some(line);
+        let report = Report {
+            nonce: self.nonce.clone(),
+            status,
+            others: self.has_others(pid),
+            unwritten: unwritten.clone(),
+        };
+        let mut text = serde_json::to_vec(&report).expect("a report has string keys and plain values");
+        text.push(b'\n');
+        // One write of less than PIPE_BUF: whole, and not mixed with those of other holders.
+        let told = matches!(self.reports.write(&text), Ok(written) if written == text.len());
+        self.owed = unwritten.filter(|_| !told);
+    }
+
+    fn has_others(&self, leader: i32) -> bool {
+        let mut others = false;
+        let walked = Pinned::open(std::process::id() as i32)
+            .and_then(|me| me.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .and_then(|me| {
+                visit_descendants(&me, &mut |member, stat| {
+                    others |= member.pid() != leader && !stat.is_dead();
+                })
+            });
+        others || walked.is_err()
+    }
+
+    /// The keeper of a job is dead.
+    fn is_abandoned(&self) -> bool {
+        self.is_job && nix::unistd::getppid().as_raw() != self.keeper
+    }
+
+    fn end_abandoned(&self) {
+        if let Ok(Some(me)) = Pinned::open(std::process::id() as i32) {
+            // What goes wrong is tried again a little later.
+            let _ = kill_descendants(&me);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+
+    /// Writes down that all is over: without it, a holder that is gone means containment lost.
+    fn settle(&mut self) {
+        if self.is_job || self.stillborn {
+            return;
+        }
+        while let Some(line) = &self.owed {
+            if append_exit(&self.exits, &ExitEntry::Leader(line.clone())).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let empty = ExitEntry::Empty { nonce: self.nonce.clone(), empty: self.here.stamp() };
+        // Without it the run is held rather than forgotten: safe, and the disk is full.
+        let _ = append_exit(&self.exits, &empty);
+    }
+}
+
+/// Sends SIGKILL to everything that lives below a holder; how much that was. Zombies are the holder's to reap.
+pub fn kill_descendants(holder: &Pinned) -> io::Result<usize> {
+    let mut living = 0;
+    visit_descendants(holder, &mut |member, stat| {
+        if !stat.is_dead() {
+            living += 1;
+            // EPERM: it has become another user. It stays, and is named by the one who counts.
+            let _ = member.signal(libc::SIGKILL);
+        }
+    })?;
+    Ok(living)
+}

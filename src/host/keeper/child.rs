@@ -1,0 +1,397 @@
+//! The child's side of a spawn: from the fork to the exec.
+//!
+//! Whatever may hang (a log on a dead file system, an executable on one) hangs here, never in the keeper.
+//! Runs in a copy of a process of one thread, so ordinary Rust is allowed; it never returns into the code it
+//! was copied from. Each step that fails is reported by its stage on the status pipe, whose end without a
+//! failure means executed. The order matters: what needs privileges, then the user, then what the user
+//! must be allowed to do, then the birth gate, and the limits last, which could hinder all of that.
+
+use std::ffi::{CStr, CString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::stat::Mode;
+use nix::unistd::{self, Gid, Uid};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use super::gate::read_epoch;
+use super::journal::{self, BirthEntry};
+use crate::host::cgroup::Group;
+use crate::host::proc::Here;
+use crate::host::sys::{self, Drop};
+use crate::host::{SpawnRequest, StateLayout, StdinKind};
+use crate::identity::{InstanceId, ProcessIdentity};
+use crate::state::{BirthLine, Containment, SpawnFailure, SpawnStage};
+
+/// What a child says on its status pipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Word {
+    /// About to execute; if nothing follows until the pipe ends, it has.
+    Born {
+        process: ProcessIdentity,
+        containment: Containment,
+    },
+    Failed(SpawnFailure),
+}
+
+/// All that a child is made from.
+#[derive(Debug)]
+pub struct Birth<'a> {
+    pub layout: &'a StateLayout,
+    pub instance: &'a InstanceId,
+    pub here: &'a Here,
+    pub request: &'a SpawnRequest,
+    pub role: Role,
+    /// `(soft, hard)` as the keeper was started with.
+    pub nofile: (u64, u64),
+    /// Closed by the exec.
+    pub status: File,
+    /// Also told of a failure, by one byte: a holder must know whether its leader was ever executed.
+    pub failed: Option<File>,
+}
+
+/// What is being started.
+#[derive(Debug)]
+pub enum Role {
+    /// A service: output to its log, born through the gate.
+    Service,
+    /// A job beside one: output to a pipe, on no record.
+    Job { output: OwnedFd },
+}
+
+struct Failed {
+    stage: SpawnStage,
+    errno: i32,
+    message: String,
+}
+
+type Step<T = ()> = Result<T, Failed>;
+
+/// Turns an error into the failure of a stage; `what` reads after "failed to".
+fn at<E: Into<io::Error>>(stage: SpawnStage, what: impl Into<String>) -> impl FnOnce(E) -> Failed {
+    let what = what.into();
+    move |error| {
+        let error: io::Error = error.into();
+        Failed {
+            stage,
+            errno: error.raw_os_error().unwrap_or(0),
+            message: format!("failed to {what}: {error}"),
+        }
+    }
+}
+
+/// Becomes the program that the request asks for, or reports why not and ends.
+pub fn run(mut birth: Birth<'_>, containment: &Containment) -> ! {
+    let attempt = std::panic::AssertUnwindSafe(|| become_it(&mut birth, containment));
+    let failed = std::panic::catch_unwind(attempt).map_or_else(
+        |_| Failed { stage: SpawnStage::Fork, errno: 0, message: "the child of the keeper panicked".into() },
+        |Err(failed)| failed,
+    );
+    let Failed { stage, errno, message } = failed;
+    // A word must fit into the smallest of pipes.
+    let message = message.chars().take(1000).collect();
+    say(&mut birth.status, &Word::Failed(SpawnFailure { stage, errno, message }));
+    if let Some(failed) = &mut birth.failed {
+        // If nobody listens, nobody has to know.
+        let _ = failed.write_all(b"!");
+    }
+    sys::exit_now(127)
+}
+
+pub fn say(status: &mut File, word: &Word) {
+    let mut line = serde_json::to_vec(word).expect("a word has string keys and plain values");
+    line.push(b'\n');
+    // A keeper that is gone will not read it; what counts then is the journal of births.
+    let _ = status.write_all(&line);
+}
+
+fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::convert::Infallible> {
+    let request = birth.request;
+    if let Containment::Cgroup { path } = containment {
+        enter(path, request)?;
+    }
+    unistd::setsid().map_err(at(SpawnStage::Session, "start a session"))?;
+    sys::reset_signals();
+    let process = birth
+        .here
+        .identity(std::process::id() as i32)
+        .map_err(at(SpawnStage::Fork, "read its own identity"))?;
+    privileged_limits(birth)?;
+    redirect(birth)?;
+    let gate = match birth.role {
+        Role::Service => Some(Gate::open(birth.layout)?),
+        Role::Job { .. } => None,
+    };
+    nix::sys::stat::umask(Mode::from_bits_truncate(request.umask));
+    switch_user(request)?;
+    unistd::chdir(&request.cwd)
+        .map_err(at(SpawnStage::Cwd, format!("enter the directory {}", request.cwd.display())))?;
+    let program = Program::prepare(birth)?;
+    sys::drop_descriptors(3, &[], Drop::OnExec)
+        .map_err(at(SpawnStage::Exec, "close inherited descriptors"))?;
+    if let Some(gate) = &gate {
+        gate.pass(request, &process, containment)?;
+    }
+    say(&mut birth.status, &Word::Born { process, containment: containment.clone() });
+    let failed = final_limits(birth).map_or_else(|failed| failed, |()| program.execute());
+    if let Some(gate) = &gate {
+        gate.take_back(request, &failed.message);
+    }
+    Err(failed)
+}
+
+/// Moves into the cgroup where the kernel did not have us born there.
+fn enter(path: &std::path::Path, request: &SpawnRequest) -> Step {
+    let what = format!("enter the cgroup {}", path.display());
+    Group::recall(path, &request.nonce)
+        .and_then(|group| group.enter_if_needed())
+        .map_err(at(SpawnStage::Cgroup, what))
+}
+
+/// What only the keeper's user may do: raising limits, a lower nice or OOM score.
+fn privileged_limits(birth: &Birth<'_>) -> Step {
+    let request = birth.request;
+    let (soft, hard) = birth.nofile;
+    setrlimit(Resource::RLIMIT_NOFILE, soft as rlim_t, hard as rlim_t)
+        .map_err(at(SpawnStage::Limits, "restore the limit of open files"))?;
+    for &(which, value) in &request.rlimits {
+        let resource = resource(which)?;
+        let (_, hard) = getrlimit(resource).map_err(at(SpawnStage::Limits, format!("read {resource:?}")))?;
+        if value > hard {
+            set_limit(resource, value)?;
+        }
+    }
+    if let Some(nice) = request.nice {
+        rustix::process::setpriority_process(None, nice)
+            .map_err(at(SpawnStage::Limits, format!("set nice to {nice}")))?;
+    }
+    if let Some(score) = request.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(at(SpawnStage::Limits, format!("set oom_score_adj to {score}")))?;
+    }
+    Ok(())
+}
+
+/// The limits as asked for, at the last moment: a small one must not hinder what comes before.
+fn final_limits(birth: &Birth<'_>) -> Step {
+    birth.request.rlimits.iter().try_for_each(|&(which, value)| set_limit(resource(which)?, value))
+}
+
+fn set_limit(resource: Resource, value: u64) -> Step {
+    setrlimit(resource, value as rlim_t, value as rlim_t)
+        .map_err(at(SpawnStage::Limits, format!("set {resource:?} to {value}")))
+}
+
+fn resource(which: u32) -> Step<Resource> {
+    let known = [
+        Resource::RLIMIT_NOFILE,
+        Resource::RLIMIT_NPROC,
+        Resource::RLIMIT_CORE,
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_MEMLOCK,
+        Resource::RLIMIT_STACK,
+        Resource::RLIMIT_AS,
+        Resource::RLIMIT_CPU,
+    ];
+    known.into_iter().find(|resource| *resource as u32 == which).ok_or_else(|| Failed {
+        stage: SpawnStage::Limits,
+        errno: 0,
+        message: format!("there is no limit of number {which}"),
+    })
+}
+
+/// stdin, stdout and stderr.
+fn redirect(birth: &Birth<'_>) -> Step {
+    let log = |what: &'static str| at::<nix::Error>(SpawnStage::Log, what);
+    match birth.request.stdin {
+        StdinKind::Null => {
+            let null = OpenOptions::new()
+                .read(true)
+                .open("/dev/null")
+                .map_err(at(SpawnStage::Log, "open /dev/null"))?;
+            unistd::dup2_stdin(&null).map_err(log("set stdin"))?;
+        }
+        StdinKind::Open => unistd::dup2_stdin(open_stdin()?).map_err(log("set stdin"))?,
+    }
+    match &birth.role {
+        Role::Service => {
+            let file = open_log(birth)?;
+            unistd::dup2_stdout(&file).map_err(log("set stdout"))?;
+            unistd::dup2_stderr(&file).map_err(log("set stderr"))
+        }
+        Role::Job { output } => {
+            unistd::dup2_stdout(output).map_err(log("set stdout"))?;
+            unistd::dup2_stderr(output).map_err(log("set stderr"))
+        }
+    }
+}
+
+/// A pipe opened for both: it never ends, whoever else goes away, since its reader holds the writing end.
+fn open_stdin() -> Step<File> {
+    let (reader, _writer) =
+        unistd::pipe2(OFlag::O_CLOEXEC).map_err(at(SpawnStage::Log, "make a pipe for stdin"))?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/self/fd/{}", reader.as_raw_fd()))
+        .map_err(at(SpawnStage::Log, "open the pipe for stdin"))
+}
+
+fn open_log(birth: &Birth<'_>) -> Step<File> {
+    let path = birth.layout.log(&birth.request.service);
+    let what = format!("open the log {}", path.display());
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        // A FIFO put there must not block us, a link must not lead elsewhere.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(&path)
+        .map_err(at(SpawnStage::Log, what.clone()))?;
+    let meta = file.metadata().map_err(at(SpawnStage::Log, what.clone()))?;
+    if !meta.file_type().is_file() {
+        return Err(Failed {
+            stage: SpawnStage::Log,
+            errno: 0,
+            message: format!("failed to {what}: not a regular file"),
+        });
+    }
+    if let Some(user) = &birth.request.user
+        && (meta.st_uid(), meta.st_gid()) != (user.uid, user.gid)
+    {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        unistd::fchown(&file, Some(uid), Some(gid))
+            .map_err(at(SpawnStage::User, format!("give the log {} to {}", path.display(), user.name)))?;
+    }
+    if meta.permissions().mode() & 0o777 != 0o640 {
+        let mode = std::fs::Permissions::from_mode(0o640);
+        file.set_permissions(mode).map_err(at(SpawnStage::Log, what.clone()))?;
+    }
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_APPEND))
+        .map_err(at(SpawnStage::Log, what))?;
+    Ok(file)
+}
+
+fn switch_user(request: &SpawnRequest) -> Step {
+    let Some(user) = &request.user else { return Ok(()) };
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if !Uid::effective().is_root() && (uid, gid) == (Uid::effective(), Gid::effective()) {
+        return Ok(());
+    }
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    unistd::setgroups(&groups)
+        .and_then(|()| unistd::setresgid(gid, gid, gid))
+        .and_then(|()| unistd::setresuid(uid, uid, uid))
+        .map_err(at(SpawnStage::User, format!("become user {}", user.name)))
+}
+
+/// The gate and the journal, opened while we may.
+struct Gate {
+    gate: File,
+    births: File,
+}
+
+impl Gate {
+    fn open(layout: &StateLayout) -> Step<Self> {
+        let gate = File::open(layout.birth_gate()).map_err(at(SpawnStage::Born, "open the birth gate"))?;
+        let births =
+            journal::open(&layout.births()).map_err(at(SpawnStage::Born, "open the journal of births"))?;
+        Ok(Self { gate, births })
+    }
+
+    /// From here until the exec, or our death, a reconciler that starts has to wait.
+    fn pass(&self, request: &SpawnRequest, process: &ProcessIdentity, containment: &Containment) -> Step {
+        rustix::fs::flock(&self.gate, FlockOperation::LockShared)
+            .map_err(at(SpawnStage::Born, "lock the birth gate"))?;
+        let epoch = read_epoch(&self.gate).map_err(at(SpawnStage::Born, "read the birth gate"))?;
+        if epoch != request.epoch {
+            return Err(Failed {
+                stage: SpawnStage::Epoch,
+                errno: 0,
+                message: format!("the request is of epoch {}, and this is {epoch}", request.epoch),
+            });
+        }
+        let born = BirthEntry::Born(BirthLine {
+            nonce: request.nonce.clone(),
+            process: process.clone(),
+            containment: containment.clone(),
+        });
+        journal::append(&self.births, &born).map_err(at(SpawnStage::Born, "record the birth"))
+    }
+
+    /// After a failed exec. If this cannot be written, the run will count as one whose end nobody saw.
+    fn take_back(&self, request: &SpawnRequest, message: &str) {
+        let entry = BirthEntry::Unborn { nonce: request.nonce.clone(), unborn: message.to_owned() };
+        let _ = journal::append(&self.births, &entry);
+    }
+}
+
+/// The file that was checked, and what it is called with.
+struct Program {
+    file: OwnedFd,
+    path: CString,
+    script: bool,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Program {
+    fn prepare(birth: &Birth<'_>) -> Step<Self> {
+        let request = birth.request;
+        let target = &request.exec.file;
+        let open = format!("open {}", target.path.display());
+        // Not opened for reading: a user may execute what they may not read.
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let file = nix::fcntl::open(&target.path, flags, Mode::empty())
+            .map_err(at(SpawnStage::Exec, open.clone()))?;
+        let stat = nix::sys::stat::fstat(&file).map_err(at(SpawnStage::Exec, open))?;
+        let ctime_ns = stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec;
+        if (stat.st_dev, stat.st_ino, ctime_ns) != (target.dev, target.inode, target.ctime_ns) {
+            return Err(Failed {
+                stage: SpawnStage::ExecChanged,
+                errno: 0,
+                message: format!("{} has changed since it was checked", target.path.display()),
+            });
+        }
+        let marker =
+            format!("RECONCILE_SPAWN={}:{}:{}", birth.instance, request.service.key(), request.nonce);
+        // We may ourselves be somebody's service, and its marker inherited.
+        let env = request.env.iter().filter(|(key, _)| key != "RECONCILE_SPAWN");
+        let env = env.map(|(key, value)| format!("{key}={value}"));
+        Ok(Self {
+            file,
+            path: c_string(target.path.as_os_str().as_bytes())?,
+            script: request.exec.script,
+            argv: request.argv.iter().map(|word| c_string(word.as_bytes())).collect::<Step<_>>()?,
+            env: env.chain([marker]).map(|pair| c_string(pair.as_bytes())).collect::<Step<_>>()?,
+        })
+    }
+
+    /// Returns only if it fails. A script goes by path: its interpreter opens it anew, by a name.
+    fn execute(&self) -> Failed {
+        let result = if self.script {
+            unistd::execve(&self.path, &self.argv, &self.env)
+        } else {
+            let empty: &CStr = c"";
+            unistd::execveat(self.file.as_fd(), empty, &self.argv, &self.env, AtFlags::AT_EMPTY_PATH)
+        };
+        let Err(error) = result;
+        at(SpawnStage::Exec, format!("execute {}", self.path.to_string_lossy()))(error)
+    }
+}
+
+fn c_string(bytes: &[u8]) -> Step<CString> {
+    CString::new(bytes).map_err(|_| Failed {
+        stage: SpawnStage::Exec,
+        errno: libc::EINVAL,
+        message: format!("`{}` holds a zero byte", String::from_utf8_lossy(bytes).escape_debug()),
+    })
+}

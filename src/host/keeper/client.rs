@@ -1,0 +1,352 @@
+//! The reconciler's side: finds the keeper or starts one, asks, and hears what happens.
+//!
+//! Asking never waits: requests go to a task that writes them. What happens arrives as [`Event`]s. A keeper
+//! that holds its lock and does not answer is an error, never a reason to start a second one.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::protocol::{CellInfo, JobEnd, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
+use super::start::EXIT_HELD;
+use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
+use crate::identity::{InstanceId, Nonce, ProcessIdentity, ServiceId};
+use crate::manifest::SignalTo;
+
+/// A keeper answers a hello within this, or counts as unresponsive.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// From the start of a keeper until it listens.
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// `keeper-unresponsive`: what it holds must not be touched by another one.
+    #[error("the keeper of {dir} holds its lock and does not answer")]
+    Unresponsive { dir: PathBuf },
+    #[error("the keeper of {dir} refuses: {detail}")]
+    Refused { dir: PathBuf, detail: String },
+    #[error("the keeper of {dir} did not start: {detail}")]
+    NotStarted { dir: PathBuf, detail: String },
+    #[error("the keeper of {dir} cannot be reached")]
+    Io {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a keeper says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeeperInfo {
+    pub keeper: ProcessIdentity,
+    pub version: String,
+    pub protocol: u32,
+    /// `None`: runs have cgroups. Otherwise they have holders, and this says why.
+    pub holders: Option<String>,
+}
+
+/// Jobs under way: what they are for, and which service and run they belong to.
+type Jobs = Arc<Mutex<HashMap<Nonce, (JobPurpose, ServiceId, Nonce)>>>;
+
+/// A connection to the keeper, as its one client.
+#[derive(Debug)]
+pub struct KeeperClient {
+    pub info: KeeperInfo,
+    requests: mpsc::UnboundedSender<Vec<u8>>,
+    events: mpsc::UnboundedReceiver<Event>,
+    lists: mpsc::UnboundedReceiver<Vec<CellInfo>>,
+    jobs: Jobs,
+    hearing: tokio::task::AbortHandle,
+    lost: bool,
+}
+
+/// What was asked for is still written; then the connection ends, whether or not the keeper reads.
+impl Drop for KeeperClient {
+    fn drop(&mut self) {
+        self.hearing.abort();
+    }
+}
+
+impl KeeperClient {
+    /// Connects, or starts a keeper with `exe keeper --state-dir DIR` and connects.
+    pub async fn connect_or_start(
+        layout: &StateLayout,
+        instance: &InstanceId,
+        exe: &Path,
+    ) -> Result<Self, KeeperError> {
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            if let Some(client) = Self::connect(layout, instance).await? {
+                return Ok(client);
+            }
+            if Instant::now() >= deadline {
+                return Err(KeeperError::Unresponsive { dir: layout.dir.clone() });
+            }
+            if is_held(layout)? {
+                // It is about to listen, or about to leave.
+                sleep(Duration::from_millis(5)).await;
+            } else {
+                start_keeper(layout, exe).await?;
+            }
+        }
+    }
+
+    /// `Ok(None)`: nobody listens.
+    pub async fn connect(layout: &StateLayout, instance: &InstanceId) -> Result<Option<Self>, KeeperError> {
+        let io = |source| KeeperError::Io { dir: layout.dir.clone(), source };
+        let stream = match connect_socket(layout).await {
+            Ok(stream) => stream,
+            Err(error) if is_nobody(&error) => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        let hello = Request::Hello { protocol: PROTOCOL, instance: instance.clone() };
+        let greeted = timeout(ANSWER_WITHIN, greet(&mut reader, &mut writer, &hello)).await;
+        let answer = match greeted {
+            Err(_) => return Err(KeeperError::Unresponsive { dir: layout.dir.clone() }),
+            // It left between our connecting and its hearing us.
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Err(error)) if is_nobody(&error) => return Ok(None),
+            Ok(Err(error)) => return Err(io(error)),
+            Ok(Ok(Some(answer))) => answer,
+        };
+        let info = match answer {
+            Message::Hello { protocol, version, keeper, holders }
+                if (OLDEST_PROTOCOL..=PROTOCOL).contains(&protocol) =>
+            {
+                KeeperInfo { keeper, version, protocol, holders }
+            }
+            Message::Refused { detail, .. } => {
+                return Err(KeeperError::Refused { dir: layout.dir.clone(), detail });
+            }
+            other => {
+                let detail = format!("its answer to a hello is not understood: {other:?}");
+                return Err(KeeperError::Refused { dir: layout.dir.clone(), detail });
+            }
+        };
+        Ok(Some(Self::run(info, reader, writer)))
+    }
+
+    fn run(info: KeeperInfo, reader: BufReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> Self {
+        let (requests, to_write) = mpsc::unbounded_channel();
+        let (to_hear, events) = mpsc::unbounded_channel();
+        let (to_list, lists) = mpsc::unbounded_channel();
+        let jobs = Jobs::default();
+        tokio::spawn(write_requests(to_write, writer));
+        let hearing = Hearing { events: to_hear, lists: to_list, jobs: jobs.clone() };
+        let hearing = tokio::spawn(hearing.read(reader)).abort_handle();
+        Self { info, requests, events, lists, jobs, hearing, lost: false }
+    }
+
+    fn ask(&self, request: &Request) {
+        // A keeper that is gone is told by `next`; nothing that was asked for has happened.
+        let _ = self.requests.send(encode(request));
+    }
+
+    pub fn spawn(&self, spawn: SpawnRequest) {
+        self.ask(&Request::Spawn { spawn: Box::new(spawn) });
+    }
+
+    /// Signals the leader or its group; a run that this keeper does not know is attached to first.
+    pub fn signal(&self, claim: &Claim, signal: i32, to: SignalTo) {
+        self.ask(&Request::Signal { claim: claim.clone(), signal, to });
+    }
+
+    /// SIGKILL to all of the run, until [`Event::Gone`]. Of a spawn under way: until [`Event::SpawnFailed`].
+    pub fn kill(&self, claim: &Claim) {
+        self.ask(&Request::Kill { claim: claim.clone() });
+    }
+
+    /// Has the keeper watch a run; one that has ended is answered by [`Event::Exited`], then [`Event::Gone`].
+    pub fn attach(&self, claim: &Claim) {
+        self.ask(&Request::Attach { claim: claim.clone() });
+    }
+
+    /// Answered by [`Event::JobDone`]. A job goes by the nonce of its spawn.
+    pub fn run_job(&self, job: JobRequest) {
+        let entry = (job.purpose, job.spawn.service.clone(), job.of.clone());
+        self.jobs().insert(job.spawn.nonce.clone(), entry);
+        let timeout_ms = job.timeout.as_millis() as u64;
+        self.ask(&Request::Job { of: job.of, timeout_ms, spawn: Box::new(job.spawn) });
+    }
+
+    pub fn cancel_job(&self, nonce: &Nonce) {
+        self.ask(&Request::CancelJob { nonce: nonce.clone() });
+    }
+
+    /// Forgets the recorded exits of all other runs.
+    pub fn trim_exits(&self, keep: Vec<Nonce>) {
+        self.ask(&Request::TrimExits { keep });
+    }
+
+    /// What the keeper holds, for people. `None` once it is lost.
+    pub async fn list(&mut self) -> Option<Vec<CellInfo>> {
+        self.ask(&Request::List);
+        self.lists.recv().await
+    }
+
+    /// The next thing that happened. [`Event::KeeperLost`] is the last. Cancel safe.
+    pub async fn next(&mut self) -> Event {
+        if self.lost {
+            return std::future::pending().await;
+        }
+        match self.events.recv().await {
+            Some(event) => event,
+            None => {
+                self.lost = true;
+                Event::KeeperLost
+            }
+        }
+    }
+
+    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<Nonce, (JobPurpose, ServiceId, Nonce)>> {
+        self.jobs.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+async fn connect_socket(layout: &StateLayout) -> io::Result<UnixStream> {
+    // By the directory's descriptor: its path may be longer than an address can be.
+    let dir = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(&layout.dir)?;
+    let fd = dir.as_raw_fd();
+    UnixStream::connect(Path::new(&format!("/proc/self/fd/{fd}")).join(layout.keeper_socket())).await
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe)
+}
+
+async fn greet(
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    hello: &Request,
+) -> io::Result<Option<Message>> {
+    writer.write_all(&encode(hello)).await?;
+    let mut line = String::new();
+    if reader.read_line(&mut line).await? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&line)?))
+}
+
+/// True while a keeper lives: it holds its lock from before it listens until it is gone.
+pub fn is_held(layout: &StateLayout) -> Result<bool, KeeperError> {
+    let io = |source| KeeperError::Io { dir: layout.dir.clone(), source };
+    let lock = match File::open(layout.keeper_lock()) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(io(error)),
+    };
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(io(error.into())),
+    }
+}
+
+async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperError> {
+    let fail = |detail: String| KeeperError::NotStarted { dir: layout.dir.clone(), detail };
+    let mut command = tokio::process::Command::new(exe);
+    command.arg("keeper").arg("--state-dir").arg(&layout.dir);
+    // It lives long and needs none of it, least of all secrets.
+    command.env_clear();
+    let passed_on = ["RECONCILE_CONTAINMENT", "RUST_BACKTRACE"];
+    command.envs(passed_on.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let started = timeout(START_WITHIN, command.output()).await;
+    let output = started
+        .map_err(|_| fail(format!("it did not listen within {} s", START_WITHIN.as_secs())))?
+        .map_err(|error| fail(format!("{}: {error}", exe.display())))?;
+    match output.status.code() {
+        // Somebody else was faster: we shall meet theirs.
+        Some(0) => Ok(()),
+        Some(code) if code == i32::from(EXIT_HELD) => Ok(()),
+        _ => Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+async fn write_requests(mut requests: mpsc::UnboundedReceiver<Vec<u8>>, mut writer: OwnedWriteHalf) {
+    while let Some(line) = requests.recv().await {
+        if writer.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Turns what the keeper says into events, until it says no more.
+struct Hearing {
+    events: mpsc::UnboundedSender<Event>,
+    lists: mpsc::UnboundedSender<Vec<CellInfo>>,
+    jobs: Jobs,
+}
+
+impl Hearing {
+    async fn read(self, mut reader: BufReader<OwnedReadHalf>) {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match reader.read_until(b'\n', &mut line).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            match serde_json::from_slice(&line) {
+                Ok(message) => self.hear(message),
+                Err(error) => tracing::warn!(%error, "the keeper said something that is not understood"),
+            }
+        }
+    }
+
+    fn hear(&self, message: Message) {
+        let event = match message {
+            Message::Spawned { service, nonce, process, containment } => {
+                Event::Spawned { service, nonce, process, containment }
+            }
+            Message::SpawnFailed { service, nonce, failure } => {
+                Event::SpawnFailed { service, nonce, failure }
+            }
+            Message::Exited { nonce, status, others } => Event::Exited { nonce, status, others },
+            Message::Gone { nonce } => Event::Gone { nonce },
+            Message::Unkillable { nonce, pids } => Event::Unkillable { nonce, pids },
+            Message::JobDone { nonce, end } => {
+                let job = self.jobs.lock().expect("nothing panics while it holds this lock").remove(&nonce);
+                let Some((purpose, service, of)) = job else { return };
+                Event::JobDone { purpose, service, of, outcome: outcome(end) }
+            }
+            Message::Cells { cells } => {
+                let _ = self.lists.send(cells);
+                return;
+            }
+            Message::Refused { nonce, detail } => {
+                tracing::warn!(nonce = nonce.as_ref().map(Nonce::as_str), %detail, "the keeper refuses");
+                return;
+            }
+            Message::Hello { .. } | Message::Pong { .. } => return,
+        };
+        // Nobody listens any more: the reconciler is on its way out.
+        let _ = self.events.send(event);
+    }
+}
+
+fn outcome(end: JobEnd) -> JobOutcome {
+    match end {
+        JobEnd::Exit { status, output } => JobOutcome::Exit { status, output },
+        JobEnd::TimedOut => JobOutcome::TimedOut,
+        JobEnd::NotStarted { failure } => JobOutcome::NotStarted(failure),
+        JobEnd::Cancelled => JobOutcome::Cancelled,
+    }
+}

@@ -1,0 +1,119 @@
+//! A connection with its buffers: reads and writes what it can, and never waits for its other side.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use super::pipe::take_lines;
+use super::protocol::{MAX_LINE_BYTES, Message, encode};
+
+/// A client that reads so little that this much waits for it is taken for dead.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// Read in one turn; the rest is there in the next.
+const READ_BYTES: usize = 256 << 10;
+
+#[derive(Debug)]
+pub struct Conn {
+    pub stream: UnixStream,
+    pub since: Instant,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// How much of `output` is already sent.
+    sent: usize,
+    dead: bool,
+}
+
+impl Conn {
+    pub fn new(stream: UnixStream, now: Instant) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, since: now, input: Vec::new(), output: Vec::new(), sent: 0, dead: false })
+    }
+
+    /// Its other side is gone, or does not behave.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    pub fn wants_to_write(&self) -> bool {
+        self.sent < self.output.len()
+    }
+
+    /// Reads what is there and returns the lines that are complete.
+    pub fn read(&mut self) -> Vec<Vec<u8>> {
+        let mut chunk = vec![0; READ_BYTES];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => self.dead = true,
+            Ok(read) => self.input.extend_from_slice(&chunk[..read]),
+            Err(error) if is_transient(&error) => {}
+            Err(_) => self.dead = true,
+        }
+        let lines = take_lines(&mut self.input);
+        if self.input.len() > MAX_LINE_BYTES {
+            self.dead = true;
+        }
+        lines
+    }
+
+    /// Queues a message; it is sent by [`Self::flush`].
+    pub fn send(&mut self, message: &Message) {
+        self.output.extend_from_slice(&encode(message));
+        if self.output.len() - self.sent > MAX_WAITING_BYTES {
+            self.dead = true;
+        }
+    }
+
+    /// Writes what the other side takes.
+    pub fn flush(&mut self) {
+        while self.wants_to_write() && !self.dead {
+            match self.stream.write(&self.output[self.sent..]) {
+                Ok(written) => self.sent += written,
+                Err(error) if is_transient(&error) => break,
+                Err(_) => self.dead = true,
+            }
+        }
+        if !self.wants_to_write() {
+            self.output.clear();
+            self.sent = 0;
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_whole_however_they_arrive() {
+        let (mut client, keeper) = UnixStream::pair().unwrap();
+        let mut conn = Conn::new(keeper, Instant::now()).unwrap();
+        client.write_all(b"{\"a\"").unwrap();
+        assert!(conn.read().is_empty());
+        client.write_all(b":1}\n\n{\"b\":2}\n{\"c").unwrap();
+        assert_eq!(conn.read(), [b"{\"a\":1}".to_vec(), b"{\"b\":2}".to_vec()]);
+        client.write_all(b"\":3}\n").unwrap();
+        assert_eq!(conn.read(), [b"{\"c\":3}".to_vec()]);
+        drop(client);
+        assert!(conn.read().is_empty());
+        assert!(conn.is_dead());
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_never_blocks_us() {
+        let (client, keeper) = UnixStream::pair().unwrap();
+        let mut conn = Conn::new(keeper, Instant::now()).unwrap();
+        for id in 0..20_000 {
+            conn.send(&Message::Pong { id });
+            conn.flush();
+        }
+        assert!(conn.wants_to_write());
+        assert!(!conn.is_dead());
+        drop(client);
+        conn.flush();
+        assert!(conn.is_dead());
+    }
+}

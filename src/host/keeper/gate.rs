@@ -1,0 +1,213 @@
+//! The birth gate: what makes "no birth on record" mean "never executed, and never will be".
+//!
+//! A child locks the gate shared, compares the epoch in it with that of its request, appends its birth, and
+//! executes with the lock still held. A starting reconciler takes the lock exclusively: whoever is born is
+//! on record by then, and with the epoch moved on no child of before can be born later, even if its keeper
+//! is dead and nobody knows of it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+use super::journal::{self, BirthEntry};
+use crate::host::StateLayout;
+use crate::host::proc::{Here, Liveness};
+use crate::identity::Nonce;
+use crate::state::BirthLine;
+
+/// The journal of births is trimmed once it is larger than this.
+const TRIM_AT_BYTES: u64 = 512 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// A child holds the gate, for instance while it executes a file on a file system that hangs.
+    #[error("the birth gate {path} stayed locked for {} s", waited.as_secs())]
+    Busy { path: PathBuf, waited: Duration },
+    #[error("the birth gate {path} cannot be used")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What is settled about spawns asked for by reconcilers of before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// To be put into every request from now on.
+    pub epoch: u64,
+    /// Births on record; `None` for one that came to nothing. What is not here was never executed.
+    pub births: BTreeMap<Nonce, Option<BirthLine>>,
+}
+
+/// Settles what became of open intents. Writes nothing if each of them was born, or if there are none.
+///
+/// Waits up to `patience` for children that are being born. Called by the one reconciler that holds the lock
+/// of the state directory, before it asks for its first spawn.
+pub fn judge_intents(layout: &StateLayout, open: &[Nonce], patience: Duration) -> Result<Judged, GateError> {
+    let path = layout.birth_gate();
+    let fail = |source| GateError::Io { path: path.clone(), source };
+    let gate = open_gate(layout).map_err(fail)?;
+    if open.is_empty() && !is_large(layout) {
+        let epoch = read_epoch(&gate).map_err(fail)?;
+        return Ok(Judged { epoch, births: BTreeMap::new() });
+    }
+    lock(&gate, patience, &path)?;
+    let mut births = journal::births(&layout.births()).map_err(fail)?;
+    let mut epoch = read_epoch(&gate).map_err(fail)?;
+    let all_born = open.iter().all(|nonce| births.contains_key(nonce));
+    if !all_born || is_large(layout) {
+        epoch += 1;
+        write_epoch(&gate, epoch).map_err(fail)?;
+    }
+    if is_large(layout) {
+        // Under the lock and in a new epoch: a child that has opened the old file is not born any more.
+        births = trim(layout, births, open).map_err(fail)?;
+    }
+    Ok(Judged { epoch, births })
+}
+
+/// The gate, made in epoch 1 if there is none, or one that cannot be read.
+fn open_gate(layout: &StateLayout) -> io::Result<File> {
+    let path = layout.birth_gate();
+    let gate =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if gate.metadata()?.len() == 0 {
+        write_epoch(&gate, 1)?;
+    }
+    Ok(gate)
+}
+
+fn lock(gate: &File, patience: Duration, path: &std::path::Path) -> Result<(), GateError> {
+    let start = Instant::now();
+    loop {
+        match rustix::fs::flock(gate, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(GateError::Busy { path: path.to_owned(), waited: patience });
+            }
+            Err(error) => return Err(GateError::Io { path: path.to_owned(), source: error.into() }),
+        }
+    }
+}
+
+/// The epoch in the gate. A text that is none was not written by us: any child that compares it stops.
+pub fn read_epoch(gate: &File) -> io::Result<u64> {
+    let mut text = [0; 20];
+    let read = gate.read_at(&mut text, 0)?;
+    std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim_end().parse().ok()).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it does not hold an epoch; delete it while nothing is being started",
+        )
+    })
+}
+
+/// Always twenty digits, so that one write replaces another whole.
+fn write_epoch(gate: &File, epoch: u64) -> io::Result<()> {
+    gate.write_all_at(format!("{epoch:020}").as_bytes(), 0)
+}
+
+fn is_large(layout: &StateLayout) -> bool {
+    std::fs::metadata(layout.births()).is_ok_and(|meta| meta.len() > TRIM_AT_BYTES)
+}
+
+/// Keeps the births that are asked about, and those whose process lives.
+fn trim(
+    layout: &StateLayout,
+    births: BTreeMap<Nonce, Option<BirthLine>>,
+    open: &[Nonce],
+) -> io::Result<BTreeMap<Nonce, Option<BirthLine>>> {
+    let here = Here::read()?;
+    let mut kept = BTreeMap::new();
+    let mut lines = Vec::new();
+    for (nonce, birth) in births {
+        let lives = birth.as_ref().is_some_and(|birth| here.liveness(&birth.process) == Liveness::Alive);
+        if !lives && !open.contains(&nonce) {
+            continue;
+        }
+        lines.push(match &birth {
+            Some(line) => BirthEntry::Born(line.clone()),
+            None => BirthEntry::Unborn { nonce: nonce.clone(), unborn: String::new() },
+        });
+        kept.insert(nonce, birth);
+    }
+    journal::replace(&layout.births(), &lines)?;
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> (tempfile::TempDir, StateLayout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = StateLayout { dir: dir.path().to_owned() };
+        (dir, layout)
+    }
+
+    #[test]
+    fn without_an_open_intent_nothing_is_written() {
+        let (_dir, layout) = layout();
+        let first = judge_intents(&layout, &[], Duration::ZERO).unwrap();
+        let before = std::fs::metadata(layout.birth_gate()).unwrap().modified().unwrap();
+        let second = judge_intents(&layout, &[], Duration::ZERO).unwrap();
+        assert_eq!((first.epoch, second.epoch), (1, 1));
+        assert_eq!(std::fs::metadata(layout.birth_gate()).unwrap().modified().unwrap(), before);
+    }
+
+    #[test]
+    fn an_unborn_intent_moves_the_epoch_on() {
+        let (_dir, layout) = layout();
+        let judged = judge_intents(&layout, &[Nonce::from_u64(1)], Duration::ZERO).unwrap();
+        assert_eq!(judged.epoch, 2);
+        assert!(judged.births.is_empty());
+    }
+
+    #[test]
+    fn a_held_gate_is_waited_for_and_then_reported() {
+        let (_dir, layout) = layout();
+        judge_intents(&layout, &[], Duration::ZERO).unwrap();
+        let child = File::open(layout.birth_gate()).unwrap();
+        rustix::fs::flock(&child, FlockOperation::LockShared).unwrap();
+        let error = judge_intents(&layout, &[Nonce::from_u64(1)], Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, GateError::Busy { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_large_journal_is_trimmed_to_what_lives_or_is_asked_about_in_a_new_epoch() {
+        let (_dir, layout) = layout();
+        let here = Here::read().unwrap();
+        let me = here.identity(std::process::id() as i32).unwrap();
+        let file = journal::open(&layout.births()).unwrap();
+        let birth = |nonce: u64, start_ticks: u64| {
+            BirthEntry::Born(BirthLine {
+                nonce: Nonce::from_u64(nonce),
+                process: crate::identity::ProcessIdentity { start_ticks, ..me.clone() },
+                containment: crate::state::Containment::Cgroup { path: "/".into() },
+            })
+        };
+        journal::append(&file, &birth(1, me.start_ticks)).unwrap();
+        for nonce in 2.. {
+            journal::append(&file, &birth(nonce, me.start_ticks + 1)).unwrap();
+            if is_large(&layout) {
+                break;
+            }
+        }
+        let asked = [Nonce::from_u64(7)];
+        let judged = judge_intents(&layout, &asked, Duration::ZERO).unwrap();
+        assert_eq!(judged.epoch, 2);
+        let kept: Vec<&Nonce> = judged.births.keys().collect();
+        assert_eq!(kept, [&Nonce::from_u64(1), &asked[0]]);
+        assert_eq!(journal::births(&layout.births()).unwrap(), judged.births);
+        assert!(!is_large(&layout));
+    }
+}

@@ -1,0 +1,35 @@
+//! The keeper: the parent of every service. It spawns, reaps, signals and remembers how things ended.
+//!
+//! The same binary in a process of its own: one thread, no async runtime, few descriptors, so that a fork is cheap
+//! and safe and its end unlikely. It decides nothing. All that this program does to processes goes through it;
+//! the reconciler is its client over a socket in the state directory ([`client`]). The services outlive it:
+//! a keeper after it attaches to them.
+//!
+//! ```text
+//! reconciler ── client ══ keeper.sock ══ server ─┬─ requests   what is asked for
+//!                                                ├─ spawn ──── child (after the fork), holder
+//!                                                ├─ runs       exits, kills
+//!                                                ├─ attach     runs of a keeper before this one
+//!                                                └─ jobs       bounded commands beside a service
+//! ```
+
+mod attach;
+mod cell;
+pub mod child;
+pub mod client;
+mod conn;
+pub mod gate;
+mod jobs;
+pub mod journal;
+mod pipe;
+pub mod protocol;
+mod requests;
+mod runs;
+mod server;
+mod spawn;
+mod start;
+
+pub use cell::JOB_PREFIX;
+pub use client::{KeeperClient, KeeperError, KeeperInfo, is_held};
+pub use gate::{GateError, Judged, judge_intents};
+pub use start::{EXIT_HELD, main};

@@ -1,0 +1,43 @@
+//! Pipes that are read without waiting, and the keeper's own log.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+/// One line to the keeper's log.
+pub fn log(text: &str) {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map(Duration::from);
+    let wall_ms = now.unwrap_or_default().as_millis() as i64;
+    // A log that cannot be written is not worth dying for.
+    let _ = writeln!(io::stderr(), "{} {text}", crate::time::rfc3339(wall_ms));
+}
+
+/// Everything a non-blocking descriptor has to give; true once its other side is closed.
+pub fn drain(file: &mut File, into: &mut Vec<u8>) -> bool {
+    let mut chunk = [0; 16 << 10];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return true,
+            Ok(read) => into.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// A pipe whose reading end does not block.
+pub fn status_pipe() -> io::Result<(File, File)> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader.into(), writer.into()))
+}
+
+/// Reads whole lines off a buffer, leaving what is not yet complete.
+pub fn take_lines(heard: &mut Vec<u8>) -> Vec<Vec<u8>> {
+    let Some(last) = heard.iter().rposition(|&byte| byte == b'\n') else { return Vec::new() };
+    let rest = heard.split_off(last + 1);
+    let whole = std::mem::replace(heard, rest);
+    whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+}

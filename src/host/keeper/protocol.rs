@@ -1,0 +1,203 @@
+//! What a reconciler and its keeper say to each other: one JSON object a line, both ways.
+//!
+//! The first request is [`Request::Hello`]; its answer names the version that both understand. Requests are
+//! answered in any order, and most of them by what happens later. Values only, no I/O. A keeper outlives the
+//! reconciler that started it, so a field keeps its name and meaning, and a new one has a default.
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Claim, SpawnRequest};
+use crate::identity::{InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::manifest::SignalTo;
+use crate::state::{Containment, ExitStatus, SpawnFailure};
+
+/// The version spoken here.
+pub const PROTOCOL: u32 = 1;
+
+/// The oldest version still understood: that of the release before.
+pub const OLDEST_PROTOCOL: u32 = 1;
+
+/// The longest line accepted, in bytes: an environment may be a few MiB.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// The version that both sides understand; `None` if there is none.
+pub fn common_protocol(theirs: u32) -> Option<u32> {
+    let common = theirs.min(PROTOCOL);
+    (common >= OLDEST_PROTOCOL).then_some(common)
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// Makes this connection the one that is served, in place of any other.
+    Hello {
+        protocol: u32,
+        instance: InstanceId,
+    },
+    /// Answered by [`Message::Spawned`] or [`Message::SpawnFailed`].
+    Spawn {
+        spawn: Box<SpawnRequest>,
+    },
+    /// Signals the leader, or every member of the run that is in the leader's process group.
+    Signal {
+        claim: Claim,
+        signal: i32,
+        to: SignalTo,
+    },
+    /// SIGKILL to all of the run until [`Message::Gone`].
+    Kill {
+        claim: Claim,
+    },
+    /// Takes over a run that another keeper started. Of one that has ended, its end is told (again).
+    Attach {
+        claim: Claim,
+    },
+    /// Answered by [`Message::JobDone`]; the job goes by the nonce of its `spawn`.
+    Job {
+        of: Nonce,
+        timeout_ms: u64,
+        spawn: Box<SpawnRequest>,
+    },
+    CancelJob {
+        nonce: Nonce,
+    },
+    /// Drops recorded exits of all runs but these.
+    TrimExits {
+        keep: Vec<Nonce>,
+    },
+    /// Answered by [`Message::Cells`]. May be asked without a hello.
+    List,
+    /// Answered by [`Message::Pong`]. May be asked without a hello.
+    Ping {
+        id: u64,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum Message {
+    Hello {
+        /// The version both understand.
+        protocol: u32,
+        /// The program's version.
+        version: String,
+        keeper: ProcessIdentity,
+        /// `None`: runs have cgroups. Otherwise they have holders, and this says why.
+        holders: Option<String>,
+    },
+    /// The request was not understood or cannot be done; a sentence.
+    Refused {
+        nonce: Option<Nonce>,
+        detail: String,
+    },
+    Spawned {
+        service: ServiceId,
+        nonce: Nonce,
+        process: ProcessIdentity,
+        containment: Containment,
+    },
+    SpawnFailed {
+        service: ServiceId,
+        nonce: Nonce,
+        failure: SpawnFailure,
+    },
+    /// The leader has ended; told again for each attach.
+    Exited {
+        nonce: Nonce,
+        status: Option<ExitStatus>,
+        others: bool,
+    },
+    /// Always follows [`Message::Exited`], in the end.
+    Gone {
+        nonce: Nonce,
+    },
+    Unkillable {
+        nonce: Nonce,
+        pids: Vec<Pid>,
+    },
+    JobDone {
+        nonce: Nonce,
+        end: JobEnd,
+    },
+    Cells {
+        cells: Vec<CellInfo>,
+    },
+    Pong {
+        id: u64,
+    },
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case")]
+pub enum JobEnd {
+    Exit {
+        status: ExitStatus,
+        /// The first 64 KiB of stdout and stderr, in the order written.
+        output: String,
+    },
+    TimedOut,
+    NotStarted {
+        failure: SpawnFailure,
+    },
+    Cancelled,
+}
+
+/// One run or job that the keeper holds, for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellInfo {
+    pub service: ServiceId,
+    pub nonce: Nonce,
+    /// `None` until it is born.
+    pub process: Option<ProcessIdentity>,
+    pub containment: Containment,
+    pub state: CellState,
+    /// `Some`: it is a job of that run.
+    pub job_of: Option<Nonce>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CellState {
+    /// Forked, not yet executed.
+    Spawning,
+    Running,
+    /// The leader has ended, others of it have not.
+    Leftovers,
+    Killing,
+    /// Its holder is gone: what it held cannot be told from others.
+    ContainmentLost,
+}
+
+/// One line, ready to be sent.
+pub fn encode(message: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(message).expect("every message has string keys and plain values");
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_peer_is_spoken_to_in_our_version_and_an_older_one_in_its_own() {
+        assert_eq!(common_protocol(PROTOCOL + 5), Some(PROTOCOL));
+        assert_eq!(common_protocol(OLDEST_PROTOCOL), Some(OLDEST_PROTOCOL));
+        assert_eq!(common_protocol(OLDEST_PROTOCOL - 1), None);
+    }
+
+    #[test]
+    fn the_form_on_the_socket_is_stable() {
+        let hello = Request::Hello { protocol: 1, instance: InstanceId::from_u64(1) };
+        assert_eq!(
+            String::from_utf8(encode(&hello)).unwrap(),
+            "{\"request\":\"hello\",\"protocol\":1,\"instance\":\"0000000000000001\"}\n"
+        );
+        let gone = Message::Gone { nonce: Nonce::from_u64(2) };
+        assert_eq!(
+            String::from_utf8(encode(&gone)).unwrap(),
+            "{\"message\":\"gone\",\"nonce\":\"0000000000000002\"}\n"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! What the client asks for, one request at a time; answered at once or by what happens later.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
+
+use super::cell::Killing;
+use super::jobs::Job;
+use super::journal;
+use super::pipe::log;
+use super::protocol::{CellInfo, Message, PROTOCOL, Request, common_protocol};
+use super::server::{Keeper, Order, own_cgroup};
+use crate::host::Claim;
+use crate::host::cgroup::{Ground, Group};
+use crate::identity::{InstanceId, Nonce};
+use crate::manifest::SignalTo;
+
+impl Keeper {
+    pub(super) fn request(&mut self, conn: u64, line: &[u8]) {
+        let request = match serde_json::from_slice(line) {
+            Ok(request) => request,
+            Err(error) => return self.refuse(conn, None, format!("a request is not understood: {error}")),
+        };
+        match request {
+            Request::Hello { protocol, instance } => self.hello(conn, protocol, instance),
+            Request::Ping { id } => self.answer(conn, &Message::Pong { id }),
+            Request::List => self.list(conn),
+            _ if self.client != Some(conn) => self.refuse(conn, None, "say hello first".into()),
+            Request::Spawn { spawn } => self.queue.push_back(Order { request: spawn, job: None }),
+            Request::Signal { claim, signal, to } => self.signal(conn, &claim, signal, to),
+            Request::Kill { claim } => self.kill(conn, &claim),
+            Request::Attach { claim } => self.attach_and_tell(conn, &claim),
+            Request::Job { of, timeout_ms, spawn } => {
+                let job = Job::new(of, Duration::from_millis(timeout_ms));
+                self.queue.push_back(Order { request: spawn, job: Some(job) });
+            }
+            Request::CancelJob { nonce } => self.cancel_job(&nonce),
+            Request::TrimExits { keep } => self.trim_exits(&keep),
+        }
+    }
+
+    fn answer(&mut self, conn: u64, message: &Message) {
+        if let Some(conn) = self.conns.get_mut(&conn) {
+            conn.send(message);
+        }
+    }
+
+    fn refuse(&mut self, conn: u64, nonce: Option<Nonce>, detail: String) {
+        self.answer(conn, &Message::Refused { nonce, detail });
+    }
+
+    fn hello(&mut self, conn: u64, protocol: u32, instance: InstanceId) {
+        let Some(protocol) = common_protocol(protocol) else {
+            let detail = format!("protocol {protocol} is too old for this keeper, which speaks {PROTOCOL}");
+            return self.refuse(conn, None, detail);
+        };
+        if !is_plain(instance.as_str()) {
+            return self.refuse(conn, None, "the instance id is none".into());
+        }
+        let keeper = match self.here.identity(std::process::id() as i32) {
+            Ok(keeper) => keeper,
+            Err(error) => return self.refuse(conn, None, format!("/proc cannot be read: {error}")),
+        };
+        if self.instance.as_ref() != Some(&instance) {
+            self.settle_down(&instance);
+            self.instance = Some(instance);
+        }
+        let holders = match &self.ground {
+            Some(Ground::Holder { why }) => Some(why.clone()),
+            Some(Ground::Cgroup { .. }) | None => None,
+        };
+        self.serve_client(conn);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.answer(conn, &Message::Hello { protocol, version, keeper, holders });
+    }
+
+    /// Finds out what will contain runs.
+    ///
+    /// `RECONCILE_CONTAINMENT=holder` is for tests, and for hierarchies that some other program tidies up.
+    fn settle_down(&mut self, instance: &InstanceId) {
+        let forced = std::env::var_os("RECONCILE_CONTAINMENT").is_some_and(|kind| kind == "holder");
+        let ground = if forced {
+            Ground::Holder { why: "RECONCILE_CONTAINMENT=holder".into() }
+        } else {
+            Ground::detect(instance)
+        };
+        match &ground {
+            Ground::Cgroup { base } => {
+                if let Err(error) = move_in(base) {
+                    log(&format!("{}: {error}", base.display()));
+                }
+            }
+            Ground::Holder { why } => log(&format!("runs have holders: {why}")),
+        }
+        self.ground = Some(ground);
+    }
+
+    fn list(&mut self, conn: u64) {
+        let cells: Vec<CellInfo> = self.cells.values().map(|cell| cell.info()).collect();
+        self.answer(conn, &Message::Cells { cells });
+    }
+
+    fn signal(&mut self, conn: u64, claim: &Claim, signal: i32, to: SignalTo) {
+        if let Err(detail) = self.attach_if_needed(claim) {
+            return self.refuse(conn, Some(claim.nonce.clone()), detail);
+        }
+        let Some(cell) = self.cells.get(&claim.nonce) else { return };
+        // Nobody there is no error: an exit is on its way to whoever asked.
+        if let Err(error) = cell.signal(&self.here, signal, to) {
+            let detail = format!("signal {signal} to {}: {error}", claim.service);
+            self.refuse(conn, Some(claim.nonce.clone()), detail);
+        }
+    }
+
+    fn kill(&mut self, conn: u64, claim: &Claim) {
+        if let Err(detail) = self.attach_if_needed(claim) {
+            return self.refuse(conn, Some(claim.nonce.clone()), detail);
+        }
+        let now = Instant::now();
+        let Some(cell) = self.cells.get_mut(&claim.nonce) else { return };
+        match &mut cell.killing {
+            // Asked again, it is answered again.
+            Some(killing) => killing.told = false,
+            None => cell.killing = Some(Killing::begin(now)),
+        }
+        self.run_kills(now);
+    }
+
+    fn attach_and_tell(&mut self, conn: u64, claim: &Claim) {
+        let known = self.cells.contains_key(&claim.nonce);
+        match self.attach_if_needed(claim) {
+            Err(detail) => self.refuse(conn, Some(claim.nonce.clone()), detail),
+            // What is new tells its end by itself.
+            Ok(()) if known => self.tell_end_if_over(&claim.nonce),
+            Ok(()) => {}
+        }
+    }
+
+    fn trim_exits(&mut self, keep: &[Nonce]) {
+        match journal::trim_exits(&self.layout.exits(), keep) {
+            Ok(()) => {}
+            // A holder writes this very moment; it will be asked for again.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => log(&format!("exits.journal cannot be trimmed: {error}")),
+        }
+    }
+}
+
+/// Clears out what keepers before us left, and as root leaves the cgroup of whoever started us.
+fn move_in(base: &Path) -> io::Result<()> {
+    Group::clear_out(base)?;
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let own = own_cgroup(base);
+    std::fs::create_dir_all(&own)?;
+    std::fs::write(own.join("cgroup.procs"), "0")
+}
+
+/// It becomes the name of a directory.
+fn is_plain(id: &str) -> bool {
+    !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}

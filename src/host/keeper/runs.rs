@@ -1,0 +1,242 @@
+//! How runs end: exits are recorded, then reaped, then told; kills go on until nothing is left.
+
+use std::time::Instant;
+
+use super::cell::{Cell, Hold, Hull, Killing, Leader};
+use super::journal::ExitEntry;
+use super::pipe::{drain, log, take_lines};
+use super::protocol::Message;
+use super::server::Keeper;
+use crate::host::holder::Report;
+use crate::host::sys::{self, Wait, Whom};
+use crate::identity::Nonce;
+use crate::state::{ExitLine, ExitStatus};
+
+impl Keeper {
+    /// Every child that has ended: ours by name, and the orphans that came to us.
+    pub(super) fn reap(&mut self) {
+        loop {
+            match sys::wait(Whom::Any, Wait::Peek) {
+                Ok(Some(dead)) => {
+                    // Recorded while it is still a zombie: whoever sees it gone finds how it ended.
+                    self.child_ended(dead.pid, dead.status);
+                    if let Err(error) = sys::wait(Whom::Pid(dead.pid), Wait::Reap) {
+                        return log(&format!("reaping {}: {error}", dead.pid));
+                    }
+                    self.after_reaping(dead.pid);
+                }
+                Ok(None) => return,
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return,
+                Err(error) => return log(&format!("waitid: {error}")),
+            }
+        }
+    }
+
+    pub(super) fn has_no_children(&self) -> bool {
+        matches!(sys::wait(Whom::Any, Wait::Peek), Err(error) if error.raw_os_error() == Some(libc::ECHILD))
+    }
+
+    fn child_ended(&mut self, pid: i32, status: ExitStatus) {
+        let Some(nonce) = self.children.get(&pid).cloned() else { return };
+        // What it said before it ended comes first.
+        self.hear_birth(&nonce);
+        self.settle_birth(&nonce);
+        let Some(cell) = self.cells.get(&nonce) else { return };
+        match &cell.hull {
+            Hull::Holder { process, .. } if process.pid.get() == pid => self.holder_ended(&nonce, status),
+            _ => self.own_leader_ended(&nonce, status),
+        }
+    }
+
+    /// With the zombie gone, a cgroup may be removed at last.
+    fn after_reaping(&mut self, pid: i32) {
+        if let Some(nonce) = self.children.remove(&pid) {
+            self.settle(&nonce);
+        }
+    }
+
+    fn own_leader_ended(&mut self, nonce: &Nonce, status: ExitStatus) {
+        let Some(cell) = self.cells.get(nonce) else { return };
+        if cell.has_ended() {
+            return;
+        }
+        if let Some(line) = self.exit_line(cell, status) {
+            self.record_exit(ExitEntry::Leader(line));
+        }
+        let Some(cell) = self.cells.get(nonce) else { return };
+        let others = cell.has_others(&self.here);
+        self.leader_ended(nonce, Some(status), others);
+    }
+
+    /// `None` for a job, which is on no record.
+    fn exit_line(&self, cell: &Cell, status: ExitStatus) -> Option<ExitLine> {
+        let process = cell.process.as_ref().filter(|_| cell.job.is_none())?;
+        Some(ExitLine {
+            nonce: cell.nonce.clone(),
+            pid: process.pid,
+            start_ticks: process.start_ticks,
+            status,
+            at: self.here.stamp(),
+        })
+    }
+
+    /// Whatever there was to record is recorded.
+    pub(super) fn leader_ended(&mut self, nonce: &Nonce, status: Option<ExitStatus>, others: bool) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        cell.leader = Leader::Ended { status, executed: true };
+        if cell.job.is_some() {
+            self.job_leader_ended(nonce, status);
+        } else {
+            self.tell(&Message::Exited { nonce: nonce.clone(), status, others });
+            self.cancel_jobs_of(nonce);
+        }
+        self.settle(nonce);
+    }
+
+    /// What holders say on the pipe they share.
+    pub(super) fn hear_reports(&mut self) {
+        drain(&mut self.reports.0, &mut self.heard);
+        for line in take_lines(&mut self.heard) {
+            let Ok(report) = serde_json::from_slice::<Report>(&line) else { continue };
+            self.hear_birth(&report.nonce);
+            self.settle_birth(&report.nonce);
+            if let Some(line) = report.unwritten {
+                self.record_exit(ExitEntry::Leader(line));
+            }
+            if self.cells.get(&report.nonce).is_some_and(|cell| !cell.has_ended()) {
+                self.leader_ended(&report.nonce, Some(report.status), report.others);
+            }
+        }
+    }
+
+    fn holder_ended(&mut self, nonce: &Nonce, status: ExitStatus) {
+        self.hear_reports();
+        self.holder_is_gone(nonce, status == ExitStatus::Code(0));
+    }
+
+    /// `empty`: it saw the last of its descendants go. Otherwise it was killed, and they are with us or elsewhere.
+    pub(super) fn holder_is_gone(&mut self, nonce: &Nonce, empty: bool) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        let Hull::Holder { process, hold } = &mut cell.hull else { return };
+        *hold = if empty { Hold::Empty } else { Hold::Lost };
+        if empty {
+            if !cell.has_ended() {
+                let status = self.recorded_status(nonce);
+                self.leader_ended(nonce, status, false);
+            }
+            return self.settle(nonce);
+        }
+        log(&format!("the holder {} of {} was killed: its containment is lost", process.pid, cell.service));
+        // If the leader lives, it is our child now.
+        if let Some(leader) = &cell.process
+            && matches!(cell.leader, Leader::Alive)
+        {
+            self.children.insert(leader.pid.get(), nonce.clone());
+        }
+        self.settle(nonce);
+    }
+
+    /// Looks whether anything is left of a run whose leader has ended, and finishes or watches it.
+    pub(super) fn settle(&mut self, nonce: &Nonce) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        let Leader::Ended { executed, .. } = cell.leader else { return };
+        let is_part_of_us = executed && cell.job.is_none();
+        if cell.is_empty() || cell.is_lost() && !is_part_of_us {
+            return self.finish(nonce);
+        }
+        if cell.is_lost() {
+            return;
+        }
+        if !is_part_of_us && cell.killing.is_none() {
+            // Nobody asks for what is left of a job, or of a spawn that failed.
+            cell.killing = Some(Killing::begin(Instant::now()));
+        }
+        if let Hull::Group(group) = &cell.hull
+            && cell.events.is_none()
+        {
+            match group.events() {
+                Ok(events) => cell.events = Some(events),
+                Err(error) => log(&format!("{}: {error}", group.path().display())),
+            }
+            // What became empty before the file was opened is no event any more.
+            if cell.is_empty() {
+                self.finish(nonce);
+            }
+        }
+    }
+
+    /// The state of a cgroup has changed; reading it arms the next event.
+    pub(super) fn look_for_emptiness(&mut self, nonce: &Nonce) {
+        if let Some(cell) = self.cells.get_mut(nonce) {
+            cell.events = None;
+        }
+        self.settle(nonce);
+    }
+
+    /// Nothing of it is left.
+    fn finish(&mut self, nonce: &Nonce) {
+        if let Some(cell) = self.cells.get(nonce)
+            && let Hull::Group(group) = &cell.hull
+            && let Err(error) = group.remove()
+        {
+            // An empty directory; the next one of this name does not exist, so nothing will meet it.
+            log(&format!("{}: {error}", group.path().display()));
+        }
+        let Some(cell) = self.cells.remove(nonce) else { return };
+        match cell.job {
+            Some(job) => self.report_job(nonce, job),
+            None if matches!(cell.leader, Leader::Ended { executed: true, .. }) => {
+                self.tell(&Message::Gone { nonce: nonce.clone() });
+            }
+            None => {}
+        }
+    }
+
+    /// The next sweep of every kill that is due.
+    pub(super) fn run_kills(&mut self, now: Instant) {
+        let is_due = |cell: &&Cell| cell.killing.as_ref().is_some_and(|killing| killing.next <= now);
+        let due: Vec<Nonce> = self.cells.values().filter(is_due).map(|cell| cell.nonce.clone()).collect();
+        for nonce in due {
+            self.sweep(&nonce, now);
+        }
+    }
+
+    fn sweep(&mut self, nonce: &Nonce, now: Instant) {
+        let Some(cell) = self.cells.get(nonce) else { return };
+        if let Err(error) = cell.sweep(&self.here)
+            && cell.killing.as_ref().is_some_and(|killing| !killing.told)
+        {
+            log(&format!("killing {}: {error}", cell.service));
+        }
+        // Exits of our own children are reaped in the next turn.
+        self.settle(nonce);
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        let hopeless = cell.is_lost() && cell.has_ended();
+        let Some(killing) = &mut cell.killing else { return };
+        let tell = !killing.told && (hopeless || killing.is_hopeless(now));
+        killing.told |= tell;
+        killing.postpone(now);
+        if hopeless {
+            // There is nothing that could be proved to be part of it.
+            cell.killing = None;
+        }
+        if tell {
+            self.tell_unkillable(nonce);
+        }
+    }
+
+    fn tell_unkillable(&mut self, nonce: &Nonce) {
+        let Some(cell) = self.cells.get(nonce).filter(|cell| cell.job.is_none()) else { return };
+        let pids = cell.remains(&self.here);
+        self.tell(&Message::Unkillable { nonce: nonce.clone(), pids });
+    }
+
+    /// The end of a run once more, for a client that may have missed it.
+    pub(super) fn tell_end_if_over(&mut self, nonce: &Nonce) {
+        let Some(cell) = self.cells.get(nonce) else { return };
+        if let Leader::Ended { status, executed: true } = cell.leader {
+            let others = cell.has_others(&self.here);
+            self.tell(&Message::Exited { nonce: nonce.clone(), status, others });
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The keeper's loop: one thread, one poll(2), nothing that blocks.
+//!
+//! Gathers what to wait for, waits, and hands each event to the file it belongs to: `requests` (what the client
+//! says), `runs` (spawns, exits, kills), `jobs`. The order within a turn matters: what children said
+//! before what became of them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::cell::{Cell, Hold, Hull, Leader};
+use super::conn::Conn;
+use super::jobs::Job;
+use super::journal::{self, ExitEntry};
+use super::pipe::{log, status_pipe};
+use super::protocol::Message;
+use super::start::listen;
+use crate::host::cgroup::Ground;
+use crate::host::proc::Here;
+use crate::host::{SpawnRequest, StateLayout};
+use crate::identity::{InstanceId, Nonce};
+
+/// Without a client for this long after its start, a keeper that holds nothing leaves; likewise a connection
+/// that says nothing is closed.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Connections at a time; the client's and those that only ask.
+const MAX_CONNS: usize = 16;
+
+/// How soon what could not be written is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What [`super::start`] hands over.
+#[derive(Debug)]
+pub struct Parts {
+    pub layout: StateLayout,
+    pub here: Here,
+    pub nofile: (u64, u64),
+    pub listener: UnixListener,
+    pub lock: File,
+}
+
+/// A spawn that waits for its turn.
+#[derive(Debug)]
+pub struct Order {
+    pub request: Box<SpawnRequest>,
+    pub job: Option<Job>,
+}
+
+#[derive(Debug)]
+pub struct Keeper {
+    pub layout: StateLayout,
+    pub here: Here,
+    /// Soft and hard limit of open files that children get.
+    pub nofile: (u64, u64),
+    pub instance: Option<InstanceId>,
+    pub ground: Option<Ground>,
+    pub cells: BTreeMap<Nonce, Cell>,
+    /// Children of ours that belong to a cell: leaders and holders.
+    pub children: HashMap<i32, Nonce>,
+    pub queue: VecDeque<Order>,
+    /// Lines for the journal of exits that could not be written yet.
+    pub owed: Vec<ExitEntry>,
+    pub owed_again: Instant,
+    /// Reading and writing end of the pipe that all holders share.
+    pub reports: (File, File),
+    pub heard: Vec<u8>,
+    pub conns: BTreeMap<u64, Conn>,
+    /// The connection that said hello last.
+    pub client: Option<u64>,
+    next_conn: u64,
+    signals: SignalFd,
+    listener: UnixListener,
+    started: Instant,
+    had_client: bool,
+    _lock: File,
+}
+
+/// What became ready.
+#[derive(Debug, Clone)]
+enum Source {
+    Signals,
+    Reports,
+    Listener,
+    Conn(u64),
+    Birth(Nonce),
+    Output(Nonce),
+    Leader(Nonce),
+    Holder(Nonce),
+    Emptiness(Nonce),
+}
+
+impl Keeper {
+    pub fn new(parts: Parts) -> Self {
+        let set_up = || -> io::Result<_> {
+            let mut awaited = SigSet::empty();
+            awaited.add(Signal::SIGCHLD);
+            awaited.thread_block()?;
+            let signals = SignalFd::with_flags(&awaited, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+            Ok((signals, status_pipe()?))
+        };
+        let (signals, reports) = set_up().expect("a new process can open three descriptors");
+        let now = Instant::now();
+        Self {
+            layout: parts.layout,
+            here: parts.here,
+            nofile: parts.nofile,
+            instance: None,
+            ground: None,
+            cells: BTreeMap::new(),
+            children: HashMap::new(),
+            queue: VecDeque::new(),
+            owed: Vec::new(),
+            owed_again: now,
+            reports,
+            heard: Vec::new(),
+            conns: BTreeMap::new(),
+            client: None,
+            next_conn: 0,
+            signals,
+            listener: parts.listener,
+            started: now,
+            had_client: false,
+            _lock: parts.lock,
+        }
+    }
+
+    /// Until there is nothing to hold and nobody to serve.
+    pub fn serve(mut self) {
+        loop {
+            let ready = self.wait();
+            let now = Instant::now();
+            for source in ready {
+                self.handle(&source, now);
+            }
+            self.run_timers(now);
+            self.start_queued();
+            self.flush();
+            if self.may_leave(now) && self.leave() {
+                return;
+            }
+        }
+    }
+
+    fn wait(&self) -> Vec<Source> {
+        let sources = self.sources();
+        let mut fds: Vec<PollFd<'_>> =
+            sources.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
+        let timeout = match self.next_deadline() {
+            None => PollTimeout::NONE,
+            Some(at) => {
+                // Rounded up: woken before its time, the loop would turn for nothing.
+                let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+                PollTimeout::from(u16::try_from(left.as_millis()).unwrap_or(u16::MAX))
+            }
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Vec::new(),
+            Err(error) => {
+                // Out of memory for a moment: the timers still run.
+                log(&format!("poll: {error}"));
+                std::thread::sleep(Duration::from_millis(10));
+                return Vec::new();
+            }
+        }
+        sources
+            .iter()
+            .zip(&fds)
+            .filter(|(_, fd)| fd.revents().is_some_and(|events| !events.is_empty()))
+            .map(|((source, _, _), _)| source.clone())
+            .collect()
+    }
+
+    fn sources(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
+        let input = PollFlags::POLLIN;
+        let mut sources = Vec::new();
+        for (nonce, cell) in &self.cells {
+            if let Leader::Unborn { status, .. } = &cell.leader {
+                sources.push((Source::Birth(nonce.clone()), status.as_fd(), input));
+            }
+            if let Some(output) = cell.job.as_ref().and_then(|job| job.output.as_ref()) {
+                sources.push((Source::Output(nonce.clone()), output.as_fd(), input));
+            }
+            if let Leader::Watched { pidfd, died } = &cell.leader {
+                // Dead but not reaped it stays readable: then only the hang-up is news.
+                let flags = if died.is_some() { PollFlags::empty() } else { input };
+                sources.push((Source::Leader(nonce.clone()), pidfd.as_fd(), flags));
+            }
+            if let Hull::Holder { hold: Hold::Watched(pidfd), .. } = &cell.hull {
+                sources.push((Source::Holder(nonce.clone()), pidfd.as_fd(), input));
+            }
+            if let Some(events) = &cell.events {
+                sources.push((Source::Emptiness(nonce.clone()), events.as_fd(), PollFlags::POLLPRI));
+            }
+        }
+        sources.push((Source::Reports, self.reports.0.as_fd(), input));
+        sources.push((Source::Signals, self.signals.as_fd(), input));
+        for (&id, conn) in &self.conns {
+            let write = if conn.wants_to_write() { PollFlags::POLLOUT } else { PollFlags::empty() };
+            sources.push((Source::Conn(id), conn.stream.as_fd(), input | write));
+        }
+        sources.push((Source::Listener, self.listener.as_fd(), input));
+        sources
+    }
+
+    fn handle(&mut self, source: &Source, now: Instant) {
+        match source {
+            Source::Birth(nonce) => self.hear_birth(nonce),
+            Source::Output(nonce) => self.drain_output(nonce, now),
+            Source::Leader(nonce) => self.watched_leader_stirred(nonce, now),
+            Source::Holder(nonce) => self.watched_holder_ended(nonce),
+            Source::Emptiness(nonce) => self.look_for_emptiness(nonce),
+            Source::Reports => self.hear_reports(),
+            Source::Signals => {
+                while let Ok(Some(_)) = self.signals.read_signal() {}
+                self.reap();
+            }
+            Source::Conn(id) => self.hear_conn(*id),
+            Source::Listener => self.accept(now),
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
+            let is_ours = peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw();
+            if !is_ours || self.conns.len() >= MAX_CONNS {
+                continue;
+            }
+            if let Ok(conn) = Conn::new(stream, now) {
+                self.next_conn += 1;
+                self.conns.insert(self.next_conn, conn);
+            }
+        }
+    }
+
+    fn hear_conn(&mut self, id: u64) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        for line in conn.read() {
+            self.request(id, &line);
+        }
+    }
+
+    /// To the client, if there is one; without one, the next asks for what it wants to know.
+    pub fn tell(&mut self, message: &Message) {
+        if let Some(conn) = self.client.and_then(|id| self.conns.get_mut(&id)) {
+            conn.send(message);
+        }
+    }
+
+    fn flush(&mut self) {
+        for conn in self.conns.values_mut() {
+            conn.flush();
+        }
+        let dead: Vec<u64> =
+            self.conns.iter().filter(|(_, conn)| conn.is_dead()).map(|(&id, _)| id).collect();
+        for id in dead {
+            self.conns.remove(&id);
+            if self.client == Some(id) {
+                self.client = None;
+                self.client_left();
+            }
+        }
+    }
+
+    /// Makes this connection the one that is served.
+    pub fn serve_client(&mut self, id: u64) {
+        if let Some(before) = self.client.replace(id).filter(|before| *before != id) {
+            self.conns.remove(&before);
+            self.client_left();
+        }
+        self.had_client = true;
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        self.run_kills(now);
+        self.run_job_timers(now);
+        self.run_watched_deadlines(now);
+        if !self.owed.is_empty() && self.owed_again <= now {
+            self.write_owed(now);
+        }
+        let client = self.client;
+        self.conns.retain(|id, conn| Some(*id) == client || now.duration_since(conn.since) < SILENCE);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let cells = self.cells.values().flat_map(|cell| {
+            let kill = cell.killing.as_ref().map(|killing| killing.next);
+            let job = cell.job.as_ref().and_then(Job::next_deadline);
+            [kill, job, cell.status_deadline()]
+        });
+        let visitors = self.conns.iter().filter(|(id, _)| Some(**id) != self.client);
+        let leave = (!self.had_client).then_some(self.started + SILENCE);
+        let owed = (!self.owed.is_empty()).then_some(self.owed_again);
+        cells
+            .flatten()
+            .chain(visitors.map(|(_, conn)| conn.since + SILENCE))
+            .chain(leave)
+            .chain(owed)
+            .chain(self.queue_deadline())
+            .min()
+    }
+
+    /// On disk before the child is reaped; on a full disk, later.
+    pub fn record_exit(&mut self, entry: ExitEntry) {
+        if let Err(error) = journal::append_exit(&self.layout.exits(), &entry) {
+            log(&format!("exits.journal: {error}; trying again"));
+            self.owed_again = Instant::now() + WRITE_AGAIN;
+            self.owed.push(entry);
+        }
+    }
+
+    fn write_owed(&mut self, now: Instant) {
+        while let Some(entry) = self.owed.first() {
+            if journal::append_exit(&self.layout.exits(), entry).is_err() {
+                self.owed_again = now + WRITE_AGAIN;
+                return;
+            }
+            self.owed.remove(0);
+        }
+    }
+
+    fn may_leave(&self, now: Instant) -> bool {
+        let greeted = self.had_client || now.duration_since(self.started) >= SILENCE;
+        let holds_nothing = self.cells.values().all(|cell| cell.is_lost() && cell.has_ended());
+        greeted
+            && holds_nothing
+            && self.conns.is_empty()
+            && self.queue.is_empty()
+            && self.owed.is_empty()
+            && self.has_no_children()
+    }
+
+    /// Takes the socket away, then looks for who connected before that; false if there was somebody.
+    fn leave(&mut self) -> bool {
+        let name = self.layout.keeper_socket().to_owned();
+        // A socket that cannot be removed is removed by the next keeper.
+        let _ = std::fs::remove_file(&name);
+        self.accept(Instant::now());
+        if self.conns.is_empty() {
+            self.leave_cgroup();
+            return true;
+        }
+        match listen(&name) {
+            Ok(listener) => self.listener = listener,
+            Err(error) => log(&format!("{}: {error}", name.display())),
+        }
+        false
+    }
+
+    /// Out of our own cgroup, so that it can be removed; whatever fails leaves an empty directory.
+    fn leave_cgroup(&self) {
+        let Some(Ground::Cgroup { base }) = &self.ground else { return };
+        if let Some(root) = base.ancestors().nth(2) {
+            let _ = std::fs::write(root.join("cgroup.procs"), "0");
+        }
+        for dir in [Some(own_cgroup(base).as_path()), Some(base), base.parent()].into_iter().flatten() {
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}
+
+/// The name of the cgroup that a keeper moves itself to.
+pub fn own_cgroup(base: &Path) -> std::path::PathBuf {
+    base.join("keeper")
+}

@@ -1,0 +1,262 @@
+//! The keeper's side of a spawn: makes what contains the run, forks, and listens until it has executed or failed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::cell::{Cell, Hold, Hull, JOB_PREFIX, Leader};
+use super::child::{self, Birth, Role, Word};
+use super::jobs::Job;
+use super::pipe::{drain, log, status_pipe, take_lines};
+use super::protocol::{JobEnd, Message};
+use super::server::{Keeper, Order};
+use crate::host::SpawnRequest;
+use crate::host::cgroup::{Ground, Group};
+use crate::host::holder::{self, Holder};
+use crate::host::sys::{self, Fork};
+use crate::identity::{Nonce, Pid, ProcessIdentity};
+use crate::state::{Containment, SpawnFailure, SpawnStage};
+
+/// Spawns under way at a time: each holds a descriptor and a half-made process.
+const MAX_UNBORN: usize = 64;
+
+/// A spawn under way for longer hangs on something, and does not count any more.
+const HANGS_AFTER: Duration = Duration::from_secs(2);
+
+impl Keeper {
+    /// Starts what is queued, as far as there is room.
+    pub(super) fn start_queued(&mut self) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut room = MAX_UNBORN.saturating_sub(self.young_unborn(now).count());
+        while room > 0
+            && let Some(order) = self.queue.pop_front()
+        {
+            self.start(order, now);
+            room -= 1;
+        }
+    }
+
+    fn young_unborn(&self, now: Instant) -> impl Iterator<Item = Instant> {
+        self.cells.values().filter_map(move |cell| match cell.leader {
+            Leader::Unborn { since, .. } if now.duration_since(since) < HANGS_AFTER => {
+                Some(since + HANGS_AFTER)
+            }
+            _ => None,
+        })
+    }
+
+    /// When a spawn under way stops counting, if others wait for its place.
+    pub(super) fn queue_deadline(&self) -> Option<Instant> {
+        if self.queue.is_empty() { None } else { self.young_unborn(Instant::now()).min() }
+    }
+
+    fn start(&mut self, order: Order, now: Instant) {
+        let Order { request, job } = order;
+        if self.cells.contains_key(&request.nonce) {
+            let detail = format!("{} was asked for already", request.nonce);
+            return self.tell(&Message::Refused { nonce: Some(request.nonce.clone()), detail });
+        }
+        if job.as_ref().is_some_and(|job| !self.has_living_leader(&job.of)) {
+            return self.tell(&Message::JobDone { nonce: request.nonce.clone(), end: JobEnd::Cancelled });
+        }
+        let is_job = job.is_some();
+        if let Err(failure) = self.fork(&request, job, now) {
+            self.tell_failure(&request, is_job, failure);
+        }
+    }
+
+    fn tell_failure(&mut self, request: &SpawnRequest, is_job: bool, failure: SpawnFailure) {
+        let nonce = request.nonce.clone();
+        self.tell(&if is_job {
+            Message::JobDone { nonce, end: JobEnd::NotStarted { failure } }
+        } else {
+            Message::SpawnFailed { service: request.service.clone(), nonce, failure }
+        });
+    }
+
+    fn fork(
+        &mut self,
+        request: &SpawnRequest,
+        mut job: Option<Job>,
+        now: Instant,
+    ) -> Result<(), SpawnFailure> {
+        let failed = |stage, what: &str, error: io::Error| SpawnFailure {
+            stage,
+            errno: error.raw_os_error().unwrap_or(0),
+            message: format!("failed to {what}: {error}"),
+        };
+        let pipes = |error| failed(SpawnStage::Fork, "make a pipe", error);
+        let group = self
+            .make_group(request, job.as_ref())
+            .map_err(|error| failed(SpawnStage::Cgroup, "make a cgroup", error))?;
+        let (status, child_status) = status_pipe().map_err(pipes)?;
+        let output = match &mut job {
+            None => None,
+            Some(job) => {
+                let (reader, writer) = status_pipe().map_err(pipes)?;
+                job.output = Some(reader);
+                job.start_clock(now);
+                Some(OwnedFd::from(writer))
+            }
+        };
+        // So that the child can be identified even if these are the last descriptors.
+        let spare = (status.try_clone().map_err(pipes)?, status.try_clone().map_err(pipes)?);
+        let fork = match &group {
+            Some(group) => group.fork(),
+            None => sys::fork(None),
+        };
+        let pid = match fork {
+            Ok(Fork::Child) => self.be_the_child(request, group.as_ref(), child_status, output),
+            Ok(Fork::Parent(pid)) => {
+                drop(spare);
+                pid
+            }
+            Err(error) => {
+                if let Some(group) = group {
+                    // Empty; if it stays, it is an empty directory.
+                    let _ = group.remove();
+                }
+                return Err(failed(SpawnStage::Fork, "fork", error));
+            }
+        };
+        let hull = match group {
+            Some(group) => Hull::Group(group),
+            None => Hull::Holder { process: self.holder_identity(pid), hold: Hold::Child },
+        };
+        let cell = Cell {
+            service: request.service.clone(),
+            nonce: request.nonce.clone(),
+            hull,
+            leader: Leader::Unborn { status, heard: Vec::new(), since: now },
+            process: None,
+            killing: None,
+            job,
+            events: None,
+        };
+        self.children.insert(pid, request.nonce.clone());
+        self.cells.insert(request.nonce.clone(), cell);
+        Ok(())
+    }
+
+    /// Of a child not yet reaped. If it cannot be read now, an identity that no process has: nothing will be
+    /// signalled by it, and the birth brings the true one.
+    fn holder_identity(&self, pid: i32) -> ProcessIdentity {
+        self.here.identity(pid).unwrap_or_else(|error| {
+            log(&format!("the holder {pid} cannot be identified: {error}"));
+            let pid = Pid::new(pid).expect("a child's pid is above 1");
+            ProcessIdentity { pid, start_ticks: 0, boot: self.here.boot.clone(), pid_ns: self.here.pid_ns }
+        })
+    }
+
+    fn make_group(&self, request: &SpawnRequest, job: Option<&Job>) -> io::Result<Option<Group>> {
+        if let Some(Cell { hull, .. }) = job.and_then(|job| self.cells.get(&job.of)) {
+            return match hull {
+                Hull::Group(group) => group.child(&format!("{JOB_PREFIX}{}", request.nonce)).map(Some),
+                Hull::Holder { .. } => Ok(None),
+            };
+        }
+        match &self.ground {
+            Some(Ground::Cgroup { base }) => {
+                let name = format!("{}.{}", request.service.file_stem(), request.nonce);
+                Group::create(base.join(name)).map(Some)
+            }
+            Some(Ground::Holder { .. }) => Ok(None),
+            None => Err(io::Error::other("nobody said hello")),
+        }
+    }
+
+    /// What the copy of us does: it never comes back.
+    fn be_the_child(
+        &self,
+        request: &SpawnRequest,
+        group: Option<&Group>,
+        status: File,
+        output: Option<OwnedFd>,
+    ) -> ! {
+        let role = output.map_or(Role::Service, |output| Role::Job { output });
+        let Some(instance) = &self.instance else { sys::exit_now(1) };
+        let birth = Birth {
+            layout: &self.layout,
+            instance,
+            here: &self.here,
+            request,
+            role,
+            nofile: self.nofile,
+            status,
+            failed: None,
+        };
+        match group {
+            Some(group) => child::run(birth, &Containment::Cgroup { path: group.path().to_owned() }),
+            None => match self.reports.1.try_clone() {
+                Ok(reports) => {
+                    holder::run(Holder { birth, reports, keeper: nix::unistd::getppid().as_raw() })
+                }
+                Err(_) => sys::exit_now(1),
+            },
+        }
+    }
+
+    /// What a child says on its status pipe; its end settles the spawn.
+    pub(super) fn hear_birth(&mut self, nonce: &Nonce) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        let Leader::Unborn { status, heard, .. } = &mut cell.leader else { return };
+        if drain(status, heard) {
+            self.settle_birth(nonce);
+        }
+    }
+
+    /// The status pipe has ended, or the child has.
+    pub(super) fn settle_birth(&mut self, nonce: &Nonce) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        let Leader::Unborn { heard, .. } = &mut cell.leader else { return };
+        let mut born = None;
+        let mut failure = None;
+        for line in take_lines(heard) {
+            match serde_json::from_slice(&line) {
+                Ok(Word::Born { process, containment }) => born = Some((process, containment)),
+                Ok(Word::Failed(why)) => failure = Some(why),
+                Err(_) => {}
+            }
+        }
+        match (born, failure) {
+            (Some((process, containment)), None) => self.executed(nonce, process, containment),
+            (_, Some(failure)) => self.spawn_failed(nonce, failure),
+            (None, None) => {
+                let message = "the child was killed before it executed anything".to_owned();
+                self.spawn_failed(nonce, SpawnFailure { stage: SpawnStage::Fork, errno: 0, message });
+            }
+        }
+    }
+
+    fn executed(&mut self, nonce: &Nonce, process: ProcessIdentity, containment: Containment) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        if let (Hull::Holder { process, .. }, Containment::Holder { process: told }) =
+            (&mut cell.hull, &containment)
+        {
+            process.clone_from(told);
+        }
+        cell.leader = Leader::Alive;
+        cell.process = Some(process.clone());
+        if cell.job.is_some() {
+            return;
+        }
+        let message =
+            Message::Spawned { service: cell.service.clone(), nonce: nonce.clone(), process, containment };
+        self.tell(&message);
+    }
+
+    fn spawn_failed(&mut self, nonce: &Nonce, failure: SpawnFailure) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        cell.leader = Leader::Ended { status: None, executed: false };
+        let service = cell.service.clone();
+        match &mut cell.job {
+            Some(job) => job.conclude(JobEnd::NotStarted { failure }, Instant::now()),
+            None => self.tell(&Message::SpawnFailed { service, nonce: nonce.clone(), failure }),
+        }
+        self.settle(nonce);
+    }
+}

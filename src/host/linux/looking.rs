@@ -1,0 +1,133 @@
+//! A host that only looks: for `status`, `plan` and `validate` without a watcher.
+//!
+//! Takes no lock. What it is told to remember is remembered by nobody, and it is never told to act: a
+//! preview carries out no step.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Looker, observed};
+use crate::host::observe::{Intents, observe};
+use crate::host::proc::Here;
+use crate::host::scan::Scanner;
+use crate::host::{
+    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
+    StateLayout, UserFacts, clock, ledger_file, trust,
+};
+use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::manifest::SignalTo;
+use crate::policy::{ExecQuery, Resolution};
+use crate::state::{FileIdentity, Record};
+use crate::time::Stamp;
+
+#[derive(Debug)]
+pub struct Looking {
+    /// `None`: there is no state yet.
+    layout: Option<StateLayout>,
+    scanner: Scanner,
+    looker: Looker,
+}
+
+impl Looking {
+    pub fn new(layout: Option<StateLayout>, roots: Vec<PathBuf>) -> Self {
+        Self { layout, scanner: Scanner::new(roots, false), looker: Looker::new() }
+    }
+}
+
+impl Host for Looking {
+    fn now(&self) -> Stamp {
+        clock::now()
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        unreachable!("a preview starts nothing")
+    }
+
+    fn own_uid(&self) -> u32 {
+        nix::unistd::geteuid().as_raw()
+    }
+
+    fn epoch(&self) -> u64 {
+        unreachable!("a preview starts nothing")
+    }
+
+    fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {
+        self.scanner.scan(what)
+    }
+
+    fn resolve(&mut self, query: &ExecQuery) -> Resolution {
+        self.looker.resolver.resolve(query)
+    }
+
+    fn is_git_worktree(&mut self, path: &Path) -> bool {
+        trust::is_git_worktree(path)
+    }
+
+    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
+        Here::read().ok()?.identity(pid.get()).ok()
+    }
+
+    fn claim_instance(&mut self) -> Result<(), String> {
+        unreachable!("a preview claims nothing")
+    }
+
+    fn user(&mut self, name: &str) -> Result<UserFacts, String> {
+        self.looker.users.lookup(name)
+    }
+
+    fn environment(&self) -> &BTreeMap<String, String> {
+        &self.looker.environment
+    }
+
+    fn append(&mut self, _records: &[Record]) -> Result<(), LedgerUnwritable> {
+        Ok(())
+    }
+
+    fn keep_text(&mut self, _digest: &Digest, _text: &str) -> Result<(), LedgerUnwritable> {
+        Ok(())
+    }
+
+    fn text(&mut self, digest: &Digest) -> Option<String> {
+        ledger_file::read_text(self.layout.as_ref()?, digest)
+    }
+
+    fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
+        let Some(layout) = &self.layout else { return Vec::new() };
+        observed(observe(layout, claims, Intents::Open), claims)
+    }
+
+    fn spawn(&mut self, _request: SpawnRequest) {
+        unreachable!("a preview starts nothing")
+    }
+
+    fn signal(&mut self, _claim: &Claim, _signal: i32, _to: SignalTo) {
+        unreachable!("a preview signals nothing")
+    }
+
+    fn kill(&mut self, _claim: &Claim) {
+        unreachable!("a preview signals nothing")
+    }
+
+    fn run_job(&mut self, _request: JobRequest) {
+        unreachable!("a preview starts nothing")
+    }
+
+    fn probe(&mut self, _request: ProbeRequest) {
+        unreachable!("a preview probes nothing")
+    }
+
+    fn rotate_logs(&mut self, _services: &[ServiceId], _max_size: u64, _keep: u32) {}
+
+    fn purge_logs(&mut self, _services: &[ServiceId]) {
+        unreachable!("a preview deletes nothing")
+    }
+
+    fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
+        Looker::executable(process)
+    }
+
+    async fn wait(&mut self, _at_most: Option<Duration>) -> Vec<Event> {
+        unreachable!("a preview waits for nothing")
+    }
+}

@@ -1,0 +1,379 @@
+//! The machine: [`Host`] with real clocks, files and processes.
+//!
+//! Joins the pieces of this room and decides nothing. A host either acts, with the lock of its state
+//! directory, or only looks: then it writes nothing, starts nothing and signals nothing, for `status` and
+//! `plan`.
+
+mod link;
+mod looking;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use link::KeeperLink;
+pub use looking::Looking;
+
+use super::keeper::{GateError, judge_intents};
+use super::ledger_file::LedgerFile;
+use super::logs::{self, Rotation};
+use super::observe::{Intents, ObserveError, observe};
+use super::probe::Prober;
+use super::proc::{Here, Liveness};
+use super::resolve::Resolver;
+use super::scan::Scanner;
+use super::state_dir::{ReconcilerLock, StateDir};
+use super::users::Users;
+use super::watch::{Watcher, scan_and_watch};
+use super::{
+    Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
+    SpawnRequest, StateLayout, UserFacts, clock, trust,
+};
+use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::manifest::SignalTo;
+use crate::policy::{ExecQuery, Resolution};
+use crate::state::{FileIdentity, Record};
+use crate::time::Stamp;
+
+/// How long children that are being born may hold the gate of a starting reconciler.
+const GATE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an acting host is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub state_dir: StateDir,
+    pub lock: ReconcilerLock,
+    pub ledger: LedgerFile,
+    pub instance: InstanceId,
+    pub random: clock::Random,
+    pub roots: Vec<PathBuf>,
+    /// Whether changes of files are watched, or only looked for when asked.
+    pub watch: bool,
+}
+
+#[derive(Debug)]
+pub struct LinuxHost {
+    state_dir: StateDir,
+    lock: ReconcilerLock,
+    ledger: LedgerFile,
+    random: clock::Random,
+    scanner: Scanner,
+    watcher: Option<Watcher>,
+    looker: Looker,
+    link: KeeperLink,
+    prober: Arc<Prober>,
+    /// Results of what runs beside the loop.
+    results: mpsc::UnboundedReceiver<Event>,
+    to_results: mpsc::UnboundedSender<Event>,
+    epoch: u64,
+    /// Open intents of the ledger were judged; those that are open now are our own, and under way.
+    intents_are_judged: bool,
+}
+
+/// What acting and looking hosts do alike.
+#[derive(Debug)]
+pub(super) struct Looker {
+    resolver: Resolver,
+    users: Users,
+    environment: BTreeMap<String, String>,
+}
+
+impl Looker {
+    pub(super) fn new() -> Self {
+        let text = |os: std::ffi::OsString| os.into_string().ok();
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+        Self { resolver: Resolver::default(), users: Users::default(), environment: environment.collect() }
+    }
+
+    /// The file that a proved process executes; `None` where it cannot be read.
+    pub(super) fn executable(process: &ProcessIdentity) -> Option<FileIdentity> {
+        use std::os::unix::fs::MetadataExt;
+        let here = Here::read().ok()?;
+        let link = PathBuf::from(format!("/proc/{}/exe", process.pid));
+        let path = std::fs::read_link(&link).ok()?;
+        let file = std::fs::metadata(&link).ok()?;
+        // The pid was ours before and after: what was read in between is its executable.
+        matches!(here.liveness(process), Liveness::Alive).then(|| FileIdentity {
+            path,
+            dev: file.dev(),
+            inode: file.ino(),
+            ctime_ns: file.ctime().saturating_mul(1_000_000_000).saturating_add(file.ctime_nsec()),
+        })
+    }
+}
+
+impl LinuxHost {
+    /// Fails where the birth gate cannot be read: without it nothing may be started or judged.
+    pub fn new(parts: Parts) -> Result<Self, GateError> {
+        let layout = parts.state_dir.layout().clone();
+        let epoch = judge_intents(&layout, &[], GATE_PATIENCE)?.epoch;
+        let (to_results, results) = mpsc::unbounded_channel();
+        Ok(Self {
+            link: KeeperLink::new(layout, parts.instance),
+            state_dir: parts.state_dir,
+            lock: parts.lock,
+            ledger: parts.ledger,
+            random: parts.random,
+            scanner: Scanner::new(parts.roots, false),
+            watcher: parts.watch.then(Watcher::new),
+            looker: Looker::new(),
+            prober: Arc::default(),
+            results,
+            to_results,
+            epoch,
+            intents_are_judged: false,
+        })
+    }
+
+    pub fn layout(&self) -> &StateLayout {
+        self.state_dir.layout()
+    }
+
+    /// What is to be said of how changes are noticed, if it is not at once.
+    pub fn why_polling(&self) -> Option<&str> {
+        match self.watcher.as_ref()?.mode() {
+            super::watch::Mode::Inotify => None,
+            super::watch::Mode::Polling { why } => Some(why),
+        }
+    }
+
+    /// Waits until the keeper has heard everything that it was asked: before we end.
+    pub async fn settle(&mut self) {
+        self.link.connect_if_needed().await;
+        self.link.settle().await;
+    }
+
+    /// Settles what became of intents that a reconciler or keeper of before left open.
+    fn judge_open_intents(&mut self, claims: &[Claim]) -> Intents {
+        if self.intents_are_judged {
+            return Intents::Open;
+        }
+        let open: Vec<Nonce> =
+            claims.iter().filter(|claim| claim.process.is_none()).map(|claim| claim.nonce.clone()).collect();
+        match judge_intents(self.state_dir.layout(), &open, GATE_PATIENCE) {
+            Ok(judged) => {
+                self.epoch = judged.epoch;
+                self.intents_are_judged = true;
+                Intents::Judged
+            }
+            Err(error) => {
+                tracing::warn!("open starts cannot be judged yet: {error}");
+                Intents::Open
+            }
+        }
+    }
+
+    async fn first_event(&mut self, at_most: Option<Duration>) -> Option<Event> {
+        let changed = async {
+            match &mut self.watcher {
+                Some(watcher) => watcher.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let over = async {
+            match at_most {
+                Some(at_most) => tokio::time::sleep(at_most).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            event = self.link.next() => Some(event),
+            Some(event) = self.results.recv() => Some(event),
+            dirty = changed => Some(Event::Changed(dirty)),
+            () = over => None,
+        }
+    }
+
+    /// What has happened by now; a pass is made once for all of it.
+    async fn queued_events(&mut self, events: &mut Vec<Event>) {
+        loop {
+            tokio::select! {
+                biased;
+                event = self.link.next() => events.push(event),
+                Some(event) = self.results.recv() => events.push(event),
+                () = std::future::ready(()) => break,
+            }
+        }
+        if let Some(dirty) = self.watcher.as_mut().and_then(Watcher::drain) {
+            events.push(Event::Changed(dirty));
+        }
+    }
+}
+
+impl Host for LinuxHost {
+    fn now(&self) -> Stamp {
+        clock::now()
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        self.random.nonce()
+    }
+
+    fn own_uid(&self) -> u32 {
+        nix::unistd::geteuid().as_raw()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {
+        match &mut self.watcher {
+            Some(watcher) => scan_and_watch(&mut self.scanner, watcher, what),
+            None => self.scanner.scan(what),
+        }
+    }
+
+    fn resolve(&mut self, query: &ExecQuery) -> Resolution {
+        self.looker.resolver.resolve(query)
+    }
+
+    fn is_git_worktree(&mut self, path: &Path) -> bool {
+        trust::is_git_worktree(path)
+    }
+
+    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
+        Here::read().ok()?.identity(pid.get()).ok()
+    }
+
+    fn claim_instance(&mut self) -> Result<(), String> {
+        let claimed = self.state_dir.take_over(&self.lock).and_then(|known| match known {
+            Some(_) => Ok(()),
+            None => self.state_dir.begin_anew(&self.lock, &mut self.random).map(drop),
+        });
+        claimed.map_err(|error| error.to_string())
+    }
+
+    fn user(&mut self, name: &str) -> Result<UserFacts, String> {
+        self.looker.users.lookup(name)
+    }
+
+    fn environment(&self) -> &BTreeMap<String, String> {
+        &self.looker.environment
+    }
+
+    fn append(&mut self, records: &[Record]) -> Result<(), LedgerUnwritable> {
+        self.ledger.append(records)
+    }
+
+    fn keep_text(&mut self, digest: &Digest, text: &str) -> Result<(), LedgerUnwritable> {
+        self.ledger.keep_text(digest, text)
+    }
+
+    fn text(&mut self, digest: &Digest) -> Option<String> {
+        self.ledger.text(digest)
+    }
+
+    fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
+        let intents = self.judge_open_intents(claims);
+        let mut sightings = observed(observe(self.state_dir.layout(), claims, intents), claims);
+        for (claim, sighting) in claims.iter().zip(&mut sightings) {
+            match &sighting.found {
+                Found::Alive { born } | Found::Ended { born, others: true, .. } => {
+                    let mut claim = claim.clone();
+                    if let Some((process, containment)) = born {
+                        claim.process = Some(process.clone());
+                        claim.containment = Some(containment.clone());
+                    }
+                    self.link.attach(claim);
+                }
+                Found::Ended { .. }
+                | Found::NeverBorn
+                | Found::InFlight
+                | Found::Unverifiable { .. }
+                | Found::ContainmentLost { .. }
+                | Found::KeeperUnresponsive => {}
+            }
+            if self.link.is_unresponsive() {
+                sighting.found = Found::KeeperUnresponsive;
+            }
+        }
+        sightings
+    }
+
+    fn spawn(&mut self, request: SpawnRequest) {
+        self.link.spawn(request);
+    }
+
+    fn signal(&mut self, claim: &Claim, signal: i32, to: SignalTo) {
+        self.link.signal(claim, signal, to);
+    }
+
+    fn kill(&mut self, claim: &Claim) {
+        self.link.kill(claim);
+    }
+
+    fn run_job(&mut self, request: JobRequest) {
+        self.link.run_job(request);
+    }
+
+    fn probe(&mut self, request: ProbeRequest) {
+        let (prober, results) = (Arc::clone(&self.prober), self.to_results.clone());
+        tokio::spawn(async move {
+            let ProbeRequest { service, nonce, target, timeout } = request;
+            let result = prober.run(&target, timeout).await;
+            // The reconciler may have ended meanwhile.
+            let _ = results.send(Event::Probed { service, nonce, result });
+        });
+    }
+
+    fn rotate_logs(&mut self, services: &[ServiceId], max_size: u64, keep: u32) {
+        let Some(keep) = NonZeroU32::new(keep) else { return };
+        let paths: Vec<PathBuf> =
+            services.iter().map(|service| self.state_dir.layout().log(service)).collect();
+        let too_large =
+            paths.into_iter().filter(|path| path.metadata().is_ok_and(|log| log.len() > max_size));
+        for path in too_large {
+            tokio::task::spawn_blocking(move || rotate(&path, max_size, keep));
+        }
+    }
+
+    fn purge_logs(&mut self, services: &[ServiceId]) {
+        for service in services {
+            if let Err(error) = logs::purge(&self.state_dir.layout().log(service)) {
+                tracing::warn!(%service, "its logs cannot be deleted: {error}");
+            }
+        }
+    }
+
+    fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
+        Looker::executable(process)
+    }
+
+    async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
+        self.link.connect_if_needed().await;
+        let mut events: Vec<Event> = self.first_event(at_most).await.into_iter().collect();
+        self.queued_events(&mut events).await;
+        if events.contains(&Event::KeeperLost) {
+            // Starts that it was asked for may or may not have come about.
+            self.intents_are_judged = false;
+        }
+        events
+    }
+}
+
+fn rotate(path: &Path, max_size: u64, keep: NonZeroU32) {
+    match logs::rotate(path, max_size, keep) {
+        Ok(Rotation::NotNeeded | Rotation::Rotated { .. }) => {}
+        Ok(other) => tracing::warn!(log = %path.display(), "not rotated: {other:?}"),
+        Err(error) => tracing::warn!("{error}: {}", error.source),
+    }
+}
+
+/// An observation that failed as a whole proves nothing of any claim.
+fn observed(outcome: Result<Vec<Sighting>, ObserveError>, claims: &[Claim]) -> Vec<Sighting> {
+    outcome.unwrap_or_else(|error| {
+        let detail = error.to_string();
+        let unverifiable = |claim: &Claim| Sighting {
+            service: claim.service.clone(),
+            nonce: claim.nonce.clone(),
+            found: Found::Unverifiable { detail: detail.clone() },
+        };
+        claims.iter().map(unverifiable).collect()
+    })
+}

@@ -1,0 +1,167 @@
+//! What became of every claim, from `/proc`, the cgroups and the two journals.
+//!
+//! Reads only, locks nothing, and needs no keeper: `status` and `plan` look this way too. What cannot be proved
+//! is said to be so. Identity is boot id, pid namespace, pid and start ticks; a zombie is dead.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::cgroup::Group;
+use super::keeper::journal::{self, Ending};
+use super::keeper::{JOB_PREFIX, KeeperError, is_held};
+use super::proc::{Here, Liveness, visit_descendants};
+use super::{Claim, Found, Sighting, StateLayout};
+use crate::identity::{Nonce, ProcessIdentity};
+use crate::state::{BirthLine, Containment};
+
+/// What is known of intents that never led to a birth on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intents {
+    /// `judge_intents` was called for all of them since they were written: without a birth there will be none.
+    Judged,
+    /// We only look: a child of them may be about to be born.
+    Open,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error("{what} cannot be read")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+}
+
+/// Looks at every claim; one sighting for each, in the same order.
+pub fn observe(
+    layout: &StateLayout,
+    claims: &[Claim],
+    intents: Intents,
+) -> Result<Vec<Sighting>, ObserveError> {
+    let fail = |what: String| move |source| ObserveError::Io { what, source };
+    let here = Here::read().map_err(fail("/proc".into()))?;
+    let any_open = claims.iter().any(|claim| claim.process.is_none());
+    let births = if any_open {
+        let path = layout.births();
+        journal::births(&path).map_err(fail(path.display().to_string()))?
+    } else {
+        BTreeMap::new()
+    };
+    let path = layout.exits();
+    let exits = journal::exits(&path).map_err(fail(path.display().to_string()))?;
+    let view = View { here, births, exits, intents };
+    Ok(claims
+        .iter()
+        .map(|claim| Sighting {
+            service: claim.service.clone(),
+            nonce: claim.nonce.clone(),
+            found: view.look_at(claim),
+        })
+        .collect())
+}
+
+/// True if a keeper lives, whether or not it answers.
+pub fn keeper_lives(layout: &StateLayout) -> Result<bool, ObserveError> {
+    Ok(is_held(layout)?)
+}
+
+struct View {
+    here: Here,
+    births: BTreeMap<Nonce, Option<BirthLine>>,
+    exits: BTreeMap<Nonce, Ending>,
+    intents: Intents,
+}
+
+impl View {
+    fn look_at(&self, claim: &Claim) -> Found {
+        if let Some(process) = &claim.process {
+            let Some(containment) = &claim.containment else {
+                return Found::Unverifiable { detail: "the ledger does not say what contains it".into() };
+            };
+            return self.look_at_run(&claim.nonce, process, containment, None);
+        }
+        match (self.births.get(&claim.nonce), self.intents) {
+            (Some(Some(birth)), _) => {
+                let born = Some((birth.process.clone(), birth.containment.clone()));
+                self.look_at_run(&claim.nonce, &birth.process, &birth.containment, born)
+            }
+            // Its exec failed after the birth.
+            (Some(None), _) | (None, Intents::Judged) => Found::NeverBorn,
+            (None, Intents::Open) => Found::InFlight,
+        }
+    }
+
+    fn look_at_run(
+        &self,
+        nonce: &Nonce,
+        process: &ProcessIdentity,
+        containment: &Containment,
+        born: Option<(ProcessIdentity, Containment)>,
+    ) -> Found {
+        let ending = self.exits.get(nonce).cloned().unwrap_or_default();
+        let ended = |others, other_boot| Found::Ended {
+            born: born.clone(),
+            status: ending.status(),
+            at: ending.leader.as_ref().map(|line| line.at.clone()),
+            others,
+            other_boot,
+        };
+        match self.here.liveness(process) {
+            Liveness::Unverifiable(detail) => Found::Unverifiable { detail },
+            Liveness::OtherBoot => ended(false, true),
+            Liveness::Alive => match self.is_held_together(containment) {
+                Ok(true) => Found::Alive { born },
+                Ok(false) => Found::ContainmentLost { pid: Some(process.pid) },
+                Err(detail) => Found::Unverifiable { detail },
+            },
+            Liveness::Dead => match self.others(nonce, containment, ending.empty) {
+                Ok(Some(others)) => ended(others, false),
+                Ok(None) => Found::ContainmentLost { pid: None },
+                Err(detail) => Found::Unverifiable { detail },
+            },
+        }
+    }
+
+    /// Whether what contains a living leader is there. A cgroup cannot be removed under its members.
+    fn is_held_together(&self, containment: &Containment) -> Result<bool, String> {
+        match containment {
+            Containment::Cgroup { .. } => Ok(true),
+            Containment::Holder { process } => match self.here.liveness(process) {
+                Liveness::Alive => Ok(true),
+                Liveness::Dead | Liveness::OtherBoot => Ok(false),
+                Liveness::Unverifiable(detail) => Err(detail),
+            },
+        }
+    }
+
+    /// Whether anything else of a run lives whose leader is dead; `None`: what contained it is gone.
+    fn others(&self, nonce: &Nonce, containment: &Containment, empty: bool) -> Result<Option<bool>, String> {
+        match containment {
+            Containment::Cgroup { path } => match Group::recall(path, nonce) {
+                Ok(group) => {
+                    let members = group.pids_below(&|name| name.starts_with(JOB_PREFIX));
+                    members
+                        .map(|pids| Some(!pids.is_empty()))
+                        .map_err(|error| format!("{}: {error}", path.display()))
+                }
+                // The hierarchy is not mounted where we are.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error.to_string()),
+            },
+            Containment::Holder { .. } if empty => Ok(Some(false)),
+            Containment::Holder { process } => match self.here.pin(process) {
+                Ok(holder) => {
+                    let mut others = false;
+                    visit_descendants(&holder, &mut |_, stat| others |= !stat.is_dead())
+                        .map(|()| Some(others))
+                        .map_err(|error| format!("/proc: {error}"))
+                }
+                Err(Liveness::Unverifiable(detail)) => Err(detail),
+                Err(_) => Ok(None),
+            },
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! What `/proc` says of processes, boots and pid namespaces.
+//!
+//! Reads only, and one signal: that through an opened `/proc/PID`, which names a process for ever as a pidfd
+//! does. Whoever wants to signal opens it first, then proves what it has opened, then signals. Called by
+//! the keeper, the holders and `observe`. Sources: proc(5), pidfd_send_signal(2).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+use nix::time::{ClockId, clock_gettime};
+
+use super::sys;
+use crate::identity::{BootId, Pid, ProcessIdentity};
+use crate::time::Stamp;
+
+/// What is used of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub pid: i32,
+    pub state: u8,
+    pub ppid: i32,
+    pub pgid: i32,
+    /// Field 22: start time in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+impl Stat {
+    /// `None` if `text` is not a line of that form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let pid = text.split_once(' ')?.0.parse().ok()?;
+        // The name is in brackets and may itself hold brackets and spaces: what counts is the last one.
+        let rest = text.rsplit_once(')')?.1.trim_start();
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        Some(Self {
+            pid,
+            state: *fields.first()?.as_bytes().first()?,
+            ppid: fields.get(1)?.parse().ok()?,
+            pgid: fields.get(2)?.parse().ok()?,
+            start_ticks: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    /// A zombie is dead: it runs nothing and holds nothing but its number.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// An opened `/proc/PID`: goes on naming that one process when its pid has long been given to another.
+#[derive(Debug)]
+pub struct Pinned {
+    dir: OwnedFd,
+    pid: i32,
+}
+
+impl Pinned {
+    /// `None` where there is no such process.
+    pub fn open(pid: i32) -> io::Result<Option<Self>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match open(format!("/proc/{pid}").as_str(), flags, Mode::empty()) {
+            Ok(dir) => Ok(Some(Self { dir, pid })),
+            Err(error) => none_if_gone(error.into()),
+        }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// `None` once the process is gone and reaped.
+    pub fn stat(&self) -> io::Result<Option<Stat>> {
+        let Some(text) = self.read("stat")? else { return Ok(None) };
+        Stat::parse(&text).map(Some).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{}/stat is garbled", self.pid))
+        })
+    }
+
+    /// Pids of the children of all its threads; empty once it is gone.
+    fn children(&self) -> io::Result<Vec<i32>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let tasks = match openat(&self.dir, "task", flags, Mode::empty()) {
+            Ok(tasks) => tasks,
+            Err(error) => return none_if_gone(error.into()).map(Option::unwrap_or_default),
+        };
+        let mut children = Vec::new();
+        for task in nix::dir::Dir::from_fd(tasks)?.iter() {
+            // A thread that ends while the list is read hands its children to another one: the next sweep.
+            let Ok(task) = task else { break };
+            let Ok(name) = task.file_name().to_str() else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            if let Some(text) = self.read(&format!("task/{name}/children"))? {
+                children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+            }
+        }
+        Ok(children)
+    }
+
+    /// `Ok(false)`: it is gone.
+    pub fn signal(&self, signal: i32) -> io::Result<bool> {
+        sys::send_signal(self.dir.as_fd(), signal)
+    }
+
+    fn read(&self, name: &str) -> io::Result<Option<String>> {
+        match openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(file) => read_all(file.into()),
+            Err(error) => none_if_gone(error.into()),
+        }
+    }
+}
+
+impl AsFd for Pinned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+fn read_all(mut file: fs::File) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    match file.read_to_end(&mut bytes) {
+        // The name of a process is any bytes at all.
+        Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) => none_if_gone(error),
+    }
+}
+
+fn none_if_gone<T>(error: io::Error) -> io::Result<Option<T>> {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => Ok(None),
+        _ => Err(error),
+    }
+}
+
+/// The process with this pid at this moment; `None` where there is none.
+pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    match Pinned::open(pid)? {
+        Some(pinned) => pinned.stat(),
+        None => Ok(None),
+    }
+}
+
+/// Visits every process that descends from `root`, dead ones included, parents before their children.
+///
+/// Each is proved when it is visited: its parent is the process it was found under, or `root` itself (to which
+/// the orphans of a subreaper come). Processes that come and go meanwhile may be missed.
+pub fn visit_descendants(root: &Pinned, visit: &mut dyn FnMut(&Pinned, &Stat)) -> io::Result<()> {
+    let has_children_files = fs::exists("/proc/thread-self/children")?;
+    let walk = Walk { root: root.pid, scan: if has_children_files { None } else { Some(scan_parents()?) } };
+    walk.below(root, &walk.children(root)?, visit, 0)
+}
+
+/// Deeper chains are seen once what is above them is gone: a bound for the stack and for open descriptors.
+const MAX_DEPTH: usize = 128;
+
+type Scan = HashMap<i32, Vec<i32>>;
+
+struct Walk {
+    root: i32,
+    /// Where the kernel has no `children` files.
+    scan: Option<Scan>,
+}
+
+impl Walk {
+    fn children(&self, parent: &Pinned) -> io::Result<Vec<i32>> {
+        match &self.scan {
+            None => parent.children(),
+            Some(scan) => Ok(scan.get(&parent.pid).cloned().unwrap_or_default()),
+        }
+    }
+
+    fn below(
+        &self,
+        parent: &Pinned,
+        pids: &[i32],
+        visit: &mut dyn FnMut(&Pinned, &Stat),
+        depth: usize,
+    ) -> io::Result<()> {
+        for &pid in pids {
+            let Some(child) = Pinned::open(pid)? else { continue };
+            let Some(stat) = child.stat()? else { continue };
+            // The number may have been given to a stranger between the list and the opening.
+            let under_parent = stat.ppid == parent.pid && parent.stat()?.is_some();
+            if !under_parent && stat.ppid != self.root {
+                continue;
+            }
+            // Listed before the visit, which may kill it and so send its children elsewhere.
+            let children = self.children(&child)?;
+            visit(&child, &stat);
+            if depth < MAX_DEPTH {
+                self.below(&child, &children, visit, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every process by its parent, for kernels without `children` files.
+fn scan_parents() -> io::Result<Scan> {
+    let mut scan = Scan::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if let Ok(Some(stat)) = stat(pid) {
+            scan.entry(stat.ppid).or_default().push(pid);
+        }
+    }
+    Ok(scan)
+}
+
+/// The boot and the pid namespace we are in: half of every identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Here {
+    pub boot: BootId,
+    pub pid_ns: u64,
+}
+
+/// What an identity turns out to be at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Liveness {
+    /// This very process runs.
+    Alive,
+    /// It is gone, a zombie, or its pid belongs to another process by now.
+    Dead,
+    /// The machine was booted since: it is gone.
+    OtherBoot,
+    /// Its pid means something else here, or `/proc` cannot be read; a sentence.
+    Unverifiable(String),
+}
+
+impl Here {
+    pub fn read() -> io::Result<Self> {
+        use std::os::linux::fs::MetadataExt;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let pid_ns = fs::metadata("/proc/self/ns/pid")?.st_ino();
+        Ok(Self { boot: BootId::new(&boot), pid_ns })
+    }
+
+    /// The identity of a process that cannot vanish now: ourselves, or a child not yet reaped.
+    pub fn identity(&self, pid: i32) -> io::Result<ProcessIdentity> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("there is no process {pid}"));
+        let stat = stat(pid)?.ok_or_else(gone)?;
+        let pid = Pid::new(pid).ok_or_else(gone)?;
+        Ok(ProcessIdentity {
+            pid,
+            start_ticks: stat.start_ticks,
+            boot: self.boot.clone(),
+            pid_ns: self.pid_ns,
+        })
+    }
+
+    pub fn liveness(&self, process: &ProcessIdentity) -> Liveness {
+        self.pin(process).map_or_else(|liveness| liveness, |_| Liveness::Alive)
+    }
+
+    /// Pins a process and proves that it is this one, alive; otherwise says what it is.
+    pub fn pin(&self, process: &ProcessIdentity) -> Result<Pinned, Liveness> {
+        if process.boot != self.boot {
+            return Err(Liveness::OtherBoot);
+        }
+        if process.pid_ns != self.pid_ns {
+            return Err(Liveness::Unverifiable(format!(
+                "pid {} was seen in pid namespace {}, and this is {}",
+                process.pid, process.pid_ns, self.pid_ns
+            )));
+        }
+        let unreadable = |error: io::Error| {
+            Liveness::Unverifiable(format!("/proc/{} cannot be read: {error}", process.pid))
+        };
+        let pinned = Pinned::open(process.pid.get()).map_err(unreadable)?.ok_or(Liveness::Dead)?;
+        let stat = pinned.stat().map_err(unreadable)?.ok_or(Liveness::Dead)?;
+        if stat.start_ticks != process.start_ticks || stat.is_dead() {
+            return Err(Liveness::Dead);
+        }
+        Ok(pinned)
+    }
+
+    /// All clocks at this moment.
+    pub fn stamp(&self) -> Stamp {
+        let millis = |clock| {
+            clock_gettime(clock).map(|time| Duration::from(time).as_millis()).unwrap_or_default() as u64
+        };
+        Stamp {
+            boot: self.boot.clone(),
+            boottime_ms: millis(ClockId::CLOCK_BOOTTIME),
+            awake_ms: millis(ClockId::CLOCK_MONOTONIC),
+            wall_ms: millis(ClockId::CLOCK_REALTIME) as i64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_full_of_brackets_and_spaces_does_not_shift_the_fields() {
+        let line = "42 (a) b (c) S) R 7 41 41 0 -1 4194304 85 0 0 0 0 0 0 0 20 0 1 0 123456 1 2 3\n";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(stat, Stat { pid: 42, state: b'R', ppid: 7, pgid: 41, start_ticks: 123_456 });
+    }
+
+    #[test]
+    fn a_short_line_is_no_stat() {
+        assert_eq!(Stat::parse("42 (a) R 7 41"), None);
+        assert_eq!(Stat::parse(""), None);
+    }
+
+    #[test]
+    fn our_own_identity_is_alive_and_a_recycled_one_dead() {
+        let here = Here::read().unwrap();
+        let me = here.identity(std::process::id() as i32).unwrap();
+        assert_eq!(here.liveness(&me), Liveness::Alive);
+        let recycled = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me.clone() };
+        assert_eq!(here.liveness(&recycled), Liveness::Dead);
+        let other_ns = ProcessIdentity { pid_ns: 1, ..me.clone() };
+        assert!(matches!(here.liveness(&other_ns), Liveness::Unverifiable(_)));
+        let other_boot = ProcessIdentity { boot: BootId::new("x"), ..me };
+        assert_eq!(here.liveness(&other_boot), Liveness::OtherBoot);
+    }
+
+    #[test]
+    fn descendants_are_found_with_and_without_children_files() {
+        let script = "sleep 1000 & (sleep 1000 & exec sleep 1000) & exec sleep 1000";
+        let mut shell = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+        let top = Pinned::open(shell.id() as i32).unwrap().unwrap();
+        let below = |scan: Option<Scan>| {
+            let walk = Walk { root: top.pid, scan };
+            let mut found = Vec::new();
+            walk.below(&top, &walk.children(&top).unwrap(), &mut |member, _| found.push(member.pid), 0)
+                .unwrap();
+            found.sort_unstable();
+            found
+        };
+        let start = std::time::Instant::now();
+        while below(None).len() < 3 && start.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        let (quick, scanned) = (below(None), below(Some(scan_parents().unwrap())));
+        visit_descendants(&top, &mut |member, _| drop(member.signal(libc::SIGKILL))).unwrap();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert_eq!(quick.len(), 3);
+        assert_eq!(quick, scanned);
+    }
+}

@@ -1,0 +1,49 @@
+//! Why a manifest cannot be had: stable codes, and sentences that read after the path of the file.
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::file::MAX_BYTES;
+use crate::host::cause::plain;
+
+/// Code and sentence.
+pub type Trouble = (String, String);
+
+pub fn trouble(code: &str, sentence: impl Into<String>) -> Trouble {
+    (code.to_owned(), sentence.into())
+}
+
+pub fn cause(errno: Errno) -> String {
+    plain(&errno.into())
+}
+
+pub fn unreadable(errno: Errno) -> Trouble {
+    trouble("unreadable", format!("cannot be read: {}", cause(errno)))
+}
+
+pub fn being_written() -> Trouble {
+    trouble("being-written", "is being written; it is read again once that is complete")
+}
+
+pub fn too_large(size: u64) -> Trouble {
+    trouble("too-large", format!("has {size} bytes; a manifest has at most {MAX_BYTES}"))
+}
+
+pub fn link_trouble(errno: Errno) -> Trouble {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => trouble("dangling-link", "is a link to nothing"),
+        Errno::LOOP => trouble("link-loop", "is a link that leads back to itself"),
+        other => unreadable(other),
+    }
+}
+
+pub fn not_regular(kind: FileType) -> Trouble {
+    let what = match kind {
+        FileType::Directory => "a directory",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::RegularFile | FileType::Symlink | FileType::Unknown => "something else",
+    };
+    trouble("not-a-regular-file", format!("is {what}; a manifest is a regular file"))
+}

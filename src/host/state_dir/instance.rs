@@ -1,0 +1,162 @@
+//! Whose claims are in a state directory: `instance.json`, its random id with where it was.
+//!
+//! Restored in place (same path, other inode) and moved (same inode, other path) are the same instance: its
+//! claims stay, and identity proves each. Anything else is a copy, whose original may be alive: its claims are
+//! void until the operator says otherwise. Called by `commands` once the lock is held.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::node::Node;
+use super::{ReconcilerLock, StateDir, StateDirError};
+use crate::host::clock::Random;
+use crate::host::durable;
+use crate::identity::InstanceId;
+
+const VERSION: u32 = 1;
+
+/// Whose a state directory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing was ever claimed here.
+    New,
+    Ours {
+        instance: InstanceId,
+        /// Where it was, if it has moved.
+        moved_from: Option<PathBuf>,
+    },
+    /// A copy: what its ledger names is held until `takeover` or `--new-instance`.
+    Foreign {
+        /// `None` where the ledger has lost its `instance.json`.
+        instance: Option<InstanceId>,
+    },
+}
+
+/// The file: who it is, and where it was when that was last written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct InstanceRecord {
+    version: u32,
+    id: InstanceId,
+    #[serde(with = "crate::state::paths")]
+    path: PathBuf,
+    #[serde(flatten)]
+    node: Node,
+}
+
+impl StateDir {
+    /// Whose the claims are. Writes nothing.
+    pub fn standing(&self) -> Result<Standing, StateDirError> {
+        let Some(text) = self.instance_text()? else {
+            let has_ledger = self.layout.ledger().exists();
+            return Ok(if has_ledger { Standing::Foreign { instance: None } } else { Standing::New });
+        };
+        let Ok(record) = serde_json::from_str::<InstanceRecord>(&text) else {
+            return Ok(Standing::Foreign { instance: None });
+        };
+        let original = if record.path == self.layout.dir { None } else { look_at(&record.path) };
+        Ok(judge(record, &self.layout.dir, &self.node()?, original.as_ref()))
+    }
+
+    /// As [`standing`](Self::standing), and makes it last: draws an id for a new directory, and writes down
+    /// where a restored or moved one is now. A foreign one is left as it is.
+    pub fn settle(&self, held: &ReconcilerLock, random: &mut Random) -> Result<Standing, StateDirError> {
+        let standing = self.standing()?;
+        match &standing {
+            Standing::New => {
+                let instance = self.begin_anew(held, random)?;
+                Ok(Standing::Ours { instance, moved_from: None })
+            }
+            Standing::Ours { instance, .. } => {
+                self.write_instance(instance)?;
+                Ok(standing)
+            }
+            Standing::Foreign { .. } => Ok(standing),
+        }
+    }
+
+    /// Makes a copy the owner of its claims, under the id they were made with: `takeover`. `None` if that id is
+    /// lost; then [`begin_anew`](Self::begin_anew) keeps the claims as well.
+    pub fn take_over(&self, _held: &ReconcilerLock) -> Result<Option<InstanceId>, StateDirError> {
+        let record =
+            self.instance_text()?.and_then(|text| serde_json::from_str::<InstanceRecord>(&text).ok());
+        let Some(record) = record else { return Ok(None) };
+        self.write_instance(&record.id)?;
+        Ok(Some(record.id))
+    }
+
+    /// Gives the directory a new id. For `--new-instance` the ledger disowns its claims first: killed in
+    /// between, the directory is still foreign.
+    pub fn begin_anew(
+        &self,
+        _held: &ReconcilerLock,
+        random: &mut Random,
+    ) -> Result<InstanceId, StateDirError> {
+        let instance = random.instance();
+        self.write_instance(&instance)?;
+        Ok(instance)
+    }
+
+    fn instance_text(&self) -> Result<Option<String>, StateDirError> {
+        let path = self.layout.instance();
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StateDirError::io("read the instance", &path)(error)),
+        }
+    }
+
+    /// Writes nothing if it is what is there.
+    fn write_instance(&self, id: &InstanceId) -> Result<(), StateDirError> {
+        let path = self.layout.instance();
+        let record = InstanceRecord {
+            version: VERSION,
+            id: id.clone(),
+            path: self.layout.dir.clone(),
+            node: self.node()?,
+        };
+        let error = || StateDirError::io("write the instance", &path);
+        let text = serde_json::to_string(&record).map_err(|source| error()(source.into()))?;
+        if self.instance_text()?.is_none_or(|there| there != text) {
+            durable::replace(&path, text.as_bytes()).map_err(error())?;
+        }
+        Ok(())
+    }
+
+    fn node(&self) -> Result<Node, StateDirError> {
+        let found = self.directory.metadata();
+        found.map(|found| Node::of(&found)).map_err(StateDirError::io("look at", &self.layout.dir))
+    }
+}
+
+/// What is now where an instance says that it was.
+struct Original {
+    node: Node,
+    id: Option<InstanceId>,
+}
+
+fn look_at(path: &Path) -> Option<Original> {
+    let node = Node::of(&fs::metadata(path).ok()?);
+    let text = fs::read(path.join("instance.json")).unwrap_or_default();
+    let id = serde_json::from_slice::<InstanceRecord>(&text).ok().map(|record| record.id);
+    Some(Original { node, id })
+}
+
+/// `original` is what the recorded path holds, if that is another path than ours.
+fn judge(record: InstanceRecord, here: &Path, node: &Node, original: Option<&Original>) -> Standing {
+    let ours = |moved_from| Standing::Ours { instance: record.id.clone(), moved_from };
+    if record.path == here {
+        return ours(None);
+    }
+    match original {
+        // The same directory by two names, as with a bind mount.
+        Some(original) if original.node.is(node) => ours(None),
+        Some(original) if original.id.as_ref() == Some(&record.id) => {
+            Standing::Foreign { instance: Some(record.id) }
+        }
+        _ if record.node.is(node) => ours(Some(record.path.clone())),
+        _ => Standing::Foreign { instance: Some(record.id) },
+    }
+}

@@ -1,0 +1,150 @@
+//! The lock of the reconciler in charge: `reconciler.lock`, held by flock(2) until our end, however it comes.
+//!
+//! The file is never renamed or removed; what is written in it, who holds it, is for people. No child keeps the
+//! lock: the descriptor is closed on exec. Called by `commands`; [`ReconcilerLock`] is the proof that the
+//! ledger and the instance may be written.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{StateLayout, clock};
+use crate::time::Stamp;
+
+/// How often a lock that is held is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("another reconciler holds the state: {0}")]
+    Held(HeldBy),
+    #[error("lock {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Who holds the lock, as far as it can be seen from here.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeldBy {
+    /// `None` where the holder could not say, or lives in another pid namespace.
+    pub pid: Option<i32>,
+    pub since: Option<Stamp>,
+    /// Its command line.
+    pub command: Option<String>,
+}
+
+impl fmt::Display for HeldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => f.write_str("a process that cannot be seen from here")?,
+        }
+        if let Some(command) = &self.command {
+            write!(f, " ({command})")?;
+        }
+        if let Some(since) = &self.since {
+            write!(f, ", since {}", since.rfc3339())?;
+        }
+        Ok(())
+    }
+}
+
+/// What the holder writes into the file.
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    pid: i32,
+    start_ticks: Option<u64>,
+    since: Stamp,
+}
+
+/// Held until it is dropped, or until the process ends.
+#[derive(Debug)]
+pub struct ReconcilerLock {
+    _file: File,
+}
+
+impl ReconcilerLock {
+    /// Takes the lock, waiting up to `patience` for whoever holds it.
+    pub fn acquire(layout: &StateLayout, patience: Duration) -> Result<Self, LockError> {
+        let path = layout.lock();
+        let started = Instant::now();
+        loop {
+            match Self::try_acquire(&path) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) if started.elapsed() < patience => {
+                    thread::sleep(RETRY.min(patience.saturating_sub(started.elapsed())));
+                }
+                Ok(None) => return Err(LockError::Held(holder(&path))),
+                Err(source) => return Err(LockError::Io { path, source }),
+            }
+        }
+    }
+
+    /// `None` if somebody else holds it.
+    fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // A lock on a file that was removed in between keeps nobody out.
+        let (ours, there) = (file.metadata()?, fs::metadata(path)?);
+        if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+            return Ok(None);
+        }
+        // On a full or read-only disk the lock holds all the same.
+        let _ = sign(&file);
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+/// Read-only where it cannot be written, which does for flock(2).
+fn open(path: &Path) -> io::Result<File> {
+    let writable =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    match writable {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+        result => result,
+    }
+}
+
+fn sign(file: &File) -> io::Result<()> {
+    let pid = process::id() as i32;
+    let holder = Holder { pid, start_ticks: start_ticks(pid), since: clock::now() };
+    let text = serde_json::to_vec(&holder)?;
+    file.write_all_at(&text, 0)?;
+    file.set_len(text.len() as u64)
+}
+
+fn holder(path: &Path) -> HeldBy {
+    let text = fs::read(path).unwrap_or_default();
+    let Ok(holder) = serde_json::from_slice::<Holder>(&text) else { return HeldBy::default() };
+    if holder.start_ticks.is_none() || start_ticks(holder.pid) != holder.start_ticks {
+        return HeldBy { since: Some(holder.since), ..HeldBy::default() };
+    }
+    HeldBy { pid: Some(holder.pid), since: Some(holder.since), command: command(holder.pid) }
+}
+
+/// proc(5), field 22 of `/proc/PID/stat`: counted from the last `)`, since a name may hold anything.
+fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn command(pid: i32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> =
+        bytes.split(|&b| b == 0).filter(|word| !word.is_empty()).map(String::from_utf8_lossy).collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}

@@ -1,0 +1,275 @@
+//! The few system calls that neither `nix` nor `rustix` offers as we need them.
+//!
+//! Thin: one call each, raw values in, `io::Result` out, no policy. `fork` may be called by a process of one
+//! thread only (the keeper and its holders), which is why it can be followed by ordinary Rust in the child.
+//! Sources: clone(2), waitid(2), pidfd_send_signal(2), close_range(2), and `include/uapi/linux/pidfd.h`.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use crate::state::ExitStatus;
+
+/// Which side of a fork we are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    Child,
+    /// The child's pid: reserved until it is reaped.
+    Parent(i32),
+}
+
+/// `struct clone_args` of clone(2), the first version that has `cgroup`.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks, the child a member of `cgroup` from its first instruction on where one is given.
+///
+/// `ErrorKind::Unsupported` where the kernel or a sandbox has no clone3 into a cgroup: fork without, and let
+/// the child move itself.
+///
+/// The caller has one thread; see the module's header.
+#[expect(
+    unsafe_code,
+    reason = "JUSTIFICATION: no safe wrapper of clone3 exists, and fork is unsafe by nature"
+)]
+pub fn fork(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    let Some(cgroup) = cgroup else {
+        // SAFETY: the process has one thread, so no lock can be held by another one in the child.
+        return match unsafe { nix::unistd::fork() }? {
+            nix::unistd::ForkResult::Child => Ok(Fork::Child),
+            nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child.as_raw())),
+        };
+    };
+    let args = CloneArgs {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: `args` is a valid clone_args of the size given; neither CLONE_VM nor a stack is asked for, so the
+    // child is a plain copy as after fork(2), in a process of one thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => match io::Error::last_os_error() {
+            // ENOSYS: no clone3; EPERM: a seccomp filter; E2BIG and EINVAL: no `cgroup` member yet.
+            error
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOSYS | libc::EPERM | libc::E2BIG | libc::EINVAL)
+                ) =>
+            {
+                Err(io::Error::new(io::ErrorKind::Unsupported, error))
+            }
+            error => Err(error),
+        },
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as i32)),
+    }
+}
+
+/// Ends this process at once: no destructor, no exit handler.
+#[expect(unsafe_code, reason = "JUSTIFICATION: a forked child must not run what its parent registered")]
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// A child that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dead {
+    pub pid: i32,
+    pub status: ExitStatus,
+}
+
+/// Which children a wait is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    Any,
+    Pid(i32),
+}
+
+/// What a wait does with the child it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Leaves it a zombie: its pid stays reserved.
+    Peek,
+    Reap,
+}
+
+/// A child that has ended, if there is one; never blocks. `ECHILD` where there are no children at all.
+///
+/// `nix` cannot be used: it has no word for a death by a real-time signal, and fails for ever on it.
+#[expect(unsafe_code, reason = "JUSTIFICATION: the wrappers lose the pid (rustix) or fail on SIGRTMIN (nix)")]
+pub fn wait(whom: Whom, how: Wait) -> io::Result<Option<Dead>> {
+    let (kind, id) = match whom {
+        Whom::Any => (libc::P_ALL, 0),
+        Whom::Pid(pid) => (libc::P_PID, pid as libc::id_t),
+    };
+    let keep = if how == Wait::Peek { libc::WNOWAIT } else { 0 };
+    // SAFETY: all zeroes is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: `info` is a valid, writable siginfo_t.
+        let done = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOHANG | keep) };
+        if done == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: waitid has filled in the members for SIGCHLD, or left them zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let status =
+        if info.si_code == libc::CLD_EXITED { ExitStatus::Code(status) } else { ExitStatus::Signal(status) };
+    Ok((pid != 0).then_some(Dead { pid, status }))
+}
+
+/// Signals the process behind a pidfd or an open `/proc/PID`. `Ok(false)`: it is gone.
+#[expect(unsafe_code, reason = "JUSTIFICATION: the wrapper's signal type has no real-time signals")]
+pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
+    // SAFETY: a null siginfo is allowed and means that of kill(2); the descriptor is open.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if done == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
+}
+
+/// `struct pidfd_info`, version 0.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+mod ioctl {
+    nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, super::PidfdInfo);
+}
+
+/// How the process behind a pidfd ended, whoever its parent was. `None` while it lives or is not yet reaped.
+///
+/// `Err` on kernels before 6.15, which do not tell.
+#[expect(unsafe_code, reason = "JUSTIFICATION: no wrapper of this ioctl exists")]
+pub fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: `info` is a valid pidfd_info of the size that the request number carries.
+    unsafe { ioctl::pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }?;
+    if info.mask & PIDFD_INFO_EXIT == 0 {
+        return Ok(None);
+    }
+    let signal = info.exit_code & 0x7f;
+    Ok(Some(if signal == 0 {
+        ExitStatus::Code((info.exit_code >> 8) & 0xff)
+    } else {
+        ExitStatus::Signal(signal)
+    }))
+}
+
+/// What to do with descriptors that a new program must not inherit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drop {
+    Now,
+    /// When something is executed.
+    OnExec,
+}
+
+/// Drops every descriptor from `first` on, except those in `keep`.
+#[expect(unsafe_code, reason = "JUSTIFICATION: closes descriptors that no Rust value owns")]
+pub fn drop_descriptors(first: RawFd, keep: &[RawFd], when: Drop) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    let flags = if when == Drop::OnExec { CLOSE_RANGE_CLOEXEC } else { 0 };
+    let mut keep: Vec<RawFd> = keep.iter().copied().filter(|&fd| fd >= first).collect();
+    keep.sort_unstable();
+    let mut from = first;
+    for fd in keep.iter().copied().chain([RawFd::MAX]) {
+        // SAFETY: the callers own every descriptor of the range, or were handed it by accident.
+        let closed = fd <= from
+            || unsafe { libc::syscall(libc::SYS_close_range, from, (fd - 1) as libc::c_uint, flags) } == 0;
+        if !closed {
+            // Older than 5.9 (5.11 for the flag), or filtered.
+            return drop_one_by_one(first, &keep, when);
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "JUSTIFICATION: closes descriptors that no Rust value owns")]
+fn drop_one_by_one(first: RawFd, keep: &[RawFd], when: Drop) -> io::Result<()> {
+    let names: Vec<_> = std::fs::read_dir("/proc/self/fd")?.collect::<io::Result<_>>()?;
+    let fds = names.iter().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    for fd in fds.filter(|fd| *fd >= first && !keep.contains(fd)) {
+        match when {
+            // SAFETY: as above; a descriptor that is closed by now gives EBADF.
+            Drop::Now => unsafe { libc::close(fd) },
+            // SAFETY: as above.
+            Drop::OnExec => unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) },
+        };
+    }
+    Ok(())
+}
+
+/// Default disposition for every signal, and none blocked: nothing of this is to be inherited.
+///
+/// By the system call itself: the C library refuses 32 and 33, which are its own and may be inherited as ignored.
+#[expect(unsafe_code, reason = "JUSTIFICATION: no wrapper sets signals 32 and 33")]
+pub fn reset_signals() {
+    /// The kernel's `struct sigaction` is at most this large; all zeroes is SIG_DFL without flags or mask.
+    const DEFAULT: [u64; 8] = [0; 8];
+    const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+    for signal in SIGNALS {
+        let old = std::ptr::null::<u64>();
+        // SAFETY: the action is readable and large enough, the old one is not asked for. KILL and STOP give EINVAL.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), old, size_of::<u64>()) };
+    }
+    let none = nix::sys::signal::SigSet::empty();
+    none.thread_set_mask().expect("an empty signal mask is always valid");
+}
+
+/// Ignores a signal.
+#[expect(unsafe_code, reason = "JUSTIFICATION: sigaction is unsafe")]
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler, so nothing can run at a bad moment.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pidfd_info_is_as_large_as_its_first_version() {
+        assert_eq!(size_of::<PidfdInfo>(), 64);
+        assert_eq!(size_of::<CloneArgs>(), 88);
+    }
+}

@@ -1,0 +1,208 @@
+//! `health`: a path, or a table whose keys say of which type it is.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::command;
+use super::service::read_u32;
+use super::templates::Known;
+use crate::manifest::choice::{CheckType, Choice};
+use crate::manifest::code;
+use crate::manifest::diagnostic::escape;
+use crate::manifest::problems::Problems;
+use crate::manifest::section::{Layout, Section, Text, describe};
+use crate::manifest::spec::{Health, HealthCheck};
+
+/// The largest program that a pattern may compile to: a manifest must not cost megabytes of memory.
+const MAX_REGEX_BYTES: usize = 1 << 20;
+
+/// The pattern of `health.expect_regex`, compiled within bounds.
+pub fn output_regex(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build()
+}
+
+/// What of its service a check goes by.
+pub(super) struct Around<'r> {
+    pub(super) service_url: Option<Text<'r>>,
+    pub(super) known: &'r Known<'r>,
+    /// Of the key `health`.
+    pub(super) key_place: Range<usize>,
+}
+
+/// Keys that only one type of check has.
+const KEYS: [(CheckType, &[&str]); 3] = [
+    (CheckType::Http, &["url", "expect_status"]),
+    (CheckType::Tcp, &["host", "port"]),
+    (CheckType::Command, &["command", "shell", "expect_regex"]),
+];
+
+pub(super) fn read(
+    value: &Spanned<DeValue<'_>>,
+    around: &Around<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<Health> {
+    match value.get_ref() {
+        DeValue::String(path) => {
+            let path = Text { text: path, place: value.span() };
+            let url = read_short(&path, around, problems)?;
+            Some(Health::new(HealthCheck::Http { url, expect_status: None }))
+        }
+        DeValue::Table(values) => {
+            let mut section = Section::open(problems, "health", values, around.key_place.clone(), &[]);
+            read_table(&mut section, around)
+        }
+        other => {
+            let message = format!("`health` takes a path or a table, this is {}", describe(other));
+            let report = problems.add(value.span(), code::WRONG_TYPE, message);
+            report.help("write `health = \"/health\"`, or the fields below `[service.NAME.health]`");
+            None
+        }
+    }
+}
+
+fn read_short(path: &Text<'_>, around: &Around<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    if !path.text.starts_with('/') {
+        let message = format!("`{}` is not a path that begins with `/`", escape(path.text));
+        let report = problems.add(path.place.clone(), code::BAD_URL, message);
+        if path.text.contains("://") {
+            report.help(format!("write it as `health = {{ url = \"{}\" }}`", escape(path.text)));
+        }
+        return None;
+    }
+    let is_good = around.known.check(path, problems);
+    on_service_url(path, around, problems).filter(|_| is_good)
+}
+
+/// A path on the origin of the service's `url`.
+fn on_service_url(path: &Text<'_>, around: &Around<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    let Some(url) = &around.service_url else {
+        let message = "the health check is a path on `url`, and `url` is not given";
+        let report = problems.add(path.place.clone(), code::MISSING_KEY, message);
+        report.help("give the service a `url`, like `url = \"http://127.0.0.1:8080\"`");
+        return None;
+    };
+    Some(format!("{}{}", origin(url.text), path.text))
+}
+
+/// `url` up to its path; one that only a template gives ends without a slash.
+fn origin(url: &str) -> &str {
+    let authority = url.find("://").map_or(0, |at| at + "://".len());
+    let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
+    &url[..end]
+}
+
+fn read_table(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<Health> {
+    let check = read_check(section, around);
+    // The pace is read whatever the check, for all problems are reported at once.
+    let default = Health::new(HealthCheck::Tcp { host: String::new(), port: 0 });
+    let health = Health {
+        interval: section.duration("interval").unwrap_or(default.interval),
+        start_interval: section.duration("start_interval").unwrap_or(default.start_interval),
+        timeout: section.duration("timeout").unwrap_or(default.timeout),
+        start_timeout: section.duration("start_timeout").unwrap_or(default.start_timeout),
+        retries: read_u32(section, "retries").unwrap_or(default.retries),
+        on_unhealthy: section.choice("on_unhealthy").unwrap_or(default.on_unhealthy),
+        ..default
+    };
+    Some(Health { check: check?, ..health })
+}
+
+fn read_check(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<HealthCheck> {
+    match check_type(section)? {
+        CheckType::Http => read_http(section, around),
+        CheckType::Tcp => read_tcp(section, around),
+        CheckType::Command => read_command(section, around),
+    }
+}
+
+/// As given, or as the first key says; keys of other types are reported.
+fn check_type(section: &mut Section<'_, '_, '_>) -> Option<CheckType> {
+    let mut given: Vec<(Range<usize>, CheckType, &str)> = Vec::new();
+    for (check_type, keys) in KEYS {
+        for key in keys {
+            given.extend(section.find(key).map(|(_, value)| (value.span(), check_type, *key)));
+        }
+    }
+    given.sort_by_key(|(place, ..)| place.start);
+    let explicit = section.choice::<CheckType>("type");
+    let Some(chosen) = explicit.or_else(|| given.first().map(|(_, check_type, _)| *check_type)) else {
+        let message = "the health check has none of `url`, `port` and `command`";
+        let report = section.problems.add(section.place.clone(), code::MISSING_KEY, message);
+        report.help("say what to check, like `url = \"http://127.0.0.1:8080/health\"`");
+        return None;
+    };
+    for (place, check_type, key) in given {
+        if check_type != chosen {
+            let (theirs, ours) = (check_type.word(), chosen.word());
+            let message =
+                format!("`health.{key}` is for a check of type {theirs}, and this one is of type {ours}");
+            let report = section.problems.add(place, code::CONFLICTING_KEYS, message);
+            report.help("a service has one health check: keep the keys of one type");
+        }
+    }
+    Some(chosen)
+}
+
+fn missing(section: &mut Section<'_, '_, '_>, key: &str, example: &str) {
+    let message = format!("the health check has no `{key}`");
+    let report = section.problems.add(section.place.clone(), code::MISSING_KEY, message);
+    report.help(format!("add it, like `{key} = {example}`"));
+}
+
+fn read_http(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<HealthCheck> {
+    let status = section.integer("expect_status").and_then(|status| status.try_into().ok());
+    if section.find("url").is_none() {
+        missing(section, "url", "\"http://127.0.0.1:8080/health\"");
+    }
+    let url = section.filled_text("url")?;
+    let is_good = around.known.check(&url, section.problems);
+    let url = if url.text.starts_with('/') {
+        on_service_url(&url, around, section.problems)?
+    } else {
+        url.text.to_owned()
+    };
+    is_good.then_some(HealthCheck::Http { url, expect_status: status })
+}
+
+fn read_tcp(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<HealthCheck> {
+    if section.find("port").is_none() {
+        missing(section, "port", "8080");
+    }
+    let port = section.integer("port").and_then(|port| port.try_into().ok());
+    let host = match section.find("host") {
+        Some(_) => {
+            section.filled_text("host").filter(|host| around.known.check(host, section.problems))?.text
+        }
+        None => "127.0.0.1",
+    };
+    Some(HealthCheck::Tcp { host: host.to_owned(), port: port? })
+}
+
+fn read_command(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<HealthCheck> {
+    if section.find("command").is_none() {
+        missing(section, "command", "[\"pg_isready\"]");
+    }
+    let pattern = section.text("expect_regex");
+    if let Some(pattern) = &pattern {
+        check_regex(pattern, section);
+    }
+    let command = command::read(section, around.known)?;
+    Some(HealthCheck::Command { command, expect_regex: pattern.map(|pattern| pattern.text.to_owned()) })
+}
+
+fn check_regex(pattern: &Text<'_>, section: &mut Section<'_, '_, '_>) {
+    if !section.is_clean("health.expect_regex", pattern, Layout::OneLine) {
+        return;
+    }
+    if let Err(error) = output_regex(pattern.text) {
+        let why = match &error {
+            regex::Error::CompiledTooBig(_) => "it compiles to too large a program".to_owned(),
+            // The pattern with a caret comes first, the reason is the last line.
+            other => other.to_string().lines().last().unwrap_or_default().replace("error: ", ""),
+        };
+        let message = format!("`health.expect_regex` is not a regular expression: {}", escape(&why));
+        section.problems.add(pattern.place.clone(), code::BAD_REGEX, message);
+    }
+}

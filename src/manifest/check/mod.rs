@@ -1,0 +1,130 @@
+//! Raw tables to checked services, with every problem of the file at once.
+//!
+//! The one place that makes a [`Spec`] of text. Called for each manifest file that is new or has changed;
+//! pure, and total: no text makes it panic.
+
+mod address;
+mod command;
+mod environment;
+mod health;
+mod marks;
+mod service;
+mod templates;
+
+pub use health::output_regex;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::code;
+use super::diagnostic::{Lines, Problem, Span, escape};
+use super::parse::{Parsed, parse};
+use super::problems::Problems;
+use super::section::describe;
+use super::spec::Spec;
+use super::suggest;
+
+/// What a manifest file declares, and what is wrong with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Loaded {
+    /// The services without a problem, in the order of the file. A file with a problem of
+    /// [`Severity::Invalid`](super::Severity) is not accepted, whatever is here.
+    pub services: Vec<Declared>,
+    /// All problems, in the order of the file.
+    pub problems: Vec<Problem>,
+}
+
+/// A service with the place of its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declared {
+    pub spec: Spec,
+    pub span: Span,
+}
+
+/// Reads a manifest. A text of nothing but comments is valid and declares nothing.
+pub fn load(text: &str) -> Loaded {
+    let mut problems = Problems::new(text);
+    let services = match parse(text, &mut problems) {
+        Parsed::Whole(root) => read_root(&root, &mut problems),
+        Parsed::Partial(root) => {
+            read_root(&root, &mut problems);
+            // What could be read of a torn text may lack a line that matters.
+            Vec::new()
+        }
+        Parsed::Nothing => Vec::new(),
+    };
+    Loaded { services: place(text, services), problems: problems.finish() }
+}
+
+/// A service with the start and end of its name in the text.
+type Placed = (Spec, std::ops::Range<usize>);
+
+fn place(text: &str, mut services: Vec<Placed>) -> Vec<Declared> {
+    if services.is_empty() {
+        return Vec::new();
+    }
+    services.sort_by_key(|(_, place)| place.start);
+    let mut lines = Lines::new(text);
+    services.into_iter().map(|(spec, place)| Declared { spec, span: lines.locate(place) }).collect()
+}
+
+fn read_root(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Vec<Placed> {
+    let mut services = Vec::new();
+    for (key, value) in root {
+        match (key.get_ref().as_ref(), value.get_ref()) {
+            ("service", DeValue::Table(declared)) => {
+                services.reserve_exact(declared.len());
+                services.extend(declared.iter().filter_map(|(name, value)| read(name, value, problems)));
+            }
+            ("service", other) => {
+                let message = format!("`service` is a table of services, this is {}", describe(other));
+                problems
+                    .add(value.span(), code::WRONG_TYPE, message)
+                    .help("declare a service as `[service.NAME]`");
+            }
+            // Below a torn `[header` the keys of a service stand at the top, or are taken for its name.
+            _ if problems.is_torn() => {}
+            (word, value) => unknown_at_root(word, value, key.span(), problems),
+        }
+    }
+    services
+}
+
+fn unknown_at_root(
+    word: &str,
+    value: &DeValue<'_>,
+    place: std::ops::Range<usize>,
+    problems: &mut Problems<'_>,
+) {
+    let is_misspelt = suggest::nearest(word, std::iter::once("service")).is_some();
+    let message = format!("there is no field `{}` at the top of a manifest", escape(word));
+    let report = problems.add(place, code::UNKNOWN_KEY, message);
+    report.help(match value {
+        _ if is_misspelt => "did you mean `service`? A service is declared as `[service.NAME]`".to_owned(),
+        DeValue::Table(_) => format!("did you mean `[service.{}]`?", escape(word)),
+        _ => "a manifest holds services, each declared as `[service.NAME]`".to_owned(),
+    });
+}
+
+fn read(
+    name: &Spanned<std::borrow::Cow<'_, str>>,
+    value: &Spanned<DeValue<'_>>,
+    problems: &mut Problems<'_>,
+) -> Option<Placed> {
+    let DeValue::Table(table) = value.get_ref() else {
+        let found = describe(value.get_ref());
+        let message = format!("`service.{}` is a table, this is {found}", escape(name.get_ref()));
+        let report = problems.add(value.span(), code::WRONG_TYPE, message);
+        report.help("declare a service as `[service.NAME]`, with its fields below");
+        return None;
+    };
+    problems.enter_service(name.get_ref());
+    let before = problems.count();
+    let spec = service::read(name, table, problems);
+    let is_good = problems.count() == before;
+    problems.leave_service();
+    is_good.then(|| (spec, name.span()))
+}
+
+#[cfg(test)]
+mod tests;

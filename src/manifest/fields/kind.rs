@@ -1,0 +1,68 @@
+//! What a field takes: ranges and words for the reader and for the schema alike.
+
+use std::time::Duration;
+
+pub(in crate::manifest) enum Kind {
+    /// A text on one line, or on several; with a pattern for the schema where the rule is one.
+    Text {
+        lines: bool,
+        pattern: Option<&'static str>,
+    },
+    /// One of these words.
+    Choice(fn() -> Vec<&'static str>),
+    /// A text or a list of texts; an empty list means none where it may.
+    Command {
+        may_be_none: bool,
+    },
+    /// `false`, `true` or `"login"`.
+    Shell,
+    /// A list of texts.
+    Texts,
+    /// A table of texts.
+    TextTable,
+    /// A table of anything.
+    AnyTable,
+    /// A duration within these bounds.
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Number {
+        min: f64,
+        max: f64,
+    },
+    /// A number from 1, or `"unlimited"`.
+    Count,
+    /// A text with a unit, a number of bytes, or `"unlimited"`.
+    Size,
+    Signal,
+    Signals,
+    /// A list of exit codes.
+    ExitCodes,
+}
+
+impl Kind {
+    /// For a message: what should stand there.
+    pub(in crate::manifest) fn expected(&self) -> &'static str {
+        match self {
+            Self::Text { .. } | Self::Choice(_) => "a string",
+            Self::Command { .. } => "a string or an array of strings",
+            Self::Shell => "true, false or \"login\"",
+            Self::Texts => "an array of strings",
+            Self::TextTable => "a table of strings",
+            Self::AnyTable => "a table",
+            Self::Duration { .. } => "a duration like \"10s\"",
+            Self::Integer { .. } => "an integer",
+            Self::Number { .. } => "a number",
+            Self::Count => "an integer or \"unlimited\"",
+            Self::Size => "a size like \"10MiB\", a number of bytes, or \"unlimited\"",
+            Self::Signal => "the name of a signal",
+            Self::Signals => "an array of names of signals",
+            Self::ExitCodes => "an array of integers",
+        }
+    }
+}

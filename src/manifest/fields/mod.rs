@@ -1,0 +1,142 @@
+//! Every field of a manifest, once: where it stands, what it takes, what a change of it does.
+//!
+//! The reading of manifests, the JSON Schema, the fingerprint, the digests, the list of what differs and the
+//! test of the reference manifest all go by this table. A field that is read and not listed is reported as
+//! unknown; one that is listed and not read fails the test that changes every field.
+
+mod kind;
+mod service;
+mod tables;
+
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+pub(super) use kind::Kind;
+
+use super::spec::{CommandLine, Health, HealthCheck, Shell, Spec};
+
+/// What a change of a field does to a running service; a later class includes what an earlier one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Nothing happens.
+    None,
+    /// Applied at once, the process is not touched.
+    Live,
+    /// A signal is sent.
+    Reload,
+    /// Stopped and started.
+    Restart,
+}
+
+impl Class {
+    /// The word for it in documentation.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Live => "live",
+            Self::Reload => "reload",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// One field.
+pub(super) struct Field {
+    /// `command`, `health.interval`.
+    pub(super) path: &'static str,
+    pub(super) class: Class,
+    pub(super) kind: Kind,
+    /// For people; in the schema and in the reference manifest alike.
+    pub(super) doc: &'static str,
+    /// The value in a canonical form that a manifest could contain; `Null` where there is none.
+    pub(super) value: fn(&Spec) -> Value,
+}
+
+impl Field {
+    /// The key within its table.
+    pub(super) fn key(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, key)| key)
+    }
+}
+
+/// A table below `[service.NAME]`, or that itself.
+pub(super) struct Table {
+    /// `""` for the service itself.
+    pub(super) name: &'static str,
+    pub(super) doc: &'static str,
+    pub(super) fields: &'static [Field],
+}
+
+impl Table {
+    pub(super) fn field(&self, key: &str) -> Option<&'static Field> {
+        // The key stands at the same place of every path: it is not searched for, since each key of each
+        // manifest comes here.
+        let at = if self.name.is_empty() { 0 } else { self.name.len() + 1 };
+        self.fields.iter().find(|field| &field.path[at..] == key)
+    }
+}
+
+/// The service itself first.
+pub(super) static TABLES: &[&Table] =
+    &[&service::SERVICE, &tables::HEALTH, &tables::RESTART, &tables::STOP, &tables::LIMITS];
+
+/// The table of this name, which must exist.
+pub(super) fn table(name: &str) -> &'static Table {
+    TABLES.iter().find(|table| table.name == name).expect("every table that is read is listed")
+}
+
+/// Every field with its value in a service that gives nothing but what it must.
+pub(super) fn with_defaults() -> impl Iterator<Item = (&'static Field, &'static Value)> {
+    static DEFAULTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
+        let baseline = Spec::baseline();
+        fields().map(|field| (field.value)(&baseline)).collect()
+    });
+    fields().zip(DEFAULTS.iter())
+}
+
+/// Every field, those of the service itself first.
+pub(super) fn fields() -> impl Iterator<Item = &'static Field> {
+    TABLES.iter().flat_map(|table| table.fields)
+}
+
+fn duration(value: std::time::Duration) -> Value {
+    super::units::format_duration(value).into()
+}
+
+/// The words that are executed; for a shell one text, told apart by the field `shell` beside it.
+fn command(command: &CommandLine) -> Value {
+    match command {
+        CommandLine::Argv(words) if words.is_empty() => Value::Null,
+        CommandLine::Argv(words) => words.as_slice().into(),
+        CommandLine::Shell { script, .. } => vec![script.as_str()].into(),
+    }
+}
+
+fn shell(command: &CommandLine) -> Value {
+    match command {
+        CommandLine::Argv(_) => false.into(),
+        CommandLine::Shell { kind: Shell::Plain, .. } => true.into(),
+        CommandLine::Shell { kind: Shell::Login, .. } => "login".into(),
+    }
+}
+
+fn in_health(spec: &Spec, value: impl Fn(&Health) -> Value) -> Value {
+    spec.health.as_ref().map_or(Value::Null, value)
+}
+
+fn in_check(spec: &Spec, value: impl Fn(&HealthCheck) -> Value) -> Value {
+    match &spec.health {
+        Some(health) if health.check != Spec::baseline_check() => value(&health.check),
+        _ => Value::Null,
+    }
+}
+
+/// A list whose order and repetitions mean nothing.
+fn set<T: Into<Value> + Ord + Clone>(items: &[T]) -> Value {
+    let distinct: std::collections::BTreeSet<T> = items.iter().cloned().collect();
+    distinct.into_iter().map(Into::into).collect::<Vec<Value>>().into()
+}
+
+#[cfg(test)]
+mod tests;

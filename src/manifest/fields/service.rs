@@ -1,0 +1,152 @@
+//! The fields of a service itself.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Class, Field, Kind, Table, command, duration, set, shell};
+use crate::manifest::choice::{Choice, words};
+use crate::manifest::spec::{Stdin, WantedState};
+
+const LINE: Kind = Kind::Text { lines: false, pattern: None };
+
+pub(super) static SERVICE: Table = Table {
+    name: "",
+    doc: "One service: a process that is kept running.",
+    fields: &[
+        Field {
+            path: "project",
+            class: Class::None,
+            kind: Kind::Text { lines: false, pattern: Some("^[a-z0-9]+(-[a-z0-9]+)*$") },
+            doc: "Part of the identity `project/name`: a change is a removal and a new service.",
+            value: |spec| spec.id.project().into(),
+        },
+        Field {
+            path: "command",
+            class: Class::Restart,
+            kind: Kind::Command { may_be_none: false },
+            doc: "What to run, in the foreground: words, or one string that is split into words like a shell \
+                  would, but never run by one. Needed.",
+            value: |spec| command(&spec.command),
+        },
+        Field {
+            path: "shell",
+            class: Class::Restart,
+            kind: Kind::Shell,
+            doc: "true: `command` is one string for `/bin/sh -c`; \"login\": for `/bin/sh -lc`. The policy \
+                  must allow it.",
+            value: |spec| shell(&spec.command),
+        },
+        Field {
+            path: "cwd",
+            class: Class::Restart,
+            kind: LINE,
+            doc: "The working directory. A relative one starts at the project directory, which is the parent \
+                  of the manifest directory; `~/` is the home.",
+            value: |spec| spec.cwd.as_str().into(),
+        },
+        Field {
+            path: "env",
+            class: Class::Restart,
+            kind: Kind::TextTable,
+            doc: "Environment variables, all of them strings.",
+            value: |spec| spec.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        },
+        Field {
+            path: "inherit_env",
+            class: Class::Restart,
+            kind: Kind::Texts,
+            doc: "Variables passed on from the environment of the reconciler, by name or by a prefix and `*`. \
+                  Only the list counts as a change, never a value. [\"*\"] is all.",
+            value: |spec| set(&spec.inherit_env),
+        },
+        Field {
+            path: "stdin",
+            class: Class::Restart,
+            kind: Kind::Choice(words::<Stdin>),
+            doc: "null: /dev/null. open: a pipe that is never written, for programs that end when their input \
+                  ends.",
+            value: |spec| spec.stdin.word().into(),
+        },
+        Field {
+            path: "user",
+            class: Class::Restart,
+            kind: LINE,
+            doc: "The user to run as. Needs root; HOME, USER, LOGNAME and SHELL come from its passwd entry. \
+                  Without it: the user that runs the reconciler.",
+            value: |spec| spec.user.clone().into(),
+        },
+        Field {
+            path: "umask",
+            class: Class::Restart,
+            kind: Kind::Text { lines: false, pattern: Some("^0?[0-7]{1,3}$") },
+            doc: "The file mode creation mask, as octal digits in a string.",
+            value: |spec| format!("{:03o}", spec.umask).into(),
+        },
+        Field {
+            path: "nice",
+            class: Class::Restart,
+            kind: Kind::Integer { min: -20, max: 19 },
+            doc: "Scheduling priority, from -20 (most) to 19 (least). Without it: that of the reconciler.",
+            value: |spec| spec.nice.into(),
+        },
+        Field {
+            path: "oom_score_adj",
+            class: Class::Restart,
+            kind: Kind::Integer { min: -1000, max: 1000 },
+            doc: "How soon it is killed when memory runs out, from -1000 (never) to 1000 (first). Without it: \
+                  as the reconciler.",
+            value: |spec| spec.oom_score_adj.into(),
+        },
+        Field {
+            path: "state",
+            class: Class::Live,
+            kind: Kind::Choice(words::<WantedState>),
+            doc: "Whether it should be up: running or stopped.",
+            value: |spec| spec.state.word().into(),
+        },
+        Field {
+            path: "url",
+            class: Class::None,
+            kind: LINE,
+            doc: "The address shown to consumers and in lists, with its scheme.",
+            value: |spec| spec.url.clone().into(),
+        },
+        Field {
+            path: "description",
+            class: Class::None,
+            kind: Kind::Text { lines: true, pattern: None },
+            doc: "For people.",
+            value: |spec| spec.description.as_str().into(),
+        },
+        Field {
+            path: "labels",
+            class: Class::None,
+            kind: Kind::TextTable,
+            doc: "For filters, all of them strings.",
+            value: |spec| spec.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        },
+        Field {
+            path: "attrs",
+            class: Class::None,
+            kind: Kind::AnyTable,
+            doc: "Anything, shown to consumers as it is.",
+            value: |spec| Value::Object(spec.attrs.clone()),
+        },
+        Field {
+            path: "ttl",
+            class: Class::Live,
+            kind: Kind::Duration { min: Duration::from_secs(1), max: super::tables::YEAR },
+            doc: "Stopped this long after its first start; only `reconcile renew` prolongs it. Without it: \
+                  never.",
+            value: |spec| spec.ttl.map_or(Value::Null, duration),
+        },
+        Field {
+            path: "start_settle",
+            class: Class::Live,
+            kind: Kind::Duration { min: Duration::ZERO, max: super::tables::DAY },
+            doc: "Without a health check, one that lived this long counts as started.",
+            value: |spec| duration(spec.start_settle),
+        },
+    ],
+};

@@ -1,0 +1,256 @@
+//! The fields of the tables below a service.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Class, Field, Kind, Table, command, duration, in_check, in_health, set, shell};
+use crate::manifest::choice::{CheckType, Choice, words};
+use crate::manifest::spec::{HealthCheck, Limits, OnUnhealthy, RestartPolicy, SignalTo, Spec};
+
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Shorter ones would only burn CPU.
+const TICK: Duration = Duration::from_millis(10);
+const SECOND: Duration = Duration::from_secs(1);
+
+const LINE: Kind = Kind::Text { lines: false, pattern: None };
+const PERIOD: Kind = Kind::Duration { min: TICK, max: DAY };
+
+/// A field of class live.
+const fn live(path: &'static str, kind: Kind, doc: &'static str, value: fn(&Spec) -> Value) -> Field {
+    Field { path, class: Class::Live, kind, doc, value }
+}
+
+pub(super) static HEALTH: Table = Table {
+    name: "health",
+    doc: "How to tell that it works. Short form: `health = \"/health\"`, a path on `url`.",
+    fields: &[
+        live(
+            "health.type",
+            Kind::Choice(words::<CheckType>),
+            "http, tcp or command. Inferred from the keys that are given.",
+            |spec| {
+                in_check(spec, |check| {
+                    let check_type = match check {
+                        HealthCheck::Http { .. } => CheckType::Http,
+                        HealthCheck::Tcp { .. } => CheckType::Tcp,
+                        HealthCheck::Command { .. } => CheckType::Command,
+                    };
+                    check_type.word().into()
+                })
+            },
+        ),
+        live(
+            "health.url",
+            LINE,
+            "http: what to GET; a path like \"/health\" is one on the service's `url`. Redirects are not \
+             followed, proxies are not used.",
+            |spec| {
+                in_check(spec, |check| match check {
+                    HealthCheck::Http { url, .. } => url.as_str().into(),
+                    HealthCheck::Tcp { .. } | HealthCheck::Command { .. } => Value::Null,
+                })
+            },
+        ),
+        live(
+            "health.expect_status",
+            Kind::Integer { min: 100, max: 599 },
+            "http: the status that is good. Without it: any from 200 to 299.",
+            |spec| {
+                in_check(spec, |check| match check {
+                    HealthCheck::Http { expect_status, .. } => (*expect_status).into(),
+                    HealthCheck::Tcp { .. } | HealthCheck::Command { .. } => Value::Null,
+                })
+            },
+        ),
+        live("health.host", LINE, "tcp: where to connect. Without it: 127.0.0.1.", |spec| {
+            in_check(spec, |check| match check {
+                HealthCheck::Tcp { host, .. } => host.as_str().into(),
+                HealthCheck::Http { .. } | HealthCheck::Command { .. } => Value::Null,
+            })
+        }),
+        live("health.port", Kind::Integer { min: 1, max: 65535 }, "tcp: the port to connect to.", |spec| {
+            in_check(spec, |check| match check {
+                HealthCheck::Tcp { port, .. } => (*port).into(),
+                HealthCheck::Http { .. } | HealthCheck::Command { .. } => Value::Null,
+            })
+        }),
+        live(
+            "health.command",
+            Kind::Command { may_be_none: false },
+            "command: run beside the service, as its user, in its directory; good is exit code 0.",
+            |spec| {
+                in_check(spec, |check| match check {
+                    HealthCheck::Command { command: line, .. } => command(line),
+                    HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => Value::Null,
+                })
+            },
+        ),
+        live("health.shell", Kind::Shell, "command: as `shell` of the service.", |spec| {
+            in_check(spec, |check| match check {
+                HealthCheck::Command { command: line, .. } => shell(line),
+                HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => Value::Null,
+            })
+        }),
+        live("health.expect_regex", LINE, "command: must be found in its output as well.", |spec| {
+            in_check(spec, |check| match check {
+                HealthCheck::Command { expect_regex, .. } => expect_regex.clone().into(),
+                HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => Value::Null,
+            })
+        }),
+        live("health.interval", PERIOD, "Between probes, once it was ready.", |spec| {
+            in_health(spec, |health| duration(health.interval))
+        }),
+        live("health.start_interval", PERIOD, "Between probes, until it is first ready.", |spec| {
+            in_health(spec, |health| duration(health.start_interval))
+        }),
+        live("health.timeout", PERIOD, "The longest that one probe may take.", |spec| {
+            in_health(spec, |health| duration(health.timeout))
+        }),
+        live(
+            "health.start_timeout",
+            PERIOD,
+            "From the start until it is first ready; missed, the start has failed.",
+            |spec| in_health(spec, |health| duration(health.start_timeout)),
+        ),
+        live(
+            "health.retries",
+            Kind::Integer { min: 1, max: 1000 },
+            "Failures in a row until it is unhealthy.",
+            |spec| in_health(spec, |health| health.retries.into()),
+        ),
+        live(
+            "health.on_unhealthy",
+            Kind::Choice(words::<OnUnhealthy>),
+            "What follows: restart, or only report.",
+            |spec| in_health(spec, |health| health.on_unhealthy.word().into()),
+        ),
+    ],
+};
+
+pub(super) static RESTART: Table = Table {
+    name: "restart",
+    doc: "What follows when it ends by itself.",
+    fields: &[
+        live(
+            "restart.policy",
+            Kind::Choice(words::<RestartPolicy>),
+            "always, on-failure or never.",
+            |spec| spec.restart.policy.word().into(),
+        ),
+        live("restart.success_codes", Kind::ExitCodes, "Exit codes that are no failure.", |spec| {
+            set(&spec.restart.success_codes)
+        }),
+        live(
+            "restart.success_signals",
+            Kind::Signals,
+            "Signals that it may be ended by without it being a failure.",
+            |spec| {
+                let names: Vec<String> =
+                    spec.restart.success_signals.iter().map(ToString::to_string).collect();
+                set(&names)
+            },
+        ),
+        live(
+            "restart.backoff",
+            PERIOD,
+            "The wait after the first failure, with up to 20 % jitter.",
+            |spec| duration(spec.restart.backoff),
+        ),
+        live(
+            "restart.backoff_factor",
+            Kind::Number { min: 1.0, max: 100.0 },
+            "How many times longer each further wait is.",
+            |spec| spec.restart.backoff_factor.into(),
+        ),
+        live("restart.backoff_max", PERIOD, "The longest wait.", |spec| duration(spec.restart.backoff_max)),
+        live(
+            "restart.max_failures",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            "Failures in a row until it is parked as failed, until `reconcile reset` or a changed manifest.",
+            |spec| spec.restart.max_failures.into(),
+        ),
+        live(
+            "restart.window",
+            Kind::Duration { min: SECOND, max: YEAR },
+            "A run longer than this before it failed starts the count again at 1.",
+            |spec| duration(spec.restart.window),
+        ),
+        live(
+            "restart.stable_after",
+            Kind::Duration { min: Duration::ZERO, max: YEAR },
+            "Up, and ready, for this long: the count goes back to 0.",
+            |spec| duration(spec.restart.stable_after),
+        ),
+    ],
+};
+
+pub(super) static STOP: Table = Table {
+    name: "stop",
+    doc: "How it is stopped.",
+    fields: &[
+        live("stop.signal", Kind::Signal, "The signal that asks it to end.", |spec| {
+            spec.stop.signal.to_string().into()
+        }),
+        live(
+            "stop.signal_to",
+            Kind::Choice(words::<SignalTo>),
+            "group: its process group; leader: its first process alone.",
+            |spec| spec.stop.signal_to.word().into(),
+        ),
+        live(
+            "stop.grace",
+            Kind::Duration { min: Duration::ZERO, max: DAY },
+            "How long it has to end; then everything of it is killed.",
+            |spec| duration(spec.stop.grace),
+        ),
+        live(
+            "stop.command",
+            Kind::Command { may_be_none: true },
+            "Run before the signal, beside the service and as its user. [] is none.",
+            |spec| spec.stop.command.as_ref().map_or(Value::Array(Vec::new()), command),
+        ),
+        live("stop.shell", Kind::Shell, "For `stop.command`, as `shell` of the service.", |spec| {
+            spec.stop.command.as_ref().map_or(Value::Bool(false), shell)
+        }),
+    ],
+};
+
+/// A resource limit.
+const fn limit(path: &'static str, kind: Kind, doc: &'static str, value: fn(&Spec) -> Value) -> Field {
+    Field { path, class: Class::Restart, kind, doc, value }
+}
+
+/// As a manifest writes it: the kernel's largest number means none.
+fn bound(value: Option<u64>) -> Value {
+    match value {
+        Some(Limits::UNLIMITED) => "unlimited".into(),
+        other => other.into(),
+    }
+}
+
+pub(super) static LIMITS: Table = Table {
+    name: "limits",
+    doc: "Resource limits of each of its processes (setrlimit(2)), soft and hard alike. Without one: that of the \
+          reconciler.",
+    fields: &[
+        limit("limits.nofile", Kind::Count, "Open files.", |spec| bound(spec.limits.nofile)),
+        limit("limits.nproc", Kind::Count, "Processes and threads of the user.", |spec| {
+            bound(spec.limits.nproc)
+        }),
+        limit("limits.core", Kind::Size, "Size of a core dump.", |spec| bound(spec.limits.core)),
+        limit("limits.fsize", Kind::Size, "Size of a file that it writes.", |spec| bound(spec.limits.fsize)),
+        limit("limits.memlock", Kind::Size, "Memory locked into RAM.", |spec| bound(spec.limits.memlock)),
+        limit("limits.stack", Kind::Size, "Size of the stack.", |spec| bound(spec.limits.stack)),
+        limit("limits.address_space", Kind::Size, "Size of the address space.", |spec| {
+            bound(spec.limits.address_space)
+        }),
+        limit(
+            "limits.cpu",
+            Kind::Duration { min: SECOND, max: YEAR },
+            "CPU time, in whole seconds.",
+            |spec| spec.limits.cpu.map_or(Value::Null, duration),
+        ),
+    ],
+};

@@ -1,0 +1,113 @@
+//! Collects the problems of one text; places become lines and columns only at the end, if there are any.
+
+use std::ops::Range;
+
+use super::code;
+use super::diagnostic::{Lines, Problem};
+use super::syntax::line_around;
+
+/// More than these are not listed: nobody reads on, and a hostile text has a million.
+pub(super) const MAX_LISTED: usize = 100;
+
+pub(super) struct Problems<'t> {
+    text: &'t str,
+    found: Vec<(Range<usize>, Problem)>,
+    /// Found and not listed.
+    unlisted: usize,
+    /// The service that is being read.
+    service: Option<String>,
+    /// Set once the text has turned out not to be TOML.
+    torn: Option<Torn>,
+    /// Takes what is not listed.
+    sink: Problem,
+}
+
+/// Where a text is not TOML.
+struct Torn {
+    lines: Vec<Range<usize>>,
+    silent_from: usize,
+}
+
+impl<'t> Problems<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        let sink = Problem::new(code::TOO_MANY_PROBLEMS, String::new());
+        Self { text, found: Vec::new(), unlisted: 0, service: None, torn: None, sink }
+    }
+
+    pub(super) fn text(&self) -> &'t str {
+        self.text
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.found.len() + self.unlisted
+    }
+
+    /// From now on problems are about the service of this name.
+    pub(super) fn enter_service(&mut self, name: &str) {
+        self.service = Some(super::diagnostic::escape(name));
+    }
+
+    pub(super) fn leave_service(&mut self) {
+        self.service = None;
+    }
+
+    /// From now on nothing is said about a line that already has a problem, about what stands from
+    /// `silent_from` on, nor about what is missing: all of that may only repeat an error of syntax.
+    pub(super) fn text_is_torn(&mut self, silent_from: usize) {
+        let lines = self.found.iter().map(|(place, _)| line_around(self.text, place.start)).collect();
+        self.torn = Some(Torn { lines, silent_from });
+    }
+
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn.is_some()
+    }
+
+    fn only_repeats(&self, place: &Range<usize>, code: &str) -> bool {
+        let Some(torn) = &self.torn else { return false };
+        // The parser stands in an empty value at 0 for one that it could not read.
+        let is_made_up = *place == (0..0);
+        let is_on_torn_line =
+            torn.lines.iter().any(|line| line.start <= place.end && place.start <= line.end);
+        is_made_up || code == code::MISSING_KEY || place.start >= torn.silent_from || is_on_torn_line
+    }
+
+    /// Adds a problem that makes the file invalid; help may be given to what is returned.
+    pub(super) fn add(&mut self, place: Range<usize>, code: &str, message: impl Into<String>) -> Helped<'_> {
+        if self.only_repeats(&place, code) {
+            return Helped(&mut self.sink);
+        }
+        if self.found.len() == MAX_LISTED {
+            self.unlisted += 1;
+            return Helped(&mut self.sink);
+        }
+        let mut problem = Problem::new(code, message);
+        problem.service.clone_from(&self.service);
+        self.found.push((place, problem));
+        Helped(&mut self.found.last_mut().expect("a problem was pushed above").1)
+    }
+
+    /// The problems in the order of the text.
+    pub(super) fn finish(mut self) -> Vec<Problem> {
+        if self.found.is_empty() {
+            return Vec::new();
+        }
+        self.found.sort_by_key(|(place, _)| place.start);
+        let mut lines = Lines::new(self.text);
+        let mut listed: Vec<Problem> =
+            self.found.into_iter().map(|(place, problem)| problem.at(lines.locate(place))).collect();
+        if self.unlisted > 0 {
+            let message = format!("{} more problems are not listed", self.unlisted);
+            listed.push(Problem::new(code::TOO_MANY_PROBLEMS, message));
+        }
+        listed
+    }
+}
+
+/// A problem just added.
+pub(super) struct Helped<'p>(&'p mut Problem);
+
+impl Helped<'_> {
+    pub(super) fn help(self, help: impl Into<String>) {
+        self.0.help = Some(help.into());
+    }
+}

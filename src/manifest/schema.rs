@@ -1,0 +1,122 @@
+//! The JSON Schema of manifests, for editors: made of the table of fields.
+//!
+//! Draft 7, the newest that taplo, the TOML language server, reads. It refuses what a type, a word or a range
+//! refuses; rules between fields are for `reconcile validate`.
+
+use serde_json::{Map, Value, json};
+
+use super::fields::{Field, Kind, TABLES, Table, with_defaults};
+use super::spec::SignalName;
+use crate::identity::MAX_NAME_BYTES;
+
+const NAME: &str = "^[a-z0-9]+(-[a-z0-9]+)*$";
+const DURATION: &str = "^\\s*([0-9]+(\\.[0-9]+)?\\s*[a-z]+\\s*)+$";
+const SIZE: &str = "^([0-9]+ *([kMGT]?B|[KMGT]iB)|unlimited)$";
+
+/// The schema as a document.
+pub fn schema() -> Value {
+    let definitions: Map<String, Value> =
+        TABLES.iter().map(|table| (definition_name(table).to_owned(), definition(table))).collect();
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "reconcile manifest",
+        "description": "Services that reconcile keeps running.",
+        "type": "object",
+        "properties": {
+            "service": {
+                "description": "The services, by name.",
+                "type": "object",
+                "propertyNames": { "pattern": NAME, "maxLength": MAX_NAME_BYTES },
+                "additionalProperties": reference("service"),
+            },
+        },
+        "additionalProperties": false,
+        "definitions": definitions,
+    })
+}
+
+fn definition_name(table: &Table) -> &'static str {
+    if table.name.is_empty() { "service" } else { table.name }
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/definitions/{name}") })
+}
+
+fn definition(table: &Table) -> Value {
+    let mut properties: Map<String, Value> =
+        table.fields.iter().map(|field| (field.key().to_owned(), property(field))).collect();
+    let mut required = Vec::new();
+    if table.name.is_empty() {
+        required.push("command");
+        for below in TABLES.iter().filter(|below| !below.name.is_empty()) {
+            properties.insert(below.name.to_owned(), sub_table(below));
+        }
+    }
+    json!({
+        "description": table.doc,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn sub_table(table: &Table) -> Value {
+    match table.name {
+        "health" => json!({
+            "description": table.doc,
+            "anyOf": [{ "type": "string", "pattern": "^/" }, reference(table.name)],
+        }),
+        name => reference(name),
+    }
+}
+
+fn property(field: &'static Field) -> Value {
+    let mut property = Map::new();
+    property
+        .insert("description".to_owned(), format!("{} (change: {})", field.doc, field.class.word()).into());
+    if let Value::Object(accepted) = accepted(&field.kind) {
+        property.extend(accepted);
+    }
+    let default = with_defaults().find(|(other, _)| other.path == field.path).map(|(_, default)| default);
+    if let Some(default) = default.filter(|default| !default.is_null()) {
+        property.insert("default".to_owned(), default.clone());
+    }
+    Value::Object(property)
+}
+
+fn accepted(kind: &Kind) -> Value {
+    let texts = json!({ "type": "array", "items": { "type": "string" } });
+    match kind {
+        Kind::Text { pattern: Some(pattern), .. } => json!({ "type": "string", "pattern": pattern }),
+        Kind::Text { pattern: None, .. } => json!({ "type": "string" }),
+        Kind::Choice(words) => json!({ "type": "string", "enum": words() }),
+        Kind::Command { may_be_none } => json!({ "anyOf": [
+            { "type": "string", "minLength": 1 },
+            { "type": "array", "items": { "type": "string" }, "minItems": if *may_be_none { 0 } else { 1 } },
+        ] }),
+        Kind::Shell => json!({ "enum": [false, true, "login"] }),
+        Kind::Texts => texts,
+        Kind::TextTable => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Kind::AnyTable => json!({ "type": "object" }),
+        Kind::Duration { .. } => json!({ "type": "string", "pattern": DURATION }),
+        Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::Number { min, max } => json!({ "type": "number", "minimum": min, "maximum": max }),
+        Kind::Count => json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "unlimited" }] }),
+        Kind::Size => {
+            json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": SIZE }] })
+        }
+        Kind::Signal => signal(),
+        Kind::Signals => json!({ "type": "array", "items": signal() }),
+        Kind::ExitCodes => {
+            json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
+        }
+    }
+}
+
+fn signal() -> Value {
+    let names: Vec<&str> = SignalName::names().collect();
+    let pattern = format!("^(SIG)?({}|RTMIN(\\+[0-9]{{1,2}})?|RTMAX(-[0-9]{{1,2}})?)$", names.join("|"));
+    json!({ "type": "string", "pattern": pattern })
+}

@@ -1,0 +1,104 @@
+//! `{{name}}`, `{{project}}`, `{{cwd}}`, `{{env.KEY}}` within a text; `{{{{` stands for `{{` itself.
+//!
+//! Splits texts into pieces; what the pieces fill in to is for `render`, whether they may for
+//! `check::templates`.
+
+use std::ops::Range;
+
+/// What a text is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Piece<'t> {
+    Literal(&'t str),
+    Name,
+    Project,
+    Cwd,
+    /// The value of a variable that the service declares.
+    Env(&'t str),
+    /// What stands between the braces names nothing.
+    Unknown(&'t str),
+    /// `{{` without `}}`.
+    Unclosed(&'t str),
+}
+
+/// The pieces of `text` with their places in it, in order and without gaps.
+pub(super) fn pieces(text: &str) -> impl Iterator<Item = (Range<usize>, Piece<'_>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (len, piece) = first_piece(&text[at..])?;
+        let place = at..at + len;
+        at = place.end;
+        Some((place, piece))
+    })
+}
+
+/// True if there is anything to fill in.
+pub(super) fn is_templated(text: &str) -> bool {
+    text.contains("{{")
+}
+
+fn first_piece(rest: &str) -> Option<(usize, Piece<'_>)> {
+    if rest.is_empty() {
+        return None;
+    }
+    if let Some(literal) = rest.find("{{").map_or(Some(rest), |open| (open > 0).then(|| &rest[..open])) {
+        return Some((literal.len(), Piece::Literal(literal)));
+    }
+    if rest.starts_with("{{{{") {
+        return Some((4, Piece::Literal("{{")));
+    }
+    let Some(close) = rest.find("}}") else { return Some((rest.len(), Piece::Unclosed(rest))) };
+    Some((close + 2, named(rest[2..close].trim())))
+}
+
+fn named(name: &str) -> Piece<'_> {
+    match name {
+        "name" => Piece::Name,
+        "project" => Piece::Project,
+        "cwd" => Piece::Cwd,
+        _ => match name.strip_prefix("env.") {
+            Some(key) if !key.is_empty() => Piece::Env(key),
+            _ => Piece::Unknown(name),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn split(text: &str) -> Vec<Piece<'_>> {
+        pieces(text).map(|(_, piece)| piece).collect()
+    }
+
+    #[test]
+    fn texts_are_split_at_their_templates() {
+        assert_eq!(split(""), []);
+        assert_eq!(split("plain } { }}"), [Piece::Literal("plain } { }}")]);
+        assert_eq!(
+            split("{{name}}-{{ env.PORT }}/{{cwd}}"),
+            [Piece::Name, Piece::Literal("-"), Piece::Env("PORT"), Piece::Literal("/"), Piece::Cwd]
+        );
+        assert_eq!(split("{{ports.http}}"), [Piece::Unknown("ports.http")]);
+        assert_eq!(split("{{env.}}"), [Piece::Unknown("env.")]);
+        assert_eq!(split("a{{name"), [Piece::Literal("a"), Piece::Unclosed("{{name")]);
+    }
+
+    #[test]
+    fn doubled_braces_stand_for_themselves() {
+        assert_eq!(split("{{{{.Names}}"), [Piece::Literal("{{"), Piece::Literal(".Names}}")]);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_cover_the_text_without_gaps(text in "([{}]{1,5}|name|env\\.|ä| ){0,12}") {
+            let mut at = 0;
+            for (place, _) in pieces(&text) {
+                prop_assert_eq!(place.start, at);
+                prop_assert!(place.end > place.start);
+                at = place.end;
+            }
+            prop_assert_eq!(at, text.len());
+        }
+    }
+}

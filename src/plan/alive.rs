@@ -1,0 +1,80 @@
+//! Rows 7 to 10 of the table in `decide`: a process that is wanted and alive.
+//!
+//! Pure. A process is only ended for a restart if a start may follow: a manifest that asks for a program which
+//! is not installed does not stop the good service that runs.
+
+use super::case::Case;
+use super::health::{self, Probe, Standing};
+use super::input::Accepted;
+use super::output::{Action, Phase};
+use super::phase;
+use super::verdict::Verdict;
+use crate::manifest::Spec;
+use crate::state::{Reason, Record, Request, Run};
+
+pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
+    let health = &case.service.health;
+    let spec = case.spec_in_force();
+    let standing = health::standing(run, spec, health, case.now);
+    let bad = || health::complaint(&standing, health).filter(|_| health::restarts_when_bad(spec));
+    match (restart_wanted(case, run).or_else(bad), &case.want.gate, &case.want.accepted) {
+        (Some(why), None, Some(_)) => Verdict::with_step(Action::Restart, Phase::Stopping, why),
+        (Some(_), Some(gate), _) => {
+            supervised(case, run, spec, &standing).step_if_none(Action::Hold, || gate.clone())
+        }
+        (Some(_), None, None) | (None, _, _) => supervised(case, run, spec, &standing),
+    }
+}
+
+/// Row 7.
+fn restart_wanted(case: &Case<'_>, run: &Run) -> Option<Reason> {
+    if case.service.entry.request == Some(Request::Restart) {
+        return Some(Reason::Requested { request: "restart".to_owned() });
+    }
+    let accepted = case.want.accepted.as_ref()?;
+    let changed = &case.service.changed;
+    needs_restart(&run.fingerprint, accepted, changed)
+        .then(|| Reason::SpecChanged { fields: changed.clone() })
+}
+
+/// True if what was started with this fingerprint differs from `accepted` in a field of class restart.
+///
+/// Fingerprints of two versions cannot be compared; then the fields count, and where the old text is gone
+/// nothing is known to differ: an upgrade of ours restarts nothing.
+pub(super) fn needs_restart(fingerprint: &str, accepted: &Accepted, changed: &[String]) -> bool {
+    fn version(fingerprint: &str) -> Option<&str> {
+        fingerprint.split_once(':').map(|(version, _)| version)
+    }
+    let same_version = version(fingerprint) == version(&accepted.fingerprint);
+    fingerprint != accepted.fingerprint && (same_version || !changed.is_empty())
+}
+
+/// Rows 9 and 10, with what supervision brings: first readiness, probes, deadlines.
+fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standing) -> Verdict {
+    let service = case.service;
+    let mut verdict = Verdict::from(phase::of_alive(standing, spec, &service.health));
+    match standing {
+        Standing::Starting { left } => verdict = verdict.wake_if(*left),
+        Standing::Up if run.ready_at.is_none() && spec.is_some() => {
+            let at = service.health.ready_since.as_ref().unwrap_or(case.now).clone();
+            verdict = verdict.note(Record::Ready { service: case.id.clone(), nonce: run.nonce.clone(), at });
+        }
+        Standing::Up | Standing::Unhealthy | Standing::Late { .. } => {}
+    }
+    if let Some(check) = spec.and_then(|spec| spec.health.as_ref()) {
+        verdict = match health::next_probe(check, run, &service.health, standing, case.now) {
+            Probe::None => verdict,
+            Probe::Due => verdict.probe(),
+            Probe::In(left) => verdict.wake(left),
+        };
+    }
+    if !service.live_changed.is_empty() && case.want.accepted.is_some() {
+        return verdict.step(Action::Update, Reason::LiveChanged { fields: service.live_changed.clone() });
+    }
+    match &run.process {
+        Some(process) if !service.attached => {
+            verdict.step(Action::Adopt, Reason::Adopted { pid: process.pid })
+        }
+        Some(_) | None => verdict,
+    }
+}

@@ -1,0 +1,88 @@
+//! Rows 11 to 14 of the table in `decide`: a service that is wanted and of which nothing runs.
+//!
+//! Pure. Whatever row asks for a start, it passes the same gates: the delay before a removal, the gate that the
+//! reconciler found closed, and the wait after a spawn that came to nothing.
+
+use super::alive::needs_restart;
+use super::case::Case;
+use super::input::Accepted;
+use super::output::{Action, Phase};
+use super::prune::Removal;
+use super::restart::{Ruling, rule, spawn_wait, was_interrupted};
+use super::verdict::Verdict;
+use crate::state::{LastRun, Reason, Request};
+
+pub(super) fn start_if_due(case: &Case<'_>, accepted: &Accepted) -> Verdict {
+    let entry = &case.service.entry;
+    if let Some(request) = requested(entry.request.as_ref()) {
+        return through_gates(case, accepted, Reason::Requested { request: request.to_owned() });
+    }
+    if let Some(why) = entry.last.as_ref().and_then(|last| spec_changed(case, accepted, last)) {
+        return through_gates(case, accepted, why);
+    }
+    if let Some((failure, _)) = &entry.spawn_failure {
+        let why = if was_interrupted(failure) {
+            Reason::NeverBorn
+        } else {
+            Reason::SpawnRetry { failure: failure.clone() }
+        };
+        return through_gates(case, accepted, why);
+    }
+    match &entry.last {
+        None => through_gates(case, accepted, Reason::New),
+        Some(last) => after_an_end(case, accepted, last),
+    }
+}
+
+/// Rows 12 to 14.
+fn after_an_end(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> Verdict {
+    match rule(&case.service.entry, last, &accepted.spec.restart, case.now) {
+        Ruling::Start(why) => through_gates(case, accepted, why),
+        Ruling::Wait { left, reason } => Verdict::of(Phase::Backoff, reason).wake(left),
+        Ruling::Completed(reason) => Verdict::of(Phase::Completed, reason),
+        Ruling::Failed(_) if case.service.parked_changed => {
+            let fields = case.service.live_changed.clone();
+            through_gates(case, accepted, Reason::SpecChanged { fields })
+        }
+        Ruling::Failed(reason) => Verdict::of(Phase::Failed, reason),
+    }
+}
+
+fn requested(request: Option<&Request>) -> Option<&'static str> {
+    match request? {
+        Request::Start => Some("start"),
+        Request::Restart => Some("restart"),
+        Request::Reset => Some("reset"),
+        // These act at once when they are written down, and are never left to be done.
+        Request::Stop | Request::Renew => None,
+    }
+}
+
+/// Row 11. The fields are those of the stop that was made for this start, where the old text is gone since.
+fn spec_changed(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> Option<Reason> {
+    let changed = &case.service.changed;
+    if !needs_restart(&last.fingerprint, accepted, changed) {
+        return None;
+    }
+    match &last.stopped_why {
+        Some(why @ Reason::SpecChanged { .. }) if changed.is_empty() => Some(why.clone()),
+        Some(_) | None => Some(Reason::SpecChanged { fields: changed.clone() }),
+    }
+}
+
+fn through_gates(case: &Case<'_>, accepted: &Accepted, why: Reason) -> Verdict {
+    if matches!(case.removal, Removal::Waits { .. }) {
+        return Verdict::of(Phase::Pending, Reason::PruneDelay);
+    }
+    if let Some(gate) = &case.want.gate {
+        return Verdict::of(Phase::Pending, gate.clone());
+    }
+    let entry = &case.service.entry;
+    let at_once = case.want.retry || requested(entry.request.as_ref()).is_some();
+    match (&entry.spawn_failure, spawn_wait(case.id, entry, &accepted.spec.restart, case.now)) {
+        (Some((failure, _)), Some(left)) if !at_once => {
+            Verdict::of(Phase::Pending, Reason::ExecFailed { failure: failure.clone() }).wake(left)
+        }
+        (Some(_) | None, Some(_) | None) => Verdict::with_step(Action::Start, Phase::Starting, why),
+    }
+}

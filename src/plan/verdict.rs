@@ -1,0 +1,66 @@
+//! What a row of the table answers: at most one step, a phase, and what follows from them.
+//!
+//! Pure; built by the rows, gathered by `plan`.
+
+use std::time::Duration;
+
+use super::output::{Action, Phase, PhaseView};
+use crate::state::{Reason, Record};
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Verdict {
+    pub step: Option<(Action, Reason)>,
+    pub view: PhaseView,
+    pub notes: Vec<Record>,
+    pub probe: bool,
+    pub wake: Option<Duration>,
+}
+
+impl From<PhaseView> for Verdict {
+    fn from(view: PhaseView) -> Self {
+        Self { step: None, view, notes: Vec::new(), probe: false, wake: None }
+    }
+}
+
+impl Verdict {
+    pub(super) fn of(phase: Phase, reason: Reason) -> Self {
+        PhaseView { phase, reason }.into()
+    }
+
+    /// A step, and a phase for the same reason.
+    pub(super) fn with_step(action: Action, phase: Phase, reason: Reason) -> Self {
+        Self::of(phase, reason.clone()).step(action, reason)
+    }
+
+    pub(super) fn step(mut self, action: Action, reason: Reason) -> Self {
+        self.step = Some((action, reason));
+        self
+    }
+
+    pub(super) fn step_if_none(self, action: Action, reason: impl FnOnce() -> Reason) -> Self {
+        if self.step.is_none() { self.step(action, reason()) } else { self }
+    }
+
+    pub(super) fn note(mut self, record: Record) -> Self {
+        self.notes.push(record);
+        self
+    }
+
+    pub(super) fn probe(mut self) -> Self {
+        self.probe = true;
+        self
+    }
+
+    /// Look again after `left`, or sooner.
+    pub(super) fn wake(mut self, left: Duration) -> Self {
+        self.wake = Some(self.wake.map_or(left, |soonest| soonest.min(left)));
+        self
+    }
+
+    pub(super) fn wake_if(self, left: Option<Duration>) -> Self {
+        match left {
+            Some(left) => self.wake(left),
+            None => self,
+        }
+    }
+}

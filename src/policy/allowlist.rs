@@ -1,0 +1,239 @@
+//! Entries resolved to files, and whether a file under a name is one of them.
+//!
+//! Pure: the host's answers come through a closure. An entry stands for a file *under a name*: a multi-call
+//! binary (busybox, a version manager's shim) that is allowed as one name is not allowed as another. Where
+//! call, entry and file are versions of one name, they are one.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::builtin;
+use super::executable::{ExecEntry, NamedSet, Pattern, same_family};
+use super::query::{ExecQuery, Resolution, ResolvedFile};
+use crate::state::FileIdentity;
+
+/// What a file is in the chain that is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Named by a `#!` line.
+    Interpreter,
+    /// Named by the manifest.
+    Command,
+}
+
+/// The executables that one source allows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Allowlist {
+    /// Each with the highest role that it allows.
+    entries: Vec<(ExecEntry, Role)>,
+    globs: Vec<Pattern>,
+    own: Option<OwnFiles>,
+    search_path: Vec<PathBuf>,
+    files: Vec<AllowedFile>,
+}
+
+/// Executables of one user, below his project directory.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct OwnFiles {
+    pub(super) uid: u32,
+    pub(super) project: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct AllowedFile {
+    /// The file name in the entry.
+    name: String,
+    file: FileIdentity,
+    role: Role,
+    pin: Option<Pin>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Pin {
+    expected: String,
+    found: Option<String>,
+}
+
+/// Whether a file is allowed, and if not, what comes nearest.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Verdict {
+    Allowed,
+    /// Somebody but its owner and root can change it.
+    Writable,
+    /// The content is not the pinned one.
+    OtherContent {
+        found: Option<String>,
+    },
+    /// The same file is allowed as this.
+    OtherName {
+        name: String,
+    },
+    /// This file is allowed by that name.
+    OtherFile {
+        path: PathBuf,
+    },
+    NotListed,
+}
+
+impl Allowlist {
+    pub(super) fn new(search_path: Vec<PathBuf>) -> Self {
+        Self { entries: Vec::new(), globs: Vec::new(), own: None, search_path, files: Vec::new() }
+    }
+
+    /// Adds entries; `own` joins with [`NamedSet::Default`].
+    pub(super) fn add(&mut self, entries: &[ExecEntry], own: Option<&OwnFiles>) {
+        for entry in entries {
+            match entry {
+                ExecEntry::Set(NamedSet::Default) => {
+                    self.add_names(builtin::RUNTIMES, Role::Command);
+                    self.add_names(builtin::SHELLS, Role::Interpreter);
+                    if own.is_some() {
+                        self.add_names(builtin::OWN_TOOLS, Role::Command);
+                        self.own = own.cloned();
+                    }
+                }
+                ExecEntry::Set(NamedSet::Agents) => {
+                    self.add_names(builtin::AGENTS, Role::Command);
+                    self.add_names(builtin::SHELLS, Role::Interpreter);
+                }
+                ExecEntry::Glob(pattern) => self.globs.push(pattern.clone()),
+                ExecEntry::Name(_) | ExecEntry::Path(_) | ExecEntry::Pin { .. } => {
+                    self.entries.push((entry.clone(), Role::Command));
+                }
+            }
+        }
+    }
+
+    fn add_names(&mut self, names: &str, role: Role) {
+        let names = names.split_ascii_whitespace();
+        self.entries.extend(names.map(|name| (ExecEntry::Name(name.to_owned()), role)));
+    }
+
+    /// Looks every entry up anew; entries that come to no file allow none.
+    ///
+    /// A name stands for its file in every directory of the search path, so that a script which names its
+    /// interpreter by path is not refused because another directory comes first.
+    pub(super) fn resolve(&mut self, ask: &mut dyn FnMut(&ExecQuery) -> Resolution) {
+        let mut files = Vec::new();
+        for (entry, role) in &self.entries {
+            let pin = match entry {
+                ExecEntry::Pin { blake3, .. } => Some(blake3),
+                _ => None,
+            };
+            for path in self.places_of(entry) {
+                let query = ExecQuery {
+                    word: path.to_string_lossy().into_owned(),
+                    cwd: PathBuf::from("/"),
+                    search_path: self.search_path.clone(),
+                    digest: pin.is_some(),
+                };
+                let Some(found) = ask(&query).ok().and_then(|chain| chain.into_iter().next()) else {
+                    continue;
+                };
+                files.push(AllowedFile {
+                    name: base_name(&path).to_owned(),
+                    file: found.file,
+                    role: *role,
+                    pin: pin.map(|expected| Pin { expected: expected.clone(), found: found.blake3 }),
+                });
+            }
+        }
+        self.files = files;
+    }
+
+    /// Where an entry's file may be.
+    fn places_of(&self, entry: &ExecEntry) -> Vec<PathBuf> {
+        match entry {
+            ExecEntry::Name(name) => self.search_path.iter().map(|dir| dir.join(name)).collect(),
+            ExecEntry::Path(path) | ExecEntry::Pin { path, .. } => vec![path.clone()],
+            ExecEntry::Set(_) | ExecEntry::Glob(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn judge(&self, role: Role, file: &ResolvedFile) -> Verdict {
+        if let Some(pin) = self.broken_pin(file) {
+            return Verdict::OtherContent { found: pin };
+        }
+        if self.allows(role, file) {
+            return Verdict::Allowed;
+        }
+        let called = base_name(Path::new(&file.called));
+        let fitting = || self.files.iter().filter(|allowed| allowed.role >= role);
+        if let Some(allowed) = fitting().find(|allowed| is_same(&allowed.file, &file.file)) {
+            return Verdict::OtherName { name: allowed.name.clone() };
+        }
+        match fitting().find(|allowed| allowed.name == called) {
+            Some(allowed) => Verdict::OtherFile { path: allowed.file.path.clone() },
+            None => Verdict::NotListed,
+        }
+    }
+
+    fn allows(&self, role: Role, file: &ResolvedFile) -> bool {
+        let called = base_name(Path::new(&file.called));
+        let target = base_name(&file.file.path);
+        let by_file = self.files.iter().any(|allowed| {
+            let one_name = same_family(called, &allowed.name)
+                && same_family(called, target)
+                && same_family(called, base_name(&allowed.file.path));
+            allowed.role >= role && is_same(&allowed.file, &file.file) && (called == allowed.name || one_name)
+        });
+        let by_glob = || {
+            self.globs.iter().any(|glob| {
+                let target_fits = same_family(called, target) && glob.matches(&file.file.path);
+                target_fits || glob.matches(&file.found)
+            })
+        };
+        by_file || by_glob() || self.is_own(file)
+    }
+
+    /// A link below the project directory is its owner's too, and so is what it leads to if he or root owns
+    /// that: a virtual environment's `python` lies elsewhere.
+    fn is_own(&self, file: &ResolvedFile) -> bool {
+        self.own.as_ref().is_some_and(|own| {
+            let is_below = [&file.found, &file.found_in].iter().any(|path| path.starts_with(&own.project));
+            is_below && (file.owner_uid == own.uid || file.owner_uid == 0)
+        })
+    }
+
+    /// The digest that was found in place of the pinned one.
+    ///
+    /// A pin binds whatever else allows the file. The digest was taken when the entries were resolved: it
+    /// is that of this file as long as its change time is the same.
+    fn broken_pin(&self, file: &ResolvedFile) -> Option<Option<String>> {
+        self.files.iter().filter(|allowed| is_same(&allowed.file, &file.file)).find_map(|allowed| {
+            let pin = allowed.pin.as_ref()?;
+            let is_that_content = allowed.file.ctime_ns == file.file.ctime_ns;
+            let found = pin.found.clone().filter(|_| is_that_content);
+            (found.as_ref() != Some(&pin.expected)).then_some(found)
+        })
+    }
+
+    /// Whether a running leader may have become this file: under which name it was called is not known.
+    pub(super) fn may_run(&self, exe: &FileIdentity) -> bool {
+        let name = base_name(&exe.path);
+        let below_project = self.own.as_ref().is_some_and(|own| exe.path.starts_with(&own.project));
+        // Where one user owns everything, a launcher may become a runtime of the list wherever he keeps it:
+        // version managers do, and nobody else could have put it there.
+        let own_runtime = || {
+            self.own.is_some()
+                && self
+                    .entries
+                    .iter()
+                    .any(|(entry, _)| matches!(entry, ExecEntry::Name(listed) if same_family(listed, name)))
+        };
+        below_project
+            || self.files.iter().any(|allowed| is_same(&allowed.file, exe))
+            || self.globs.iter().any(|glob| glob.matches(&exe.path))
+            || own_runtime()
+    }
+}
+
+/// The same file by device and inode.
+pub(super) fn is_same(a: &FileIdentity, b: &FileIdentity) -> bool {
+    (a.dev, a.inode) == (b.dev, b.inode)
+}
+
+/// The file name; the empty text for `/`.
+pub(super) fn base_name(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+}

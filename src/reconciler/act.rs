@@ -1,0 +1,200 @@
+//! Carries a plan out: a `match` over actions. Choices belong in `plan`.
+
+use super::Reconciler;
+use super::events::claim;
+use super::start::Prepared;
+use super::status::StepReport;
+use crate::host::{Host, JobPurpose, JobRequest};
+use crate::identity::ServiceId;
+use crate::manifest::{SignalName, SignalTo};
+use crate::plan::{Action, Flight, Plan, Seen, Step};
+use crate::state::{Reason, Record};
+
+/// How a step went, in the report of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// Begun; how it ends is an event.
+    Begun,
+    /// A gate is closed.
+    Pending,
+    Failed,
+    /// Nothing was to be done.
+    None,
+}
+
+impl Outcome {
+    fn as_str(self) -> Option<String> {
+        match self {
+            Self::Done => Some("done".to_owned()),
+            Self::Begun => Some("begun".to_owned()),
+            Self::Pending => Some("pending".to_owned()),
+            Self::Failed => Some("failed".to_owned()),
+            Self::None => None,
+        }
+    }
+}
+
+impl<H: Host> Reconciler<H> {
+    pub(super) fn act(&mut self, plan: &Plan) -> Vec<StepReport> {
+        if !plan.notes.is_empty() {
+            self.memory.note(&mut self.host, plan.notes.clone());
+        }
+        for service in &plan.probes {
+            self.probe(service);
+        }
+        let mut reports = Vec::with_capacity(plan.steps.len());
+        let mut starts = Vec::new();
+        for step in &plan.steps {
+            let outcome = match step.action {
+                Action::Start => {
+                    starts.push(step);
+                    continue;
+                }
+                Action::Stop | Action::Restart => self.begin_stop(step),
+                Action::Signal => self.send_stop_signal(&step.service),
+                Action::Kill => self.kill(&step.service),
+                Action::Adopt => self.adopt(step),
+                Action::Update => self.update(&step.service),
+                Action::Forget => self.forget(&step.service),
+                Action::Hold | Action::Reject => Outcome::None,
+            };
+            reports.push(self.report_step(step, outcome));
+        }
+        let outcomes = self.start_all(&starts);
+        reports.extend(starts.iter().zip(outcomes).map(|(step, outcome)| self.report_step(step, outcome)));
+        reports
+    }
+
+    pub(super) fn report_step(&self, step: &Step, outcome: Outcome) -> StepReport {
+        if outcome != Outcome::None {
+            let (action, service) = (step.action, &step.service);
+            tracing::info!(%service, ?action, reason = step.reason.code(), "{}", step.reason.message());
+        }
+        StepReport { outcome: outcome.as_str(), ..self.preview_step(step) }
+    }
+
+    fn begin_stop(&mut self, step: &Step) -> Outcome {
+        let now = self.host.now();
+        let Some(run) = self.memory.ledger().entry(&step.service).and_then(|entry| entry.run.as_ref()) else {
+            return Outcome::Done;
+        };
+        let nonce = run.nonce.clone();
+        if run.stopping.is_none() {
+            let record = Record::Stopping {
+                service: step.service.clone(),
+                nonce: nonce.clone(),
+                why: step.reason.clone(),
+                at: now.clone(),
+            };
+            self.memory.note(&mut self.host, vec![record]);
+        }
+        let leader_lives =
+            self.observed.services.get(&step.service).is_some_and(|live| live.seen == Seen::Alive);
+        if leader_lives && let Some((request, grace)) = self.stop_command(&step.service) {
+            self.host.run_job(JobRequest {
+                purpose: JobPurpose::Stop,
+                of: nonce,
+                spawn: request,
+                timeout: grace,
+            });
+            self.service_mut(&step.service).flight = Flight::StopCommand { since: now };
+            return Outcome::Begun;
+        }
+        self.send_stop_signal(&step.service)
+    }
+
+    /// Sends the declared signal; the grace period begins.
+    pub(super) fn send_stop_signal(&mut self, service: &ServiceId) -> Outcome {
+        let (signal, to) =
+            self.accepted(service).map_or((SignalName(libc::SIGTERM), SignalTo::Group), |accepted| {
+                (accepted.spec.stop.signal, accepted.spec.stop.signal_to)
+            });
+        let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) else {
+            return Outcome::Done;
+        };
+        let claim = claim(service, run);
+        self.host.signal(&claim, signal.0, to);
+        let since = self.host.now();
+        self.service_mut(service).flight = Flight::Signalled { since };
+        Outcome::Begun
+    }
+
+    fn kill(&mut self, service: &ServiceId) -> Outcome {
+        let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) else {
+            return Outcome::Done;
+        };
+        let claim = claim(service, run);
+        self.host.kill(&claim);
+        let since = self.host.now();
+        self.service_mut(service).flight = Flight::Killed { since };
+        Outcome::Begun
+    }
+
+    /// Attaches: the host watches it since it was observed, and no line is written for it.
+    fn adopt(&mut self, step: &Step) -> Outcome {
+        self.service_mut(&step.service).attached = true;
+        Outcome::Done
+    }
+
+    fn update(&mut self, service: &ServiceId) -> Outcome {
+        let Some(digest) = self.accepted(service).map(|accepted| accepted.digest.clone()) else {
+            return Outcome::Done;
+        };
+        let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) else {
+            return Outcome::Done;
+        };
+        let record = Record::Updated { service: service.clone(), nonce: run.nonce.clone(), digest };
+        self.memory.note(&mut self.host, vec![record]);
+        Outcome::Done
+    }
+
+    fn forget(&mut self, service: &ServiceId) -> Outcome {
+        self.memory.note(&mut self.host, vec![Record::Forgotten { service: service.clone() }]);
+        self.desired.services.remove(service);
+        self.drift.remove(service);
+        // Its file may be of no use to anybody now; that is found out by the next look.
+        self.dirty.get_or_insert(crate::host::Dirty::Paths(Vec::new()));
+        Outcome::Done
+    }
+
+    fn start_all(&mut self, steps: &[&Step]) -> Vec<Outcome> {
+        let mut outcomes = vec![Outcome::Begun; steps.len()];
+        let mut prepared: Vec<(usize, Prepared)> = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            match self.prepare_start(step) {
+                Ok(start) => prepared.push((index, start)),
+                Err(gate) => {
+                    self.close_gate(&step.service, gate);
+                    outcomes[index] = Outcome::Pending;
+                }
+            }
+        }
+        let intents: Vec<Record> = prepared.iter().map(|(_, start)| start.intent.clone()).collect();
+        if !intents.is_empty() && self.memory.promise(&mut self.host, &intents).is_err() {
+            let message = self.memory.unwritable().unwrap_or_default().to_owned();
+            for (index, start) in prepared {
+                let gate = Reason::Gate { gate: "ledger-unwritable".to_owned(), message: message.clone() };
+                self.close_gate(&start.request.service, gate);
+                outcomes[index] = Outcome::Failed;
+            }
+            return outcomes;
+        }
+        for (_, start) in prepared {
+            let nonce = start.request.nonce.clone();
+            if let Some(want) = self.desired.services.get_mut(&start.request.service) {
+                want.retry = false;
+            }
+            self.service_mut(&start.request.service).flight = Flight::Spawning { nonce };
+            self.host.spawn(start.request);
+        }
+        outcomes
+    }
+
+    /// A start that cannot be now; looked at again when files change, and at the next full pass.
+    fn close_gate(&mut self, service: &ServiceId, gate: Reason) {
+        if let Some(want) = self.desired.services.get_mut(service) {
+            want.gate = Some(gate);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What the host reports, taken into the observed state and the ledger.
+//!
+//! Events are hints that arrive early; `observe_everything` finds out the same from the machine, so a lost
+//! one costs time and never correctness.
+
+use super::Reconciler;
+use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, Sighting, probe};
+use crate::identity::{Nonce, ProcessIdentity, ServiceId};
+use crate::manifest::HealthCheck;
+use crate::plan::{self, Flight, Health, Remains, Seen};
+use crate::state::{Containment, End, ExitStatus, Reason, Record, Run, SpawnFailure, SpawnStage};
+use crate::time::Stamp;
+
+impl<H: Host> Reconciler<H> {
+    pub(super) fn absorb(&mut self, event: Event) {
+        match event {
+            Event::Changed(dirty) => self.mark_dirty(dirty),
+            Event::Spawned { service, nonce, process, containment } => {
+                self.spawned(&service, &nonce, process, containment);
+            }
+            Event::SpawnFailed { service, nonce, failure } => self.spawn_failed(&service, &nonce, failure),
+            Event::Exited { nonce, status, others } => {
+                if let Some(service) = self.service_of(&nonce) {
+                    let at = self.host.now();
+                    self.leader_ended(&service, &nonce, Ended { status, at, others, other_boot: false });
+                }
+            }
+            Event::Gone { nonce } => self.gone(&nonce),
+            Event::Unkillable { nonce, pids } => {
+                tracing::error!(run = %nonce, ?pids, "survives SIGKILL; it may be in uninterruptible sleep");
+            }
+            Event::Probed { service, nonce, result } => self.probed(&service, &nonce, result),
+            Event::JobDone { purpose, service, of, outcome } => {
+                self.job_done(purpose, &service, &of, &outcome)
+            }
+            Event::KeeperLost => {
+                tracing::warn!("the keeper is gone; services live on, everything is observed anew");
+                self.observe_everything();
+            }
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, dirty: Dirty) {
+        self.files_changed = true;
+        self.dirty = Some(match (self.dirty.take(), dirty) {
+            (None, dirty) => dirty,
+            (Some(Dirty::Paths(mut before)), Dirty::Paths(more)) => {
+                before.extend(more);
+                Dirty::Paths(before)
+            }
+            (Some(Dirty::Everything), _) | (_, Dirty::Everything) => Dirty::Everything,
+        });
+    }
+
+    /// Brings entries that the ledger has changed into the observed state.
+    pub(super) fn refresh_observed(&mut self) {
+        let changed = self.memory.take_changed();
+        for service in &changed {
+            match self.memory.ledger().entry(service) {
+                Some(entry) => {
+                    self.observed.services.entry(service.clone()).or_default().entry = entry.clone()
+                }
+                None => {
+                    self.observed.services.remove(service);
+                }
+            }
+        }
+        self.compare(changed);
+    }
+
+    /// Looks at every claim of the ledger.
+    pub(super) fn observe_everything(&mut self) {
+        let claims: Vec<Claim> = self
+            .memory
+            .ledger()
+            .services
+            .iter()
+            .filter_map(|(service, entry)| Some(claim(service, entry.run.as_ref()?)))
+            .collect();
+        if claims.is_empty() {
+            return;
+        }
+        for sighting in self.host.observe(&claims) {
+            self.take_in_sighting(sighting);
+        }
+    }
+
+    fn take_in_sighting(&mut self, sighting: Sighting) {
+        let Sighting { service, nonce, found } = sighting;
+        match found {
+            Found::Alive { .. } | Found::Ended { others: true, .. } if self.foreign.is_some() => {
+                let why = self.foreign.clone().expect("just looked");
+                self.service_mut(&service).seen = Seen::Unverifiable(why);
+            }
+            Found::Alive { born } => {
+                self.note_born(&service, &nonce, born);
+                self.service_mut(&service).seen = Seen::Alive;
+            }
+            Found::Ended { born, status, at, others, other_boot } => {
+                self.note_born(&service, &nonce, born);
+                let at = at.unwrap_or_else(|| self.host.now());
+                self.leader_ended(&service, &nonce, Ended { status, at, others, other_boot });
+            }
+            Found::NeverBorn => {
+                self.spawn_failed(&service, &nonce, interrupted());
+            }
+            Found::InFlight => self.service_mut(&service).flight = Flight::Spawning { nonce },
+            Found::Unverifiable { detail } => {
+                self.service_mut(&service).seen = Seen::Unverifiable(Reason::IdentityUnverifiable { detail });
+            }
+            Found::ContainmentLost { pid } => {
+                self.service_mut(&service).seen = Seen::Unverifiable(Reason::ContainmentLost { pid });
+            }
+            Found::KeeperUnresponsive => {
+                self.service_mut(&service).seen = Seen::Unverifiable(Reason::KeeperUnresponsive);
+            }
+        }
+    }
+
+    fn note_born(
+        &mut self,
+        service: &ServiceId,
+        nonce: &Nonce,
+        born: Option<(ProcessIdentity, Containment)>,
+    ) {
+        let Some((process, containment)) = born else { return };
+        let at = self.run(service, nonce).map_or_else(|| self.host.now(), |run| run.intent_at.clone());
+        let record =
+            Record::Started { service: service.clone(), nonce: nonce.clone(), process, containment, at };
+        self.memory.note(&mut self.host, vec![record]);
+    }
+
+    fn spawned(
+        &mut self,
+        service: &ServiceId,
+        nonce: &Nonce,
+        process: ProcessIdentity,
+        containment: Containment,
+    ) {
+        if self.run(service, nonce).is_none() {
+            return;
+        }
+        tracing::info!(%service, pid = process.pid.get(), "started");
+        let at = self.host.now();
+        let record =
+            Record::Started { service: service.clone(), nonce: nonce.clone(), process, containment, at };
+        self.memory.note(&mut self.host, vec![record]);
+        let live = self.service_mut(service);
+        live.seen = Seen::Alive;
+        live.flight = Flight::None;
+        live.health = Health::default();
+        live.attached = true;
+    }
+
+    fn spawn_failed(&mut self, service: &ServiceId, nonce: &Nonce, failure: SpawnFailure) {
+        if self.run(service, nonce).is_none() {
+            return;
+        }
+        tracing::warn!(%service, stage = ?failure.stage, "not started: {}", failure.message);
+        let at = self.host.now();
+        let record = Record::SpawnFailed { service: service.clone(), nonce: nonce.clone(), failure, at };
+        self.memory.note(&mut self.host, vec![record]);
+        self.clear_run(service);
+    }
+
+    fn leader_ended(&mut self, service: &ServiceId, nonce: &Nonce, ended: Ended) {
+        let Some(run) = self.run(service, nonce) else { return };
+        if run.end.is_none() {
+            let end = ended.as_end(run);
+            let entry = self.memory.ledger().entry(service).expect("its run was found there");
+            let accepted = self.accepted(service);
+            let spec = accepted.as_ref().map(|accepted| &accepted.spec);
+            let remains = if ended.others { Remains::Others } else { Remains::Nothing };
+            let failures = plan::failures_after(entry, spec, &end, remains, &ended.at);
+            tracing::info!(%service, ?end, failures, "ended");
+            let record = Record::Exited {
+                service: service.clone(),
+                nonce: nonce.clone(),
+                end,
+                failures,
+                at: ended.at,
+            };
+            self.memory.note(&mut self.host, vec![record]);
+        }
+        let live = self.service_mut(service);
+        live.health.in_flight = false;
+        if ended.others {
+            live.seen = Seen::Leftovers;
+        } else {
+            self.gone(nonce);
+        }
+    }
+
+    fn gone(&mut self, nonce: &Nonce) {
+        let Some(service) = self.service_of(nonce) else { return };
+        if self.run(&service, nonce).is_some_and(|run| run.end.is_none()) {
+            let at = self.host.now();
+            let ended = Ended { status: None, at, others: false, other_boot: false };
+            return self.leader_ended(&service, nonce, ended);
+        }
+        let record = Record::Gone { service: service.clone(), nonce: nonce.clone() };
+        self.memory.note(&mut self.host, vec![record]);
+        self.clear_run(&service);
+    }
+
+    pub(super) fn clear_run(&mut self, service: &ServiceId) {
+        self.drift.remove(service);
+        let live = self.service_mut(service);
+        live.seen = Seen::None;
+        live.flight = Flight::None;
+        live.health = Health::default();
+        live.attached = false;
+    }
+
+    fn probed(&mut self, service: &ServiceId, nonce: &Nonce, result: Result<(), String>) {
+        if self.run(service, nonce).is_none() {
+            return;
+        }
+        let now = self.host.now();
+        plan::fold(&mut self.service_mut(service).health, &result, &now);
+    }
+
+    fn job_done(&mut self, purpose: JobPurpose, service: &ServiceId, of: &Nonce, outcome: &JobOutcome) {
+        match purpose {
+            JobPurpose::Health => {
+                let expect =
+                    self.accepted(service).and_then(|accepted| match &accepted.spec.health.as_ref()?.check {
+                        HealthCheck::Command { expect_regex, .. } => expect_regex.clone(),
+                        HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => None,
+                    });
+                let result = probe::judge_command(outcome, expect.as_deref());
+                self.probed(service, of, result);
+            }
+            JobPurpose::Stop => {
+                if let JobOutcome::NotStarted(failure) = outcome {
+                    tracing::warn!(%service, "the stop command was not started: {}", failure.message);
+                }
+                if self.run(service, of).is_some() {
+                    self.send_stop_signal(service);
+                }
+            }
+        }
+    }
+
+    pub(super) fn run(&self, service: &ServiceId, nonce: &Nonce) -> Option<&Run> {
+        self.memory.ledger().entry(service)?.run.as_ref().filter(|run| run.nonce == *nonce)
+    }
+
+    pub(super) fn service_mut(&mut self, service: &ServiceId) -> &mut plan::Service {
+        if !self.observed.services.contains_key(service) {
+            self.observed.services.insert(service.clone(), plan::Service::default());
+        }
+        self.observed.services.get_mut(service).expect("just inserted")
+    }
+
+    pub(super) fn service_of(&self, nonce: &Nonce) -> Option<ServiceId> {
+        self.memory.service_of(nonce).cloned()
+    }
+}
+
+/// A spawn that a death of ours cut off before anything was executed.
+fn interrupted() -> SpawnFailure {
+    SpawnFailure {
+        stage: SpawnStage::Epoch,
+        errno: 0,
+        message: "its last start was interrupted before anything was executed".to_owned(),
+    }
+}
+
+/// The end of a leader, however it was learnt.
+struct Ended {
+    status: Option<ExitStatus>,
+    at: Stamp,
+    others: bool,
+    other_boot: bool,
+}
+
+impl Ended {
+    fn as_end(&self, run: &Run) -> End {
+        match (self.other_boot, &run.stopping, self.status) {
+            (true, _, _) => End::OtherBoot,
+            (false, Some(_), status) => End::Ours { status },
+            (false, None, Some(status)) => End::Exit { status },
+            (false, None, None) => End::Unknown,
+        }
+    }
+}
+
+pub(super) fn claim(service: &ServiceId, run: &Run) -> Claim {
+    Claim {
+        service: service.clone(),
+        nonce: run.nonce.clone(),
+        process: run.process.clone(),
+        containment: run.containment.clone(),
+        epoch: run.epoch,
+    }
+}

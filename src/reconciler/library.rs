@@ -1,0 +1,85 @@
+//! Manifest texts made into accepted specs, each text once.
+//!
+//! Cached by the version of the file on disk and by the digest of the text, so that a pass over thousands of
+//! unchanged files parses nothing. Decides nothing about who may run what.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::host::{FileScan, FileVersion, Host};
+use crate::identity::Digest;
+use crate::manifest::{self, Problem};
+use crate::plan::Accepted;
+use crate::state::FileKey;
+
+/// One text, parsed and checked.
+#[derive(Debug)]
+pub struct Loaded {
+    pub digest: Digest,
+    /// Without problems only.
+    pub services: Vec<Arc<Accepted>>,
+    /// Names as in the file, of services that have problems.
+    pub problems: Vec<Problem>,
+}
+
+impl Loaded {
+    fn from_text(text: &str) -> Self {
+        let digest = Digest::of(text.as_bytes());
+        let loaded = manifest::load(text);
+        let services = loaded
+            .services
+            .into_iter()
+            .map(|declared| {
+                let spec = declared.spec;
+                let fingerprint = manifest::fingerprint(&spec);
+                let live_digest = manifest::live_digest(&spec);
+                Arc::new(Accepted { spec, digest: digest.clone(), fingerprint, live_digest })
+            })
+            .collect();
+        Self { digest, services, problems: loaded.problems }
+    }
+
+    pub fn service(&self, id: &crate::identity::ServiceId) -> Option<&Arc<Accepted>> {
+        self.services.iter().find(|accepted| accepted.spec.id == *id)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Library {
+    by_file: HashMap<FileKey, (FileVersion, Arc<Loaded>)>,
+    by_digest: HashMap<Digest, Arc<Loaded>>,
+}
+
+impl Library {
+    /// The file's present text, or the problem of the file itself.
+    pub fn load(&mut self, key: &FileKey, scan: &FileScan) -> Result<Arc<Loaded>, Problem> {
+        let text = scan.content.as_ref().map_err(|(code, message)| Problem::new(code, message.clone()))?;
+        if let Some((version, loaded)) = self.by_file.get(key)
+            && *version == scan.version
+        {
+            return Ok(Arc::clone(loaded));
+        }
+        let loaded = Arc::new(Loaded::from_text(text));
+        self.by_file.insert(key.clone(), (scan.version, Arc::clone(&loaded)));
+        self.by_digest.insert(loaded.digest.clone(), Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// An accepted text of before, by its digest; `None` if the state directory has lost it.
+    pub fn recall<H: Host>(&mut self, host: &mut H, digest: &Digest) -> Option<Arc<Loaded>> {
+        if let Some(loaded) = self.by_digest.get(digest) {
+            return Some(Arc::clone(loaded));
+        }
+        let loaded = Arc::new(Loaded::from_text(&host.text(digest)?));
+        self.by_digest.insert(digest.clone(), Arc::clone(&loaded));
+        Some(loaded)
+    }
+
+    /// Drops what no file and none of the given digests needs any more.
+    pub fn retain(&mut self, files: impl Fn(&FileKey) -> bool, digests: impl Fn(&Digest) -> bool) {
+        self.by_file.retain(|key, _| files(key));
+        let in_files: std::collections::HashSet<Digest> =
+            self.by_file.values().map(|(_, loaded)| loaded.digest.clone()).collect();
+        self.by_digest.retain(|digest, _| in_files.contains(digest) || digests(digest));
+    }
+}

@@ -1,0 +1,143 @@
+//! One pass: look, plan, act; and the turn of the loop around it.
+
+use std::time::Duration;
+
+use super::Reconciler;
+use super::status::StepReport;
+use crate::host::{Dirty, Event, Host};
+use crate::identity::ServiceId;
+use crate::plan::{Plan, Presence, plan};
+use crate::time::{Clock, Stamp};
+
+/// No turn waits longer, so that a clock that jumps or an event that was lost costs a minute at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+impl<H: Host> Reconciler<H> {
+    /// Makes one pass over everything, carries out its plan, and answers who waits.
+    pub fn pass(&mut self) {
+        let plan = self.look_and_plan();
+        let steps = self.act(&plan);
+        self.finish_pass(plan, steps);
+    }
+
+    /// The plan of a pass that is not carried out.
+    pub fn preview(&mut self) -> &Plan {
+        self.last_plan = self.look_and_plan();
+        &self.last_plan
+    }
+
+    fn look_and_plan(&mut self) -> Plan {
+        self.resync_if_due();
+        if let Some(dirty) = self.dirty.take() {
+            self.look_at_manifests(&dirty);
+        }
+        let now = self.host.now();
+        self.refresh_quiet(&now);
+        self.refresh_observed();
+        let plan = self.plan_for(&now);
+        if !self.look_before_removing(&plan) {
+            return plan;
+        }
+        // Something was about to be removed: the directory has now been listed a second time.
+        let now = self.host.now();
+        self.refresh_quiet(&now);
+        self.refresh_observed();
+        self.plan_for(&now)
+    }
+
+    /// The plan, of the services alone that the command names, if it names any.
+    fn plan_for(&self, now: &Stamp) -> Plan {
+        let mut plan = plan(&self.desired, &self.observed, now);
+        if let Some(only) = &self.only {
+            plan.steps.retain(|step| only.contains(&step.service));
+            plan.probes.retain(|service| only.contains(service));
+        }
+        plan
+    }
+
+    /// Lists everything again if the plan removes something, and says whether it did: no removal rests on
+    /// one listing, or on an event that may have been lost.
+    fn look_before_removing(&mut self, plan: &Plan) -> bool {
+        let removes = plan.steps.iter().any(|step| {
+            step.action.is_change()
+                && self
+                    .desired
+                    .services
+                    .get(&step.service)
+                    .is_some_and(|want| matches!(want.presence, Presence::Absent { .. }))
+        });
+        if removes {
+            self.look_at_manifests(&Dirty::Everything);
+        }
+        removes
+    }
+
+    fn finish_pass(&mut self, plan: Plan, steps: Vec<StepReport>) {
+        let now = self.host.now();
+        self.acted = steps.iter().any(|step| step.outcome.is_some()) || !plan.notes.is_empty();
+        self.refresh_observed();
+        self.last_pass = Some((now, steps.len()));
+        self.last_plan = plan;
+        self.answer_waiting(&steps);
+    }
+
+    /// The longest time until the plan of the last pass may be another.
+    pub(super) fn time_to_wake(&mut self) -> Duration {
+        if self.acted {
+            return Duration::ZERO;
+        }
+        let now = self.host.now();
+        let resync = self.last_resync.as_ref().map_or(Duration::ZERO, |last| {
+            now.left_of(last, self.settings.config.resync(), Clock::Awake).unwrap_or_default()
+        });
+        let planned = self.last_plan.wake_in.unwrap_or(LONGEST_WAIT);
+        let waiting = self.waiting_deadline(&now).unwrap_or(LONGEST_WAIT);
+        planned.min(resync).min(waiting).min(LONGEST_WAIT)
+    }
+
+    /// Waits for events, takes them in, makes a pass. Cancel safe up to the moment that events arrive.
+    pub async fn turn(&mut self) {
+        let at_most = self.time_to_wake();
+        let events = self.host.wait(Some(at_most)).await;
+        self.take_in(events);
+        self.pass();
+    }
+
+    /// Takes in events without a pass: for who waits on other things beside the host.
+    pub fn take_in(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.absorb(event);
+        }
+    }
+
+    fn rotate_logs(&mut self) {
+        let logs = &self.settings.config.logs;
+        let running = self.observed.services.iter().filter(|(_, live)| live.entry.run.is_some());
+        let services: Vec<ServiceId> = running.map(|(service, _)| service.clone()).collect();
+        self.host.rotate_logs(&services, logs.max_size(), logs.keep());
+    }
+
+    fn resync_if_due(&mut self) {
+        let now = self.host.now();
+        let due = match &self.last_resync {
+            None => true,
+            Some(last) => now.left_of(last, self.settings.config.resync(), Clock::Awake).is_none(),
+        };
+        if due {
+            self.resync(now);
+        }
+    }
+
+    /// Observes every claim, lists every root, compares what runs with the policy.
+    fn resync(&mut self, now: Stamp) {
+        self.last_resync = Some(now);
+        self.dirty = Some(Dirty::Everything);
+        let (policy, host) = (&mut self.policy, &mut self.host);
+        policy.resolve_entries(&mut |query| host.resolve(query));
+        self.observe_everything();
+        self.compare_executables();
+        self.rotate_logs();
+        // A ledger that could not be written gets another chance; `unwritable` keeps the reason.
+        let _ = self.memory.flush(&mut self.host);
+    }
+}

@@ -1,0 +1,166 @@
+//! What is published: the status of every service and file, and steps as reports.
+//!
+//! Reads what the last pass left; changes nothing.
+
+use super::Reconciler;
+use super::status::{
+    HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status, StepReport, VERSION,
+};
+use crate::host::Host;
+use crate::identity::ServiceId;
+use crate::manifest::WantedState;
+use crate::plan::{PhaseView, Step, Want};
+use crate::state::{Containment, Entry, ExitStatus, Reason};
+use crate::time::{Clock, rfc3339};
+
+impl<H: Host> Reconciler<H> {
+    pub fn status(&self) -> Status {
+        let now = self.host.now();
+        let last_pass = self.last_pass.as_ref().map(|(at, steps)| LastPass {
+            at: at.rfc3339(),
+            age_ms: now.since(at, Clock::Suspend).as_millis() as u64,
+            steps: *steps,
+        });
+        Status {
+            version: VERSION,
+            instance: Some(self.settings.instance.to_string()),
+            watching: self.settings.watching,
+            last_pass,
+            services: self.last_plan.phases.iter().map(|(id, view)| self.service_status(id, view)).collect(),
+            manifests: self.manifest_statuses(),
+        }
+    }
+
+    /// What a pass would do now.
+    pub fn previewed(&mut self) -> PassReport {
+        self.preview();
+        self.plan_report(|_| true)
+    }
+
+    /// The last plan as a report; of the services that `chosen` says.
+    pub(super) fn plan_report(&self, chosen: impl Fn(&ServiceId) -> bool) -> PassReport {
+        let steps: Vec<&Step> = self.last_plan.steps.iter().filter(|step| chosen(&step.service)).collect();
+        PassReport {
+            version: VERSION,
+            changes: steps.iter().any(|step| step.action.is_change()),
+            steps: steps.into_iter().map(|step| self.preview_step(step)).collect(),
+            converged: None,
+            unwell: Vec::new(),
+            manifests: self.manifest_statuses(),
+        }
+    }
+
+    pub(super) fn preview_step(&self, step: &Step) -> StepReport {
+        let fields = match &step.reason {
+            Reason::SpecChanged { fields } | Reason::LiveChanged { fields } => fields.clone(),
+            _ => Vec::new(),
+        };
+        StepReport {
+            service: step.service.to_string(),
+            action: step.action,
+            reason: step.reason.code().to_owned(),
+            message: step.reason.message(),
+            fields,
+            evidence: self.evidence(step),
+            outcome: None,
+        }
+    }
+
+    fn evidence(&self, step: &Step) -> serde_json::Value {
+        let run = self.memory.ledger().entry(&step.service).and_then(|entry| entry.run.as_ref());
+        let process = run.and_then(|run| run.process.as_ref());
+        serde_json::json!({
+            "reason": step.reason,
+            "pid": process.map(|process| process.pid),
+            "start_ticks": process.map(|process| process.start_ticks),
+            "boot_id": process.map(|process| process.boot.as_str()),
+        })
+    }
+
+    pub(super) fn manifest_statuses(&self) -> Vec<ManifestStatus> {
+        let status = |file: &super::desired::FileView| ManifestStatus {
+            path: file.path.clone(),
+            ok: !file.problems.iter().any(crate::manifest::Problem::blocks),
+            problems: file.problems.clone(),
+            may_show_lines: file.may_show_lines,
+        };
+        self.manifests.files.iter().map(status).collect()
+    }
+
+    pub(super) fn service_status(&self, service: &ServiceId, view: &PhaseView) -> ServiceStatus {
+        let unknown = Entry::default();
+        let entry = self.memory.ledger().entry(service).unwrap_or(&unknown);
+        let want = self.desired.services.get(service);
+        let spec = want.and_then(|want| want.accepted.as_ref()).map(|accepted| &accepted.spec);
+        let run = entry.run.as_ref();
+        let started_at = run.and_then(|run| run.started_at.as_ref());
+        let now = self.host.now();
+        let rendered = spec.map(|spec| self.render(spec));
+        ServiceStatus {
+            name: service.to_string(),
+            project: service.project().to_owned(),
+            phase: view.phase,
+            reason: view.reason.code().to_owned(),
+            message: view.reason.message(),
+            pid: run
+                .filter(|run| run.end.is_none())
+                .and_then(|run| run.process.as_ref())
+                .map(|process| process.pid),
+            started_at: started_at.map(crate::time::Stamp::rfc3339),
+            uptime_s: started_at.map(|at| now.since(at, Clock::Suspend).as_secs()),
+            restarts: entry.restarts,
+            failures: entry.failures,
+            failures_max: spec.map(|spec| spec.restart.max_failures),
+            ports: std::collections::BTreeMap::new(),
+            url: rendered.and_then(|rendered| rendered.url),
+            fingerprint: run
+                .map(|run| run.fingerprint.clone())
+                .or_else(|| want.and_then(|want| Some(want.accepted.as_ref()?.fingerprint.clone()))),
+            manifest: want.and_then(|want| want.manifest.clone()),
+            ttl_expires_at: want.and_then(|want| ttl_expires_at(want, entry)),
+            health: spec.and_then(|spec| spec.health.as_ref()).map(|_| self.health_status(service)),
+            last_exit: last_exit(entry),
+            cpu_percent: None,
+            memory_bytes: None,
+            log: self.settings.layout.log(service),
+            containment: run.and_then(|run| run.containment.as_ref()).map(|containment| {
+                match containment {
+                    Containment::Cgroup { .. } => "cgroup",
+                    Containment::Holder { .. } => "holder",
+                }
+                .to_owned()
+            }),
+            drift: self.drift.get(service).cloned().unwrap_or_default(),
+            labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
+            attrs: spec.map(|spec| spec.attrs.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn health_status(&self, service: &ServiceId) -> HealthStatus {
+        let health = self.observed.services.get(service).map(|live| &live.health);
+        HealthStatus {
+            ready: health.is_some_and(|health| health.ready_since.is_some()),
+            last_probe_at: health.and_then(|health| Some(health.last_probe.as_ref()?.rfc3339())),
+            last_error: health.and_then(|health| health.last_error.clone()),
+        }
+    }
+}
+
+fn ttl_expires_at(want: &Want, entry: &Entry) -> Option<String> {
+    let spec = &want.accepted.as_ref()?.spec;
+    if spec.state == WantedState::Stopped {
+        return None;
+    }
+    let activation = entry.activation.as_ref()?;
+    Some(rfc3339(activation.wall_ms.saturating_add(spec.ttl?.as_millis() as i64)))
+}
+
+fn last_exit(entry: &Entry) -> Option<LastExit> {
+    let last = entry.last.as_ref()?;
+    let (code, signal) = match last.status() {
+        Some(ExitStatus::Code(code)) => (Some(code), None),
+        Some(ExitStatus::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    Some(LastExit { code, signal, at: last.ended_at.rfc3339() })
+}

@@ -1,0 +1,258 @@
+//! Commands, turned into records of the ledger or refused with a reason.
+//!
+//! A refusal changes nothing. What is accepted is on disk before anything is done about it, and outlives
+//! the command and the reconciler (DESIGN section 9, overrides).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Reconciler;
+use super::command::{Answer, Command, Refusal, WaitFor};
+use super::selection::select;
+use super::waiting::{Goal, Waiting};
+use crate::host::{Dirty, Host};
+use crate::identity::{Pid, ServiceId};
+use crate::manifest::WantedState;
+use crate::plan::{Phase, Presence};
+use crate::state::{Record, Request};
+
+/// How long a command that acts waits for what it began.
+const ACT_TIMEOUT: Duration = Duration::from_secs(120);
+
+type Refused<T> = Result<T, Refusal>;
+
+impl<H: Host> Reconciler<H> {
+    /// Takes a command in; its answer comes at once or after a later pass.
+    pub fn take_command(&mut self, command: Command, answer: oneshot::Sender<Answer>) {
+        let purge_logs = matches!(command, Command::Down { purge: true, .. });
+        let immediate = match self.carry_out(command) {
+            Ok(Reply::Now(answer)) => answer,
+            Ok(Reply::Later { goal, services, timeout }) => {
+                let since = self.host.now();
+                let steps = Vec::new();
+                self.waiting.push(Waiting { goal, services, since, timeout, steps, purge_logs, answer });
+                return;
+            }
+            Err(refusal) => Answer::Refused(refusal),
+        };
+        // Whoever asked may have gone away.
+        let _ = answer.send(immediate);
+    }
+
+    fn carry_out(&mut self, command: Command) -> Refused<Reply> {
+        match command {
+            Command::Status => Ok(Reply::Now(Answer::Status(Box::new(self.status())))),
+            Command::Plan { names } => {
+                self.dirty = Some(Dirty::Everything);
+                self.preview();
+                let chosen = self.selected(&names)?;
+                let report = self.plan_report(|service| chosen.contains(service));
+                Ok(Reply::Now(Answer::Report(Box::new(report))))
+            }
+            Command::Converge { names, timeout, allow_prune } => {
+                self.desired.prune.allow |= allow_prune;
+                self.last_resync = None;
+                self.preview();
+                let services = if names.is_empty() { None } else { Some(self.selected(&names)?) };
+                if !self.settings.watching {
+                    self.only.clone_from(&services);
+                }
+                Ok(Reply::Later { goal: Goal::Settled, services, timeout })
+            }
+            Command::Wait { names, until, timeout } => {
+                let goal = match until {
+                    WaitFor::Ready => Goal::Up,
+                    WaitFor::Stopped => Goal::Down,
+                };
+                Ok(Reply::Later { goal, services: Some(self.selected(&names)?), timeout })
+            }
+            Command::Stop { names } => self.request_all(&names, &Request::Stop, Goal::Down),
+            Command::Start { names } => self.request_all(&names, &Request::Start, Goal::Settled),
+            Command::Restart { names } => self.request_all(&names, &Request::Restart, Goal::Settled),
+            Command::Reset { names } => self.request_all(&names, &Request::Reset, Goal::Settled),
+            Command::Renew { names } => self.request_all(&names, &Request::Renew, Goal::Settled),
+            Command::Down { project: None, .. } => {
+                self.desired.shutdown = true;
+                Ok(Reply::Later { goal: Goal::Down, services: None, timeout: ACT_TIMEOUT })
+            }
+            Command::Down { project: Some(project), .. } => {
+                self.request_all(&[format!("{project}/*")], &Request::Stop, Goal::Down)
+            }
+            Command::Prune { names } => self.confirm_prune(&names),
+            Command::Adopt { name, pid } => self.adopt_by_hand(&name, pid),
+            Command::Forget { name } => self.forget_by_hand(&name),
+            Command::Takeover => self.take_over(),
+        }
+    }
+
+    fn selected(&self, names: &[String]) -> Refused<BTreeSet<ServiceId>> {
+        select(names, &self.last_plan.phases.keys().cloned().collect())
+    }
+
+    /// One refusal refuses all.
+    fn request_all(&mut self, names: &[String], request: &Request, goal: Goal) -> Refused<Reply> {
+        self.preview();
+        let services = self.selected(names)?;
+        for service in &services {
+            self.check_request(service, request)?;
+        }
+        let at = self.host.now();
+        let records: Vec<Record> = services
+            .iter()
+            .filter(|service| self.request_changes_something(service, request))
+            .map(|service| Record::Request {
+                service: service.clone(),
+                request: request.clone(),
+                at: at.clone(),
+            })
+            .collect();
+        if !records.is_empty() {
+            self.promise_records(&records)?;
+        }
+        Ok(Reply::Later { goal, services: Some(services), timeout: ACT_TIMEOUT })
+    }
+
+    fn promise_records(&mut self, records: &[Record]) -> Refused<()> {
+        self.memory.promise(&mut self.host, records).map_err(|error| Refusal {
+            code: "ledger-unwritable".to_owned(),
+            message: format!("{error}: {}", error.source),
+            help: Some("make room or mend the permissions; nothing was done".to_owned()),
+        })
+    }
+
+    fn check_request(&self, service: &ServiceId, request: &Request) -> Refused<()> {
+        let view = self.last_plan.phases.get(service);
+        let phase = view.map(|view| view.phase);
+        let want = self.desired.services.get(service);
+        let spec = want.and_then(|want| want.accepted.as_ref()).map(|accepted| &accepted.spec);
+        let starts = matches!(request, Request::Start | Request::Restart | Request::Renew | Request::Reset);
+        if starts && want.is_some_and(|want| matches!(want.presence, Presence::Absent { .. })) {
+            return Err(refusal("not-declared", format!("no manifest declares {service} any more"), None));
+        }
+        if starts && phase == Some(Phase::Held) {
+            let why = view.map(|view| view.reason.message()).unwrap_or_default();
+            return Err(refusal("held", format!("{service} is held: {why}"), None));
+        }
+        match request {
+            Request::Stop => Ok(()),
+            Request::Start | Request::Restart
+                if spec.is_some_and(|spec| spec.state == WantedState::Stopped) =>
+            {
+                let file =
+                    want.and_then(|want| want.manifest.as_ref()).map(|path| path.display().to_string());
+                let place = file.unwrap_or_else(|| "its manifest".to_owned());
+                let message = format!("{place} says state = \"stopped\" for {service}");
+                Err(refusal("declared-stopped", message, Some("change it to state = \"running\"")))
+            }
+            Request::Start if phase == Some(Phase::Failed) => {
+                let message = format!("{service} is parked as failed");
+                Err(refusal("failed", message, Some("`reconcile reset` revives it")))
+            }
+            Request::Start | Request::Restart => Ok(()),
+            Request::Reset if matches!(phase, Some(Phase::Failed | Phase::Backoff)) => Ok(()),
+            Request::Reset => {
+                Err(refusal("not-failed", format!("{service} is neither failed nor in backoff"), None))
+            }
+            Request::Renew if spec.is_none_or(|spec| spec.ttl.is_none()) => {
+                Err(refusal("no-ttl", format!("{service} has no TTL"), None))
+            }
+            Request::Renew => Ok(()),
+        }
+    }
+
+    /// False for a start of what runs and a stop of what is stopped: asking twice is no second change.
+    fn request_changes_something(&self, service: &ServiceId, request: &Request) -> bool {
+        let entry = self.memory.ledger().entry(service);
+        match request {
+            Request::Stop => entry.is_none_or(|entry| entry.stopped.is_none()),
+            Request::Start => entry.is_none_or(|entry| entry.stopped.is_some() || entry.run.is_none()),
+            Request::Restart | Request::Reset | Request::Renew => true,
+        }
+    }
+
+    fn confirm_prune(&mut self, names: &[String]) -> Refused<Reply> {
+        self.preview();
+        let services = self.selected(names)?;
+        for service in &services {
+            let absent = self
+                .desired
+                .services
+                .get(service)
+                .is_some_and(|want| matches!(want.presence, Presence::Absent { .. }));
+            if !absent {
+                let help = Some("delete its manifest, or `reconcile stop` it");
+                return Err(refusal("still-declared", format!("{service} is declared by a manifest"), help));
+            }
+        }
+        self.desired.prune.named.extend(services.iter().cloned());
+        Ok(Reply::Later { goal: Goal::Down, services: Some(services), timeout: ACT_TIMEOUT })
+    }
+
+    fn held(&mut self, name: &str) -> Refused<ServiceId> {
+        self.preview();
+        let service = self.selected(&[name.to_owned()])?.pop_first().expect("one name selects at least one");
+        match self.last_plan.phases.get(&service) {
+            Some(view) if view.phase == Phase::Held => Ok(service),
+            _ => Err(refusal("not-held", format!("{service} is not held"), None)),
+        }
+    }
+
+    fn forget_by_hand(&mut self, name: &str) -> Refused<Reply> {
+        let service = self.held(name)?;
+        let run = self.memory.ledger().entry(&service).and_then(|entry| entry.run.as_ref());
+        if let Some(nonce) = run.map(|run| run.nonce.clone()) {
+            self.promise_records(&[Record::Gone { service: service.clone(), nonce }])?;
+        }
+        self.clear_run(&service);
+        Ok(Reply::Later { goal: Goal::Settled, services: Some([service].into()), timeout: ACT_TIMEOUT })
+    }
+
+    fn adopt_by_hand(&mut self, name: &str, pid: Pid) -> Refused<Reply> {
+        let service = self.held(name)?;
+        let run = self.memory.ledger().entry(&service).and_then(|entry| entry.run.as_ref());
+        let Some((nonce, containment)) =
+            run.and_then(|run| Some((run.nonce.clone(), run.containment.clone()?)))
+        else {
+            return Err(refusal(
+                "nothing-claimed",
+                format!("the ledger claims no process for {service}"),
+                None,
+            ));
+        };
+        let process = self
+            .host
+            .identify(pid)
+            .ok_or_else(|| refusal("no-such-process", format!("there is no process {pid}"), None))?;
+        let at = self.host.now();
+        let record = Record::Started { service: service.clone(), nonce, process, containment, at };
+        self.promise_records(&[record])?;
+        self.observe_everything();
+        Ok(Reply::Later { goal: Goal::Settled, services: Some([service].into()), timeout: ACT_TIMEOUT })
+    }
+
+    fn take_over(&mut self) -> Refused<Reply> {
+        if self.foreign.take().is_none() {
+            return Err(refusal(
+                "not-foreign",
+                "the state directory is this instance's own".to_owned(),
+                None,
+            ));
+        }
+        self.host.claim_instance().map_err(|message| refusal("state-dir", message, None))?;
+        self.observe_everything();
+        Ok(Reply::Later { goal: Goal::Settled, services: None, timeout: ACT_TIMEOUT })
+    }
+}
+
+/// When a command is answered.
+#[derive(Debug)]
+enum Reply {
+    Now(Answer),
+    Later { goal: Goal, services: Option<BTreeSet<ServiceId>>, timeout: Duration },
+}
+
+fn refusal(code: &str, message: String, help: Option<&str>) -> Refusal {
+    Refusal { code: code.to_owned(), message, help: help.map(str::to_owned) }
+}

@@ -1,0 +1,95 @@
+//! Roots, by the names the ledger knows them under, and what of them has been lost.
+//!
+//! A root is recognised by its path, or by device and inode when a project has moved. Reports facts for the
+//! prune guards of `plan`; decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::host::{RootListing, RootScan};
+use crate::state::{FileKey, Ledger, Record, RootKey};
+
+/// The key of a scanned root, and the record to write if the ledger does not have it so.
+///
+/// `None` for a root that cannot be listed and that the ledger has never seen.
+pub fn recognise(
+    ledger: &Ledger,
+    scan: &RootScan,
+    taken: &BTreeSet<RootKey>,
+) -> Option<(RootKey, Option<Record>)> {
+    let by_path = || ledger.roots.iter().find(|(key, root)| root.path == scan.path && !taken.contains(*key));
+    let Ok(listing) = &scan.listing else {
+        return by_path().map(|(key, _)| (key.clone(), None));
+    };
+    let by_inode = || {
+        ledger.roots.iter().find(|(key, root)| {
+            (root.dev, root.inode) == (listing.dev, listing.inode) && !taken.contains(*key)
+        })
+    };
+    let known = by_path().or_else(by_inode).map(|(key, root)| (key.clone(), root.clone()));
+    let (key, unchanged) = match known {
+        Some((key, root)) => {
+            let same = root.path == scan.path && (root.dev, root.inode) == (listing.dev, listing.inode);
+            // An empty directory in place of the one that held manifests may be a lost mount: what was known
+            // of the root is the evidence for its guard, and stays.
+            let lost = listing.files.is_empty() && holds_files(ledger, &key);
+            (key, same || lost)
+        }
+        None => (fresh_key(ledger, taken), false),
+    };
+    let record = (!unchanged).then(|| Record::Root {
+        key: key.clone(),
+        path: scan.path.clone(),
+        dev: listing.dev,
+        inode: listing.inode,
+    });
+    Some((key, record))
+}
+
+fn holds_files(ledger: &Ledger, key: &RootKey) -> bool {
+    ledger.files.keys().any(|file| file.root == *key)
+}
+
+fn fresh_key(ledger: &Ledger, taken: &BTreeSet<RootKey>) -> RootKey {
+    (1..)
+        .map(|n| RootKey(format!("r{n}")))
+        .find(|key| !ledger.roots.contains_key(key) && !taken.contains(key))
+        .expect("there are more numbers than roots")
+}
+
+/// Directories that held accepted manifests and are missing, unreadable, or empty with another inode; with
+/// what is the matter, to be read after the path.
+pub fn lost_directories(ledger: &Ledger, key: &RootKey, scan: &RootScan) -> BTreeMap<PathBuf, String> {
+    let held: BTreeSet<&Path> = ledger
+        .files
+        .keys()
+        .filter(|file| file.root == *key)
+        .map(|file| file.path.parent().unwrap_or(Path::new("")))
+        .collect();
+    let listing = match &scan.listing {
+        Ok(listing) => listing,
+        Err((_, message)) => return held.into_iter().map(|dir| (dir.to_owned(), message.clone())).collect(),
+    };
+    held.into_iter()
+        .filter_map(|directory| Some((directory.to_owned(), what_is_lost(ledger, key, listing, directory)?)))
+        .collect()
+}
+
+fn what_is_lost(ledger: &Ledger, key: &RootKey, listing: &RootListing, directory: &Path) -> Option<String> {
+    let inode = match listing.directories.get(directory) {
+        None => return Some("is missing".to_owned()),
+        Some(Err(error)) => return Some(format!("cannot be read ({error})")),
+        Some(Ok(inode)) => *inode,
+    };
+    let is_empty = !listing.files.keys().any(|file| file.parent() == Some(directory));
+    let before = inode_before(ledger, key, directory)?;
+    (is_empty && inode != before).then(|| "is empty and not the directory that it was".to_owned())
+}
+
+fn inode_before(ledger: &Ledger, key: &RootKey, directory: &Path) -> Option<u64> {
+    if directory == Path::new("") {
+        return ledger.roots.get(key).map(|root| root.inode);
+    }
+    let in_directory = |file: &FileKey| file.root == *key && file.path.parent() == Some(directory);
+    ledger.files.iter().find(|(file, _)| in_directory(file)).map(|(_, entry)| entry.directory_inode)
+}

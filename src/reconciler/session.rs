@@ -1,0 +1,363 @@
+//! A reconciler on this machine: from the options of a command to a running loop.
+//!
+//! Finds roots, state directory and configuration, takes the lock, replays the ledger, and puts a
+//! [`Reconciler`] over the machine's host. [`observe`] does the same without the lock and without a write.
+//! Called by `commands` alone.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::command::{Answer, Command};
+use super::inbox::{Inbox, Message, ShutdownKind};
+use super::options::Options;
+use super::status::{ManifestStatus, PassReport, Status};
+use super::{Reconciler, Settings};
+use crate::host::config_files::{self, ConfigError, LoadedConfig};
+use crate::host::keeper::GateError;
+use crate::host::ledger_file::{LedgerError, LedgerFile, OpenReport};
+use crate::host::linux::{LinuxHost, Looking, Parts};
+use crate::host::state_dir::{
+    Environment, LockError, ReconcilerLock, RootPlace, Standing, StateDir, StateDirError, Wanted,
+};
+use crate::host::{Host, StateLayout, clock, trust};
+use crate::identity::InstanceId;
+use crate::policy::{OnExit, Policy};
+use crate::state::{Ledger, Reason};
+
+/// A `--once` of somebody else is over soon; a watcher holds the lock for good.
+const LOCK_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    #[error(transparent)]
+    Boot(#[from] clock::NoBootId),
+    #[error("random numbers cannot be had")]
+    Random(#[source] std::io::Error),
+    #[error("the ledger of {dir} cannot be given up")]
+    Disown {
+        dir: PathBuf,
+        #[source]
+        source: crate::host::LedgerUnwritable,
+    },
+}
+
+/// Where everything is, worked out from the options.
+#[derive(Debug)]
+struct Place {
+    roots: Vec<RootPlace>,
+    project_dir: PathBuf,
+    environment: Environment,
+}
+
+impl Place {
+    fn of(options: &Options) -> Self {
+        let roots = roots(options).iter().map(|root| RootPlace::look(root)).collect::<Vec<_>>();
+        let parent = |root: &RootPlace| root.path().parent().unwrap_or(Path::new("/")).to_owned();
+        let project_dir = match &options.project_dir {
+            Some(dir) => RootPlace::look(dir).path().to_owned(),
+            None => roots.first().map_or_else(|| PathBuf::from("/"), parent),
+        };
+        Self { roots, project_dir, environment: Environment::of_process() }
+    }
+
+    fn wanted<'a>(&'a self, options: &'a Options) -> Wanted<'a> {
+        Wanted {
+            flag: options.state_dir.as_deref(),
+            environment: &self.environment,
+            project_dir: &self.project_dir,
+            roots: &self.roots,
+        }
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        self.roots.iter().map(|root| root.path().to_owned()).collect()
+    }
+
+    fn config(&self, options: &Options) -> Result<LoadedConfig, ConfigError> {
+        let loaded = config_files::load(options.config.as_deref(), &self.paths())?;
+        for (path, problem) in &loaded.problems {
+            tracing::warn!(file = %path.display(), code = problem.code, "{}", problem.message);
+        }
+        Ok(loaded)
+    }
+
+    fn policy(&self, loaded: &LoadedConfig, options: &Options) -> Policy {
+        let trust = trust::judge(&self.paths(), &self.project_dir);
+        Policy::in_force(&loaded.config, trust, &options.allow)
+    }
+
+    fn settings(&self, layout: StateLayout, instance: InstanceId, loaded: LoadedConfig) -> Settings {
+        Settings {
+            layout,
+            instance,
+            project_dir: self.project_dir.clone(),
+            home: self.environment.home.clone(),
+            config: loaded.config,
+            watching: false,
+        }
+    }
+}
+
+/// The roots as given, or `manifests`.
+pub fn roots(options: &Options) -> Vec<PathBuf> {
+    if options.manifests.is_empty() { vec![PathBuf::from("manifests")] } else { options.manifests.clone() }
+}
+
+/// The state directory for these options; it need not exist yet.
+pub fn state_dir(options: &Options) -> Result<PathBuf, StateDirError> {
+    let place = Place::of(options);
+    StateDir::path(&place.wanted(options))
+}
+
+/// The reconciler in charge of a state directory, for as long as this value lives.
+#[derive(Debug)]
+pub struct Session {
+    options: Options,
+    place: Place,
+    reconciler: Reconciler<LinuxHost>,
+    config_seen: Vec<config_files::Seen>,
+}
+
+impl Session {
+    /// Takes the lock and remembers what the ledger does.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        clock::boot_id()?;
+        let place = Place::of(options);
+        let loaded = place.config(options)?;
+        let policy = place.policy(&loaded, options);
+        let state_dir = StateDir::open(&place.wanted(options))?;
+        let layout = state_dir.layout().clone();
+        let lock = ReconcilerLock::acquire(&layout, LOCK_PATIENCE)?;
+        let mut random = clock::Random::open().map_err(OpenError::Random)?;
+        let standing = state_dir.settle(&lock, &mut random)?;
+        let (mut ledger_file, mut ledger, report) = LedgerFile::open(&layout, &lock)?;
+        tell(&report);
+        let (instance, foreign) = match standing {
+            Standing::Foreign { .. } if options.new_instance => {
+                ledger = ledger_file
+                    .disown()
+                    .map_err(|source| OpenError::Disown { dir: layout.dir.clone(), source })?;
+                (state_dir.begin_anew(&lock, &mut random)?, None)
+            }
+            standing => whose(standing, &mut random),
+        };
+        state_dir.record_roots(&place.roots, &lock)?;
+        let config_seen = config_files::seen(&loaded);
+        let settings = place.settings(layout, instance.clone(), loaded);
+        let host = LinuxHost::new(Parts {
+            state_dir,
+            lock,
+            ledger: ledger_file,
+            instance,
+            random,
+            roots: place.paths(),
+            watch: !options.once,
+        })?;
+        let mut reconciler = Reconciler::new(host, settings, policy, ledger);
+        reconciler.foreign = foreign;
+        reconciler.desired.prune.allow = options.allow_prune;
+        Ok(Self { options: options.clone(), place, reconciler, config_seen })
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        &self.reconciler.settings.layout.dir
+    }
+
+    /// Carries a command out, making passes until it can be answered.
+    pub async fn execute(&mut self, command: Command) -> Answer {
+        let (sender, mut answer) = oneshot::channel();
+        self.reconciler.take_command(command, sender);
+        loop {
+            if let Ok(answer) = answer.try_recv() {
+                self.reconciler.host().settle().await;
+                return answer;
+            }
+            self.reconciler.pass();
+            if self.reconciler.is_waited_for() {
+                let at_most = self.reconciler.time_to_wake();
+                let events = self.reconciler.host().wait(Some(at_most)).await;
+                self.reconciler.take_in(events);
+            }
+        }
+    }
+
+    /// Watches and reconciles until shut down.
+    pub async fn watch(&mut self, mut inbox: Inbox) {
+        self.reconciler.settings.watching = true;
+        self.reconciler.pass();
+        if let Some(why) = self.reconciler.host().why_polling() {
+            tracing::warn!("changes are looked for every two seconds: {why}");
+        }
+        while !self.reconciler.is_shut_down() {
+            let at_most = self.reconciler.time_to_wake();
+            tokio::select! {
+                biased;
+                Some(message) = inbox.recv() => {
+                    if self.take_message(message) == Then::Leave {
+                        break;
+                    }
+                }
+                events = self.reconciler.host().wait(Some(at_most)) => self.reconciler.take_in(events),
+            }
+            self.reload_if_changed();
+            self.reconciler.pass();
+        }
+        self.reconciler.host().settle().await;
+    }
+
+    fn take_message(&mut self, message: Message) -> Then {
+        match message {
+            Message::Command { command, answer } => self.reconciler.take_command(command, answer),
+            Message::ReloadConfig => self.reload(),
+            Message::Shutdown { kind: ShutdownKind::Leave } => return Then::Leave,
+            Message::Shutdown { kind: ShutdownKind::Stop } => {
+                if self.reconciler.settings.config.on_exit == Some(OnExit::Leave) {
+                    return Then::Leave;
+                }
+                self.reconciler.desired.shutdown = true;
+            }
+            Message::Shutdown { kind: ShutdownKind::Kill } => {
+                self.reconciler.desired.shutdown = true;
+                self.reconciler.desired.kill = true;
+            }
+        }
+        Then::GoOn
+    }
+
+    fn reload_if_changed(&mut self) {
+        if self.config_seen.iter().any(config_files::Seen::has_changed) {
+            self.reload();
+        }
+    }
+
+    /// Reads the configuration again; one that cannot be used leaves the one in force.
+    fn reload(&mut self) {
+        match self.place.config(&self.options) {
+            Ok(loaded) => {
+                tracing::info!("the configuration was read again");
+                let policy = self.place.policy(&loaded, &self.options);
+                self.config_seen = config_files::seen(&loaded);
+                self.reconciler.take_configuration(loaded.config, policy);
+            }
+            Err(error) => {
+                tracing::error!(code = error.code(), "{error}; the configuration in force stays");
+                self.config_seen.iter_mut().for_each(config_files::Seen::look_again);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Leave,
+}
+
+/// The instance to act as, and why nothing of its claims may be touched, if so.
+fn whose(standing: Standing, random: &mut clock::Random) -> (InstanceId, Option<Reason>) {
+    match standing {
+        Standing::Ours { instance, .. } => (instance, None),
+        Standing::New => (random.instance(), None),
+        Standing::Foreign { instance } => {
+            let name = instance.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+            (random.instance(), Some(Reason::ForeignLedger { instance: name }))
+        }
+    }
+}
+
+fn tell(report: &OpenReport) {
+    for damage in &report.damage {
+        tracing::warn!("the ledger was damaged at byte {}: {}", damage.offset, damage.what);
+    }
+    if let Some(path) = &report.set_aside {
+        tracing::warn!(kept = %path.display(), "the damaged ledger was set aside");
+    }
+    if !report.unknown.is_empty() {
+        tracing::warn!("{} records of a newer version are kept and have no effect", report.unknown.len());
+    }
+    if let Some(unwritable) = &report.unwritable {
+        tracing::error!(code = "ledger-unwritable", "{unwritable}: {}", unwritable.source);
+    }
+}
+
+/// What is seen without the lock and without a write.
+#[derive(Debug)]
+pub struct Observation {
+    pub status: Status,
+    pub plan: PassReport,
+}
+
+/// Looks, and plans what a pass would do.
+pub fn observe(options: &Options) -> Result<Observation, OpenError> {
+    let place = Place::of(options);
+    let state_dir = StateDir::find(&place.wanted(options))?;
+    let mut reconciler = preview(options, &place, state_dir.as_ref())?;
+    let plan = reconciler.previewed();
+    Ok(Observation { status: reconciler.status(), plan })
+}
+
+/// Checks these files, or all below the roots, under the policy in force. Needs no state.
+pub fn validate(options: &Options, files: &[PathBuf]) -> Result<Vec<ManifestStatus>, OpenError> {
+    if files.is_empty() {
+        let mut reconciler = preview(options, &Place::of(options), None)?;
+        return Ok(reconciler.previewed().manifests);
+    }
+    let files: Vec<PathBuf> = files.iter().map(|file| RootPlace::look(file).path().to_owned()).collect();
+    let mut parents: Vec<PathBuf> = files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
+    parents.sort();
+    parents.dedup();
+    let project_dir = options.project_dir.clone().or_else(|| Some(Place::of(options).project_dir));
+    let options = Options { manifests: parents, project_dir, ..options.clone() };
+    let mut reconciler = preview(&options, &Place::of(&options), None)?;
+    let mut found = reconciler.previewed().manifests;
+    found.retain(|manifest| files.contains(&manifest.path));
+    let is_found = |file: &&PathBuf| found.iter().any(|manifest| manifest.path == **file);
+    let missing: Vec<_> =
+        files.iter().filter(|file| !is_found(file)).map(|file| ManifestStatus::not_loaded(file)).collect();
+    found.extend(missing);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+fn preview(
+    options: &Options,
+    place: &Place,
+    state_dir: Option<&StateDir>,
+) -> Result<Reconciler<Looking>, OpenError> {
+    clock::boot_id()?;
+    let loaded = place.config(options)?;
+    let policy = place.policy(&loaded, options);
+    let mut random = clock::Random::open().map_err(OpenError::Random)?;
+    let (ledger, instance, foreign) = match state_dir {
+        None => (Ledger::default(), random.instance(), None),
+        Some(state_dir) => {
+            let (ledger, report) = LedgerFile::read(state_dir.layout())?;
+            tell(&report);
+            let (instance, foreign) = whose(state_dir.standing()?, &mut random);
+            (ledger, instance, foreign)
+        }
+    };
+    let layout = match state_dir {
+        Some(state_dir) => state_dir.layout().clone(),
+        None => StateLayout { dir: StateDir::path(&place.wanted(options))? },
+    };
+    let host = Looking::new(state_dir.map(|found| found.layout().clone()), place.paths());
+    let settings = place.settings(layout, instance, loaded);
+    let mut reconciler = Reconciler::new(host, settings, policy, ledger);
+    reconciler.foreign = foreign;
+    reconciler.desired.prune.allow = options.allow_prune;
+    Ok(reconciler)
+}

@@ -1,0 +1,218 @@
+//! From an accepted spec to a complete request: for a service, a probe, a stop command.
+//!
+//! Everything is settled here, so that the keeper has nothing to choose. The policy is asked once more with
+//! what the command resolves to at this moment, and that very file goes into the request.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Reconciler;
+use super::judge::Judgement;
+use crate::host::{
+    ExecTarget, Host, JobPurpose, JobRequest, ProbeRequest, ProbeTarget, SpawnRequest, UserFacts, rlimits,
+};
+use crate::identity::ServiceId;
+use crate::manifest::{Rendered, RenderedCheck, Spec};
+use crate::plan::{Accepted, Step};
+use crate::policy::{Purpose, ResolvedFile};
+use crate::state::{Intent, Reason, Record};
+
+/// A start that may be carried out once its intent is on disk.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub intent: Record,
+    pub request: SpawnRequest,
+}
+
+impl<H: Host> Reconciler<H> {
+    /// `Err`: a gate is closed.
+    pub(super) fn prepare_start(&mut self, step: &Step) -> Result<Prepared, Reason> {
+        let service = &step.service;
+        let accepted =
+            self.accepted(service).ok_or_else(|| gate("no-spec", "there is no accepted version of it"))?;
+        let spec = &accepted.spec;
+        let rendered = self.render(spec);
+        let Judgement { problems, gate: closed, files, .. } = self.judge_rendered(spec, &rendered);
+        if let Some(problem) = problems.first() {
+            return Err(gate(&problem.code, &problem.message));
+        }
+        if let Some(closed) = closed {
+            return Err(closed);
+        }
+        let request = self.request(spec, &rendered, &rendered.argv, &files)?;
+        let uid = request.user.as_ref().map_or_else(|| self.host.own_uid(), |user| user.uid);
+        let intent = Intent {
+            service: service.clone(),
+            nonce: request.nonce.clone(),
+            fingerprint: accepted.fingerprint.clone(),
+            digest: accepted.digest.clone(),
+            why: step.reason.clone(),
+            exec: self.policy.exec_facts(&files, uid),
+            at: self.host.now(),
+            epoch: request.epoch,
+            clears_failures: step.reason.clears_failures(),
+        };
+        Ok(Prepared { intent: Record::Intent(Box::new(intent)), request })
+    }
+
+    /// The version in force of a service, wanted or not.
+    pub(super) fn accepted(&self, service: &ServiceId) -> Option<Arc<Accepted>> {
+        self.desired.services.get(service)?.accepted.clone()
+    }
+
+    fn request(
+        &mut self,
+        spec: &Spec,
+        rendered: &Rendered,
+        argv: &[String],
+        files: &[ResolvedFile],
+    ) -> Result<SpawnRequest, Reason> {
+        let user = match &spec.user {
+            None => None,
+            Some(name) => Some(self.host.user(name).map_err(|message| gate("unknown-user", &message))?),
+        };
+        let first =
+            files.first().ok_or_else(|| gate("executable-not-found", "its command resolves to nothing"))?;
+        Ok(SpawnRequest {
+            service: spec.id.clone(),
+            nonce: self.host.nonce(),
+            epoch: self.host.epoch(),
+            exec: ExecTarget { file: first.file.clone(), script: first.is_script },
+            argv: argv.to_vec(),
+            env: environment(spec, rendered, self.host.environment(), user.as_ref()),
+            cwd: rendered.cwd.clone(),
+            stdin: spec.stdin.into(),
+            user,
+            umask: spec.umask,
+            nice: spec.nice,
+            oom_score_adj: spec.oom_score_adj,
+            rlimits: rlimits(&spec.limits),
+        })
+    }
+
+    /// The stop command of a service with its bound, if it has one that may run.
+    pub(super) fn stop_command(&mut self, service: &ServiceId) -> Option<(SpawnRequest, Duration)> {
+        let accepted = self.accepted(service)?;
+        let rendered = self.render(&accepted.spec);
+        let argv = rendered.stop_command.as_deref()?;
+        match self.job_request(&accepted.spec, &rendered, Purpose::Stop, argv) {
+            Ok(request) => Some((request, accepted.spec.stop.grace)),
+            Err(reason) => {
+                tracing::warn!(%service, "the stop command is not run: {}", reason.message());
+                None
+            }
+        }
+    }
+
+    /// Begins the probe that is due.
+    pub(super) fn probe(&mut self, service: &ServiceId) {
+        let Some(accepted) = self.accepted(service) else { return };
+        let Some(health) = &accepted.spec.health else { return };
+        let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) else {
+            return;
+        };
+        let nonce = run.nonce.clone();
+        let rendered = self.render(&accepted.spec);
+        let Some(check) = &rendered.health else { return };
+        let timeout = health.timeout;
+        self.service_mut(service).health.in_flight = true;
+        let target = match check {
+            RenderedCheck::Http { url, expect_status } => {
+                ProbeTarget::Http { url: url.clone(), expect_status: *expect_status }
+            }
+            RenderedCheck::Tcp { host, port } => ProbeTarget::Tcp { host: host.clone(), port: *port },
+            RenderedCheck::Command { argv, .. } => {
+                match self.job_request(&accepted.spec, &rendered, Purpose::Health, argv) {
+                    Ok(spawn) => {
+                        self.host.run_job(JobRequest {
+                            purpose: JobPurpose::Health,
+                            of: nonce,
+                            spawn,
+                            timeout,
+                        });
+                    }
+                    Err(reason) => self.probe_refused(service, reason.message()),
+                }
+                return;
+            }
+        };
+        self.host.probe(ProbeRequest { service: service.clone(), nonce, target, timeout });
+    }
+
+    fn probe_refused(&mut self, service: &ServiceId, message: String) {
+        let now = self.host.now();
+        crate::plan::fold(&mut self.service_mut(service).health, &Err(message), &now);
+    }
+
+    fn job_request(
+        &mut self,
+        spec: &Spec,
+        rendered: &Rendered,
+        purpose: Purpose,
+        argv: &[String],
+    ) -> Result<SpawnRequest, Reason> {
+        let queries = self.policy.queries(argv, &rendered.cwd, None, None);
+        let (_, query) =
+            queries.into_iter().next().ok_or_else(|| gate("empty-command", "the command is empty"))?;
+        let files = self.host.resolve(&query).map_err(|error| gate(error.code(), &error.to_string()))?;
+        self.permit(&spec.id, purpose, &files).map_err(|problem| gate(&problem.code, &problem.message))?;
+        self.request(spec, rendered, argv, &files)
+    }
+}
+
+fn gate(gate: &str, message: &str) -> Reason {
+    Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
+}
+
+/// Inherited variables by name, then those of the service's user, then the declared ones.
+fn environment(
+    spec: &Spec,
+    rendered: &Rendered,
+    own: &BTreeMap<String, String>,
+    user: Option<&UserFacts>,
+) -> Vec<(String, String)> {
+    let mut env: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, value) in own {
+        if spec.inherit_env.iter().any(|pattern| inherits(pattern, name)) {
+            env.insert(name, value);
+        }
+    }
+    let home = user.map(|user| text(&user.home));
+    let shell = user.map(|user| text(&user.shell));
+    if let (Some(user), Some(home), Some(shell)) = (user, &home, &shell) {
+        env.insert("HOME", home);
+        env.insert("SHELL", shell);
+        env.insert("USER", &user.name);
+        env.insert("LOGNAME", &user.name);
+    }
+    for (name, value) in &rendered.env {
+        env.insert(name, value);
+    }
+    env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn inherits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inherits;
+
+    #[test]
+    fn a_star_inherits_by_prefix_and_alone_everything() {
+        assert!(inherits("LC_*", "LC_ALL"));
+        assert!(!inherits("LC_*", "LANG"));
+        assert!(inherits("*", "ANYTHING"));
+        assert!(!inherits("PATH", "PATHS"));
+    }
+}

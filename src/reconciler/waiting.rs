@@ -1,0 +1,198 @@
+//! Commands that are answered later: when what they asked for has come about, or their time is over.
+//!
+//! Looked at after each pass, on the phases that the pass found. Says whether; never brings about.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Reconciler;
+use super::command::Answer;
+use super::status::{PassReport, StepReport, VERSION};
+use crate::host::Host;
+use crate::identity::ServiceId;
+use crate::plan::{Action, Phase};
+use crate::state::Reason;
+use crate::time::{Clock, Stamp};
+
+/// A start that failed this often is not waited for.
+const TRIES: u32 = 3;
+
+/// What a command waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Nothing is under way: up, done, deliberately down, or given up on.
+    Settled,
+    /// Every one is up; given up on as soon as one cannot be.
+    Up,
+    /// None has a process.
+    Down,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub goal: Goal,
+    /// `None`: all, whichever there are by then.
+    pub services: Option<BTreeSet<ServiceId>>,
+    pub since: Stamp,
+    pub timeout: Duration,
+    /// What was done since the command came.
+    pub steps: Vec<StepReport>,
+    pub purge_logs: bool,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// How far one service is from a goal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Reached,
+    /// It will not get there by itself.
+    Missed,
+    UnderWay,
+}
+
+impl<H: Host> Reconciler<H> {
+    pub(super) fn answer_waiting(&mut self, steps: &[StepReport]) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let now = self.host.now();
+        let waiting = std::mem::take(&mut self.waiting);
+        for mut one in waiting {
+            one.steps.extend(steps.iter().filter(|step| step.outcome.is_some()).cloned());
+            let standing = self.standing(&one);
+            let time_is_over = now.left_of(&one.since, one.timeout, Clock::Awake).is_none();
+            if standing == Standing::UnderWay && !time_is_over {
+                self.waiting.push(one);
+                continue;
+            }
+            if one.purge_logs && standing == Standing::Reached {
+                self.purge_logs(one.services.as_ref());
+            }
+            let report = self.convergence_report(&one, standing == Standing::Reached);
+            // Whoever asked may have gone away; what was done stays done.
+            let _ = one.answer.send(Answer::Report(Box::new(report)));
+        }
+    }
+
+    fn purge_logs(&mut self, services: Option<&BTreeSet<ServiceId>>) {
+        let services: Vec<ServiceId> = match services {
+            Some(services) => services.iter().cloned().collect(),
+            None => self.last_plan.phases.keys().cloned().collect(),
+        };
+        self.host.purge_logs(&services);
+    }
+
+    /// A command has not been answered yet.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn waiting_deadline(&self, now: &Stamp) -> Option<Duration> {
+        let left = |one: &Waiting| now.left_of(&one.since, one.timeout, Clock::Awake).unwrap_or_default();
+        self.waiting.iter().map(left).min()
+    }
+
+    fn standing(&self, one: &Waiting) -> Standing {
+        let all;
+        let services = match &one.services {
+            Some(services) => services,
+            None => {
+                all = self.last_plan.phases.keys().cloned().collect();
+                &all
+            }
+        };
+        let mut worst = Standing::Reached;
+        for service in services {
+            match self.standing_of(service, one.goal) {
+                Standing::Reached => {}
+                Standing::Missed if one.goal == Goal::Settled => worst = worst.or_missed(),
+                // One that cannot come up makes waiting for the others pointless.
+                Standing::Missed => return Standing::Missed,
+                Standing::UnderWay => worst = Standing::UnderWay,
+            }
+        }
+        worst
+    }
+
+    fn standing_of(&self, service: &ServiceId, goal: Goal) -> Standing {
+        if self.last_plan.steps.iter().any(|step| step.service == *service && step.action.is_change()) {
+            return Standing::UnderWay;
+        }
+        let waits_to_be_pruned = self.last_plan.steps.iter().any(|step| {
+            step.service == *service && step.action == Action::Hold && step.reason == Reason::PruneDelay
+        });
+        let Some(view) = self.last_plan.phases.get(service) else { return Standing::Reached };
+        let entry = self.memory.ledger().entry(service);
+        if waits_to_be_pruned {
+            return Standing::UnderWay;
+        }
+        if goal == Goal::Down {
+            return if entry.is_none_or(|entry| entry.run.is_none()) {
+                Standing::Reached
+            } else if view.phase == Phase::Held {
+                Standing::Missed
+            } else {
+                Standing::UnderWay
+            };
+        }
+        let failures = entry.map_or(0, |entry| entry.failures.max(entry.spawn_failures));
+        match view.phase {
+            Phase::Ready | Phase::Running | Phase::Completed => Standing::Reached,
+            Phase::Stopped | Phase::Expired if goal == Goal::Settled => Standing::Reached,
+            Phase::Stopped | Phase::Expired | Phase::Failed | Phase::Rejected | Phase::Held => {
+                Standing::Missed
+            }
+            Phase::Starting | Phase::Stopping => Standing::UnderWay,
+            Phase::Backoff if failures < TRIES => Standing::UnderWay,
+            Phase::Pending if matches!(view.reason, Reason::ExecFailed { .. }) && failures < TRIES => {
+                if goal == Goal::Settled { Standing::Missed } else { Standing::UnderWay }
+            }
+            Phase::Pending if goal == Goal::Up => Standing::UnderWay,
+            Phase::Backoff | Phase::Pending => Standing::Missed,
+            Phase::Unhealthy if goal == Goal::Up => Standing::UnderWay,
+            Phase::Unhealthy => Standing::Missed,
+        }
+    }
+
+    fn convergence_report(&self, one: &Waiting, converged: bool) -> PassReport {
+        let chosen =
+            |service: &ServiceId| one.services.as_ref().is_none_or(|chosen| chosen.contains(service));
+        let unwell = self
+            .last_plan
+            .phases
+            .iter()
+            .filter(|(service, _)| {
+                chosen(service) && self.standing_of(service, one.goal) != Standing::Reached
+            })
+            .map(|(service, view)| self.service_status(service, view))
+            .collect();
+        let held = self.held_steps();
+        PassReport {
+            version: VERSION,
+            changes: one.steps.iter().any(|step| step.action.is_change()),
+            steps: one.steps.iter().cloned().chain(held).collect(),
+            converged: Some(converged),
+            unwell,
+            manifests: self.manifest_statuses(),
+        }
+    }
+
+    /// What is held or rejected as of the last pass.
+    fn held_steps(&self) -> Vec<StepReport> {
+        let quiet = |action: Action| matches!(action, Action::Hold | Action::Reject);
+        self.last_plan
+            .steps
+            .iter()
+            .filter(|step| quiet(step.action))
+            .map(|step| self.preview_step(step))
+            .collect()
+    }
+}
+
+impl Standing {
+    fn or_missed(self) -> Self {
+        if self == Self::UnderWay { self } else { Self::Missed }
+    }
+}

@@ -1,0 +1,188 @@
+//! The ledger folded: what is remembered of every root, file and service.
+//!
+//! [`Ledger::apply`] is total: a record that does not fit what came before (a `Started` without its intent,
+//! after a lost tail) changes as much as it can and never panics. [`Ledger::snapshot`] is the way back.
+//! Called by `host::ledger_file` to replay and compact, by `reconciler` to keep up with what it appends. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Record, Run};
+use crate::identity::{Digest, Nonce, ServiceId};
+
+/// Names a root in the ledger, `r1`, `r2`, …, whatever its path is today.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RootKey(pub String);
+
+/// A manifest file: a root, and the path beneath it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FileKey {
+    pub root: RootKey,
+    #[serde(with = "super::paths")]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Ledger {
+    pub roots: BTreeMap<RootKey, RootEntry>,
+    pub files: BTreeMap<FileKey, FileEntry>,
+    pub services: BTreeMap<ServiceId, Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootEntry {
+    pub path: PathBuf,
+    pub dev: u64,
+    pub inode: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    pub digest: Digest,
+    /// Of the directory it was in when accepted; 0 if unknown.
+    pub directory_inode: u64,
+    pub services: BTreeSet<ServiceId>,
+}
+
+impl Ledger {
+    /// The ledger that these records make, from nothing.
+    pub fn replay<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut ledger = Self::default();
+        records.into_iter().for_each(|record| ledger.apply(record));
+        ledger
+    }
+
+    pub fn entry(&self, service: &ServiceId) -> Option<&Entry> {
+        self.services.get(service)
+    }
+
+    /// Folds one record in.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Root { key, path, dev, inode } => {
+                self.roots.insert(key.clone(), RootEntry { path: path.clone(), dev: *dev, inode: *inode });
+            }
+            Record::Accepted { file, digest, services, directory_inode } => {
+                self.accept(file, digest, services, *directory_inode);
+            }
+            Record::FileForgotten { file } => self.forget_file(file),
+            Record::Forgotten { service } => {
+                self.services.remove(service);
+            }
+            Record::Intent(intent) => self.known(&intent.service).begin(intent),
+            Record::Started { service, nonce, process, containment, at } => {
+                self.alter(service, |entry| entry.started(nonce, process, containment, at));
+            }
+            Record::SpawnFailed { service, nonce, failure, at } => {
+                self.alter(service, |entry| entry.spawn_failed(nonce, failure, at));
+            }
+            Record::Exited { service, nonce, end, failures, at } => {
+                self.alter(service, |entry| entry.exited(nonce, end, *failures, at));
+            }
+            Record::Gone { service, nonce } => self.alter(service, |entry| entry.gone(nonce)),
+            Record::Ready { service, nonce, at } => {
+                self.alter_run(service, nonce, |run| {
+                    run.ready_at.get_or_insert_with(|| at.clone());
+                });
+            }
+            Record::Updated { service, nonce, digest } => {
+                self.alter_run(service, nonce, |run| run.digest = digest.clone());
+            }
+            Record::Stopping { service, nonce, why, at } => {
+                self.alter_run(service, nonce, |run| run.stop(why, at));
+            }
+            Record::Request { service, request, at } => self.known(service).request(request, at),
+            Record::Deactivated { service } => self.alter(service, Entry::deactivate),
+            Record::GuardLatched { service, why } => self.known(service).guard = Some(why.clone()),
+            Record::GuardReleased { service } => self.alter(service, |entry| entry.guard = None),
+            Record::Entry { service, entry } => {
+                self.services.insert(service.clone(), Entry::clone(entry));
+            }
+        }
+    }
+
+    /// The fewest records that [`Ledger::replay`] makes this ledger from.
+    pub fn snapshot(&self) -> Vec<Record> {
+        let roots = self.roots.iter().map(|(key, root)| Record::Root {
+            key: key.clone(),
+            path: root.path.clone(),
+            dev: root.dev,
+            inode: root.inode,
+        });
+        let files = self.files.iter().map(|(file, accepted)| Record::Accepted {
+            file: file.clone(),
+            digest: accepted.digest.clone(),
+            services: accepted.services.iter().cloned().collect(),
+            directory_inode: accepted.directory_inode,
+        });
+        // `Accepted` makes an entry for each service; one that was forgotten since has none.
+        let declared: BTreeSet<&ServiceId> = self.files.values().flat_map(|file| &file.services).collect();
+        let forgotten = declared
+            .into_iter()
+            .filter(|service| !self.services.contains_key(service))
+            .map(|service| Record::Forgotten { service: service.clone() });
+        let entries = self.services.iter().map(|(service, entry)| Record::Entry {
+            service: service.clone(),
+            entry: Box::new(entry.clone()),
+        });
+        roots.chain(files).chain(forgotten).chain(entries).collect()
+    }
+
+    /// The accepted texts that anything still names.
+    pub fn texts(&self) -> BTreeSet<&Digest> {
+        let of_files = self.files.values().map(|file| &file.digest);
+        let of_runs = self.services.values().filter_map(|entry| entry.run.as_ref());
+        let of_ends = self.services.values().filter_map(|entry| entry.last.as_ref());
+        of_files
+            .chain(of_runs.flat_map(|run| [&run.started_digest, &run.digest]))
+            .chain(of_ends.map(|last| &last.digest))
+            .collect()
+    }
+
+    /// Drops every claim to a process, for a copy that shall begin anew; what was accepted, asked for by the
+    /// operator and counted stays.
+    pub fn disown(&mut self) {
+        for entry in self.services.values_mut() {
+            entry.run = None;
+            entry.deactivate();
+        }
+    }
+
+    fn known(&mut self, service: &ServiceId) -> &mut Entry {
+        self.services.entry(service.clone()).or_default()
+    }
+
+    fn alter(&mut self, service: &ServiceId, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.services.get_mut(service) {
+            change(entry);
+        }
+    }
+
+    fn alter_run(&mut self, service: &ServiceId, nonce: &Nonce, change: impl FnOnce(&mut Run)) {
+        if let Some(run) = self.services.get_mut(service).and_then(|entry| entry.run_of(nonce)) {
+            change(run);
+        }
+    }
+
+    /// A service that the file no longer declares, and no other does, is declared by none.
+    fn accept(&mut self, file: &FileKey, digest: &Digest, services: &[ServiceId], directory_inode: u64) {
+        let before = self.files.remove(file).map(|old| old.services).unwrap_or_default();
+        for service in before.iter().filter(|service| !services.contains(service)) {
+            self.alter(service, |entry| entry.undeclare(file));
+        }
+        let services: BTreeSet<ServiceId> = services.iter().cloned().collect();
+        for service in &services {
+            self.known(service).file = Some(file.clone());
+        }
+        self.files.insert(file.clone(), FileEntry { digest: digest.clone(), directory_inode, services });
+    }
+
+    /// Looks at every service: the record that said which ones the file declares may be lost.
+    fn forget_file(&mut self, file: &FileKey) {
+        self.files.remove(file);
+        self.services.values_mut().for_each(|entry| entry.undeclare(file));
+    }
+}

@@ -1,0 +1,82 @@
+//! Paths in records: text where they are UTF-8, `{"bytes": "<hex>"}` where they are not.
+//!
+//! A file name is any bytes; serde's own form refuses to write those that are not UTF-8, and a record that
+//! cannot be written is a service that cannot be started. For `#[serde(with = "crate::state::paths")]`; pure.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Text(String),
+    Raw { bytes: String },
+}
+
+pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    match path.to_str() {
+        Some(text) => serializer.serialize_str(text),
+        None => Form::Raw { bytes: hex(path.as_os_str().as_bytes()) }.serialize(serializer),
+    }
+}
+
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    match Form::deserialize(deserializer)? {
+        Form::Text(text) => Ok(text.into()),
+        Form::Raw { bytes } => {
+            let bytes =
+                unhex(&bytes).ok_or_else(|| D::Error::custom(format!("`{bytes}` is not hexadecimal")))?;
+            Ok(OsString::from_vec(bytes).into())
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes all that is written to it");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+    if rest.is_empty() { bytes } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Holder {
+        #[serde(with = "super")]
+        path: PathBuf,
+    }
+
+    fn round_trip(bytes: &[u8]) -> String {
+        let before = Holder { path: OsString::from_vec(bytes.to_vec()).into() };
+        let json = serde_json::to_string(&before).unwrap();
+        assert_eq!(serde_json::from_str::<Holder>(&json).unwrap(), before);
+        json
+    }
+
+    #[test]
+    fn every_path_comes_back() {
+        assert_eq!(round_trip("/srv/ä b".as_bytes()), r#"{"path":"/srv/ä b"}"#);
+        assert_eq!(round_trip(b"/srv/\xff\x00x"), r#"{"path":{"bytes":"2f7372762fff0078"}}"#);
+        assert_eq!(round_trip(b"line\nfeed"), r#"{"path":"line\nfeed"}"#);
+    }
+
+    #[test]
+    fn what_is_not_hexadecimal_is_an_error() {
+        for bad in ["0", "0g", "xx"] {
+            assert!(serde_json::from_str::<Holder>(&format!(r#"{{"path":{{"bytes":"{bad}"}}}}"#)).is_err());
+        }
+    }
+}

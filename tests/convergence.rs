@@ -1,0 +1,193 @@
+//! `--once` and the watcher with real processes: what the manifests say is what runs.
+
+mod support;
+
+use std::process::Stdio;
+
+use support::{As, World, cannot_run_as, is_alive};
+
+const FOREVER: &str = "exec sleep 1000";
+
+/// Bytes of every file of the state directory that a pass may write.
+fn written(world: &World) -> Vec<(String, Vec<u8>)> {
+    ["ledger.journal", "exits.journal", "births.journal"]
+        .iter()
+        .map(|name| ((*name).to_owned(), std::fs::read(world.state().join(name)).unwrap_or_default()))
+        .collect()
+}
+
+#[test]
+fn a_second_once_does_nothing() {
+    for who in [As::Caller, As::Holders, As::Nobody] {
+        if cannot_run_as(who) {
+            continue;
+        }
+        let world = World::run_as(who);
+        world.service("web", FOREVER, "").service("db", FOREVER, "");
+        world.once().expect_code(0);
+        let (pids, before, processes) =
+            ([world.pid("web"), world.pid("db")], written(&world), world.processes());
+        assert!(pids.iter().all(Option::is_some), "{}", world.describe());
+        let second = world.run(&["--once", "-o", "json"]).expect_code(0).json();
+        assert_eq!(second["changes"], false, "{second}");
+        assert_eq!([world.pid("web"), world.pid("db")], pids);
+        assert_eq!(written(&world), before, "the second pass wrote something");
+        assert_eq!(world.processes(), processes);
+    }
+}
+
+#[test]
+fn a_bare_environment_and_another_terminal_change_nothing() {
+    let world = World::new();
+    world.service("web", FOREVER, "");
+    world.once().expect_code(0);
+    let pid = world.pid("web");
+    let mut cron = world.command();
+    cron.env("PATH", "/usr/bin:/bin")
+        .env("TERM", "dumb")
+        .env("LANG", "de_DE.UTF-8")
+        .current_dir("/")
+        .arg("--once");
+    cron.args(["-o", "json"]);
+    let report = world.finish(cron).expect_code(0).json();
+    assert_eq!(report["changes"], false, "{report}");
+    assert_eq!(world.pid("web"), pid);
+}
+
+#[test]
+fn a_moved_project_is_recognised_and_nothing_restarts() {
+    let world = World::new();
+    world.service("web", FOREVER, "");
+    // Without --state-dir: the directory is found by the root.
+    let once = |world: &World, project: &str| {
+        let mut command = world.command();
+        command
+            .env_remove("RECONCILE_STATE_DIR")
+            .env_remove("RECONCILE_MANIFESTS")
+            .env("XDG_STATE_HOME", world.path("xdg"))
+            .current_dir(world.path(project))
+            .args(["--once", "-o", "json"]);
+        world.finish(command).expect_code(0).json()
+    };
+    let first = once(&world, "project");
+    assert_eq!(first["changes"], true, "{first}");
+    std::fs::rename(world.project(), world.path("moved")).unwrap();
+    let second = once(&world, "moved");
+    assert_eq!(second["changes"], false, "{second}");
+    assert_eq!(world.processes_like("sleep 1000").intersection(&world.processes()).count(), 1);
+}
+
+#[test]
+fn an_edit_restarts_only_what_it_changes_and_plan_names_the_field() {
+    let world = World::new();
+    for name in ["a", "b", "c"] {
+        world.service(name, FOREVER, "");
+    }
+    world.once().expect_code(0);
+    let before = ["a", "b", "c"].map(|name| world.pid(name));
+    world.service("b", "exec sleep 1001", "");
+    let plan = world.run(&["plan", "-o", "json"]).expect_code(0).json();
+    let steps: Vec<_> =
+        plan["steps"].as_array().unwrap().iter().filter(|step| step["action"] != "adopt").collect();
+    assert_eq!(steps.len(), 1, "{plan}");
+    assert_eq!(steps[0]["action"], "restart");
+    assert_eq!(steps[0]["fields"][0], "command");
+    assert_eq!(world.run(&["plan", "--detailed-exitcode"]).code, 2);
+    world.once().expect_code(0);
+    let after = ["a", "b", "c"].map(|name| world.pid(name));
+    assert_eq!((after[0], after[2]), (before[0], before[2]));
+    assert_ne!(after[1], before[1]);
+}
+
+#[test]
+fn edits_that_matter_to_no_process_touch_none() {
+    let world = World::new();
+    world.service("web", FOREVER, "description = \"one\"");
+    world.once().expect_code(0);
+    let pid = world.pid("web");
+    world.service("web", FOREVER, "description = \"two\" # and a comment");
+    world.once().expect_code(0);
+    world.service("web", FOREVER, "stop = { grace = \"3s\" }");
+    world.once().expect_code(0);
+    std::fs::rename(world.manifests().join("web.toml"), world.manifests().join("other.toml")).unwrap();
+    let report = world.run(&["--once", "-o", "json"]).expect_code(0).json();
+    assert_eq!(report["changes"], false, "{report}");
+    assert_eq!(world.pid("web"), pid);
+}
+
+/// Descendants that leave the group, the session and the environment behind.
+const ESCAPES: &str = "(setsid env -i sh -c 'sleep 2001 & sleep 2002' &) ; sleep 2003 & exec sleep 2004";
+
+#[test]
+fn a_deleted_manifest_takes_all_descendants_along_and_nobody_else() {
+    for who in [As::Caller, As::Holders, As::Nobody] {
+        if cannot_run_as(who) {
+            continue;
+        }
+        let mut world = World::run_as(who);
+        world.service("keep", FOREVER, "").service("goes", ESCAPES, "");
+        world.watch();
+        world.until_phase("goes", "running");
+        let of_it = |world: &World| -> Vec<i32> {
+            world.processes_like("sleep 200").intersection(&world.processes()).copied().collect()
+        };
+        world.until("all four of it run", |world| of_it(world).len() >= 4);
+        let (gone, kept) = (of_it(&world), world.pid("keep"));
+        world.remove("goes.toml");
+        world.until("it is forgotten", |world| world.service_status("goes").is_none());
+        for pid in gone {
+            assert!(!is_alive(pid), "{pid} lives ({who:?})\n{}", world.describe());
+        }
+        assert_eq!(world.pid("keep"), kept);
+    }
+}
+
+#[test]
+fn a_typo_in_the_manifest_of_a_running_service_leaves_it_running() {
+    let world = World::new();
+    world.manifest("web.toml", "[service.web]\ncommand = [\"sleep\", \"1000\"]\n");
+    world.once().expect_code(0);
+    let pid = world.pid("web");
+    world.manifest("web.toml", "[service.web]\ncommand = [\"slep\", \"1000\"]\n");
+    let run = world.once();
+    assert!([3, 4].contains(&run.code), "{run:?}");
+    assert!(run.stderr.contains("slep"), "{run:?}");
+    world.manifest("web.toml", "[service.web]\ncomand = [\"sleep\", \"1000\"]\n");
+    let run = world.once().expect_code(3);
+    assert!(run.stderr.contains("command"), "{run:?}");
+    assert_eq!(world.pid("web"), pid);
+    assert!(is_alive(pid.unwrap()));
+}
+
+#[test]
+fn a_policy_that_no_longer_allows_it_stops_it() {
+    let world = World::new();
+    world.manifest("web.toml", "[service.web]\ncommand = [\"sleep\", \"1000\"]\n");
+    world.once().expect_code(0);
+    let pid = world.pid("web").unwrap();
+    world.config("[policy]\nexecutables = [\"cat\"]\n");
+    let run = world.once().expect_code(4);
+    assert!(run.stderr.contains("sleep") || run.stdout.contains("sleep"), "{run:?}");
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn once_holds_no_inherited_descriptor_open() {
+    let world = World::new();
+    world.service("web", FOREVER, "");
+    // The read end sees the end of file only when nobody holds the write end any more; descriptor 9 stands
+    // for what `flock`, `ssh` and CI runners leave open.
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &format!("{} --once 9>&1", env!("CARGO_BIN_EXE_reconcile"))])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, value) in world.command().get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    let run = world.finish(command).expect_code(0);
+    assert!(world.pid("web").is_some_and(is_alive), "{run:?}");
+}

@@ -1,0 +1,123 @@
+//! The keeper dies: services live on, and the next keeper has them in hand.
+
+use reconcile::host::Found;
+use reconcile::state::ExitStatus;
+
+use crate::contain::{kinds, with_escaped};
+use crate::world::{Kind, World};
+
+#[tokio::test]
+async fn services_outlive_their_keeper_and_how_they_end_is_known() {
+    for kind in kinds() {
+        let mut world = World::new(kind).await;
+        let go = world.path("go");
+        let claim =
+            world.run("web", &format!("while ! [ -e {} ]; do sleep 0.01; done; exit 42", go.display())).await;
+        world.replace_keeper().await;
+        assert_eq!(world.found(&claim), Found::Alive { born: None });
+        world.client().attach(&claim);
+        // Answered in order: once it lists the run, it watches it.
+        let cells = world.client.as_mut().unwrap().list().await.unwrap();
+        assert_eq!(cells.len(), 1);
+        std::fs::write(&go, "").unwrap();
+        assert_eq!(world.exited(&claim).await, (Some(ExitStatus::Code(42)), false), "{kind:?}");
+        world.gone(&claim).await;
+        let Found::Ended { status, .. } = world.found(&claim) else { panic!("{:?}", world.found(&claim)) };
+        assert_eq!(status, Some(ExitStatus::Code(42)));
+    }
+}
+
+#[tokio::test]
+async fn all_of_a_survivor_is_ended_by_the_next_keeper() {
+    for kind in kinds() {
+        let mut world = World::new(kind).await;
+        let (claim, escaped) = with_escaped(&mut world).await;
+        world.replace_keeper().await;
+        // No attach before: a kill of what it does not know proves and attaches by itself.
+        world.client().kill(&claim);
+        world.gone(&claim).await;
+        assert!(!world.is_alive(&escaped), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_any_keeper_is_found_where_it_was_recorded() {
+    let mut world = World::new(Kind::Holder).await;
+    let go = world.path("go");
+    let claim =
+        world.run("web", &format!("while ! [ -e {} ]; do sleep 0.01; done; exit 5", go.display())).await;
+    world.kill_keeper().await;
+    std::fs::write(&go, "").unwrap();
+    world
+        .eventually("its end is recorded", || {
+            matches!(
+                world.found(&claim),
+                Found::Ended { status: Some(ExitStatus::Code(5)), others: false, .. }
+            )
+        })
+        .await;
+    world.disconnect().await;
+    world.start_keeper();
+    world.connect().await;
+    world.client().attach(&claim);
+    assert_eq!(world.exited(&claim).await, (Some(ExitStatus::Code(5)), false));
+    world.gone(&claim).await;
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_saw_is_called_unknown() {
+    let mut world = World::new(Kind::Found).await;
+    let go = world.path("go");
+    let claim =
+        world.run("web", &format!("while ! [ -e {} ]; do sleep 0.01; done; exit 5", go.display())).await;
+    if matches!(claim.containment, Some(reconcile::state::Containment::Holder { .. })) {
+        return;
+    }
+    world.kill_keeper().await;
+    std::fs::write(&go, "").unwrap();
+    world.eventually("it has ended", || !matches!(world.found(&claim), Found::Alive { .. })).await;
+    let Found::Ended { status, others, .. } = world.found(&claim) else {
+        panic!("{:?}", world.found(&claim))
+    };
+    assert_eq!((status, others), (None, false));
+    world.disconnect().await;
+    world.start_keeper();
+    world.connect().await;
+    world.client().attach(&claim);
+    assert_eq!(world.exited(&claim).await, (None, false));
+    world.gone(&claim).await;
+}
+
+#[tokio::test]
+async fn a_recycled_pid_is_left_alone() {
+    let mut world = World::new(Kind::Found).await;
+    let claim = world.run("web", "exec sleep 1000").await;
+    let mut stranger = claim.clone();
+    stranger.nonce = world.nonce();
+    stranger.containment = match claim.containment.clone() {
+        Some(reconcile::state::Containment::Cgroup { path }) => {
+            let path = path.with_file_name(format!("default.web.{}", stranger.nonce));
+            Some(reconcile::state::Containment::Cgroup { path })
+        }
+        other => other,
+    };
+    stranger.process.as_mut().unwrap().start_ticks -= 1;
+    world.client().signal(&stranger, libc::SIGKILL, reconcile::manifest::SignalTo::Leader);
+    world.client().kill(&stranger);
+    world.gone(&stranger).await;
+    assert!(world.is_alive(claim.process.as_ref().unwrap()));
+}
+
+#[tokio::test]
+async fn a_claim_of_another_pid_namespace_is_not_touched() {
+    let mut world = World::new(Kind::Found).await;
+    let claim = world.run("web", "exec sleep 1000").await;
+    let mut foreign = claim.clone();
+    foreign.nonce = world.nonce();
+    foreign.process.as_mut().unwrap().pid_ns += 1;
+    assert!(matches!(world.found(&foreign), Found::Unverifiable { .. }));
+    world.client().kill(&foreign);
+    let cells = world.client.as_mut().unwrap().list().await.unwrap();
+    assert_eq!(cells.len(), 1);
+    assert!(world.is_alive(claim.process.as_ref().unwrap()));
+}

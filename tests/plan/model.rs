@@ -1,0 +1,613 @@
+//! A small machine that carries plans out: processes that crash, linger, ignore signals and fork away, a ledger
+//! that folds records, a reconciler that dies and comes back. The promises are checked at every step.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use reconcile::identity::{BootId, Digest, Nonce, ServiceId};
+use reconcile::manifest::{Health as Check, RestartPolicy, Spec};
+use reconcile::plan::{
+    Action, Desired, Flight, Health, Observed, Phase, Plan, Presence, PruneRules, Remains, RootState, Seen,
+    Service, Step, Want, failures_after, fold, plan,
+};
+use reconcile::state::{
+    End, ExitStatus, FileKey, Intent, Ledger, Reason, Record, Request, SpawnFailure, SpawnStage,
+};
+use reconcile::time::Stamp;
+
+use super::worlds::{accepted, at, check, containment, exec, id, process, root, spec};
+
+/// A pass of the model that has nothing to wait for takes this long.
+const TICK_MS: u64 = 5;
+const MOST_PASSES: usize = 2_000;
+
+/// How the program of a service behaves, counted over its starts.
+#[derive(Debug, Clone)]
+pub struct Behaviour {
+    spawn_failures: u32,
+    /// Starts that end by themselves, and how.
+    ends: u32,
+    end_code: i32,
+    /// The leader leaves others behind when it ends by itself.
+    forks: bool,
+    obeys: bool,
+    checked: bool,
+    /// Probes that fail before one passes, per start, for the first `sick_starts` starts.
+    sick_starts: u32,
+    always: bool,
+}
+
+pub fn behaviours() -> impl Strategy<Value = Behaviour> {
+    let flags = (any::<bool>(), prop::bool::weighted(0.8), any::<bool>(), any::<bool>());
+    (0_u32..3, 0_u32..12, 0_i32..2, flags, 0_u32..3).prop_map(
+        |(spawn_failures, ends, end_code, (forks, obeys, checked, always), sick_starts)| Behaviour {
+            spawn_failures,
+            ends,
+            end_code,
+            forks,
+            obeys,
+            checked,
+            sick_starts,
+            always,
+        },
+    )
+}
+
+/// What happens to a world, to the service with this index.
+#[derive(Debug, Clone, Copy)]
+pub enum Event {
+    Pass,
+    Request(usize, Asked),
+    Edit(usize),
+    EditLive(usize),
+    Remove(usize),
+    Return(usize),
+    ProcessDies(usize),
+    /// A spawn that is under way comes about, or does not, while nobody looks.
+    ReconcilerDies {
+        born: bool,
+    },
+    Reboot,
+    Unverifiable(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Asked {
+    Stop,
+    Start,
+    Restart,
+    Reset,
+}
+
+pub fn events() -> impl Strategy<Value = Vec<Event>> {
+    let asked = prop_oneof![Just(Asked::Stop), Just(Asked::Start), Just(Asked::Restart), Just(Asked::Reset)];
+    let event = prop_oneof![
+        10 => Just(Event::Pass),
+        2 => (0_usize..7, asked).prop_map(|(index, asked)| Event::Request(index, asked)),
+        2 => (0_usize..7).prop_map(Event::Edit),
+        1 => (0_usize..7).prop_map(Event::EditLive),
+        1 => (0_usize..7).prop_map(Event::Remove),
+        1 => (0_usize..7).prop_map(Event::Return),
+        2 => (0_usize..7).prop_map(Event::ProcessDies),
+        2 => any::<bool>().prop_map(|born| Event::ReconcilerDies { born }),
+        1 => Just(Event::Reboot),
+        1 => (0_usize..7).prop_map(Event::Unverifiable)
+    ];
+    prop::collection::vec(event, 0..60)
+}
+
+/// The processes of one run.
+#[derive(Debug, Clone)]
+struct Processes {
+    nonce: Nonce,
+    leader: bool,
+    others: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Machine {
+    behaviour: Behaviour,
+    processes: Option<Processes>,
+    flight: Flight,
+    health: Health,
+    attached: bool,
+    verifiable: bool,
+    /// Probes of this run so far.
+    probes: u32,
+    starts: u32,
+    fingerprint: String,
+    live_changed: bool,
+    /// A manifest declares it.
+    declared: bool,
+    /// Neither declared nor remembered any more.
+    forgotten: bool,
+}
+
+#[derive(Debug)]
+pub struct Model {
+    ledger: Ledger,
+    machines: BTreeMap<ServiceId, Machine>,
+    now_ms: u64,
+    boot: u32,
+    nonces: u64,
+    last_removal_ms: u64,
+}
+
+impl Model {
+    pub fn new(behaviours: Vec<Behaviour>) -> Self {
+        let machines = behaviours.into_iter().enumerate().map(|(index, behaviour)| {
+            let machine = Machine {
+                behaviour,
+                processes: None,
+                flight: Flight::None,
+                health: Health::default(),
+                attached: false,
+                verifiable: true,
+                probes: 0,
+                starts: 0,
+                fingerprint: "v1:0".to_owned(),
+                live_changed: false,
+                declared: true,
+                forgotten: false,
+            };
+            (name(index), machine)
+        });
+        let mut model = Self {
+            ledger: Ledger::default(),
+            machines: machines.collect(),
+            now_ms: 0,
+            boot: 0,
+            nonces: 0,
+            last_removal_ms: 0,
+        };
+        model.accept();
+        model
+    }
+
+    pub fn live_through(&mut self, events: &[Event]) {
+        for event in events {
+            self.happen(*event);
+            self.pass();
+        }
+    }
+
+    /// Passes until nothing is left to do or to wait for but steady probes.
+    pub fn settle(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..MOST_PASSES {
+            let plan = self.pass();
+            let waits = plan.phases.values().any(|view| !is_settled(view.phase));
+            quiet = if waits || changes(&plan) { 0 } else { quiet + 1 };
+            if quiet == 5 {
+                return;
+            }
+        }
+        panic!("not settled after {MOST_PASSES} passes: {:#?}\n{self:#?}", self.plan());
+    }
+
+    /// Promise 4, and that each service is where its manifest and the operator want it.
+    pub fn check_settled(&self) {
+        let plan = self.plan();
+        assert!(!changes(&plan), "a settled world has steps: {plan:#?}");
+        for (id, machine) in self.living() {
+            let entry = self.ledger.entry(id).cloned().unwrap_or_default();
+            let wanted = machine.declared && entry.stopped.is_none() && machine.verifiable;
+            let phase = plan.phases[id].phase;
+            let runs = machine.processes.is_some();
+            assert!(!wanted || runs || is_parked(phase), "{id} is wanted and {phase:?}: {self:#?}");
+            assert!(entry.stopped.is_none() || !runs || !machine.verifiable, "{id} runs though stopped");
+            let newest = entry.run.as_ref().is_none_or(|run| run.fingerprint == machine.fingerprint);
+            assert!(newest || !wanted, "{id} runs an old spec: {self:#?}");
+        }
+    }
+
+    fn living(&self) -> impl Iterator<Item = (&ServiceId, &Machine)> {
+        self.machines.iter().filter(|(_, machine)| !machine.forgotten)
+    }
+
+    fn stamp(&self) -> Stamp {
+        let mut stamp = at(self.now_ms);
+        stamp.boot = BootId::new(&format!("boot-{}", self.boot));
+        stamp
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&self.desired(), &self.observed(), &self.stamp())
+    }
+
+    /// One pass: observe, plan, act, record; then the world goes on until the next look.
+    fn pass(&mut self) -> Plan {
+        let plan = self.plan();
+        for record in &plan.notes {
+            self.ledger.apply(record);
+        }
+        for id in &plan.probes {
+            self.probe(id);
+        }
+        for step in &plan.steps {
+            self.carry_out(step);
+        }
+        let busy = self.machines.values().any(Machine::has_something_coming);
+        let wait = match plan.wake_in {
+            Some(wake) if !busy => wake.as_millis() as u64,
+            _ => TICK_MS,
+        };
+        self.now_ms += wait;
+        self.go_on();
+        plan
+    }
+
+    fn probe(&mut self, id: &ServiceId) {
+        let now = self.stamp();
+        let machine = self.machines.get_mut(id).unwrap();
+        assert!(machine.processes.as_ref().is_some_and(|it| it.leader), "{id} is probed and not alive");
+        machine.probes += 1;
+        let sick = machine.starts <= machine.behaviour.sick_starts;
+        let result = if sick { Err("refused".to_owned()) } else { Ok(()) };
+        fold(&mut machine.health, &result, &now);
+    }
+
+    fn carry_out(&mut self, step: &Step) {
+        let machine = &self.machines[&step.service];
+        assert!(machine.verifiable || step.action == Action::Hold, "an unverifiable one: {step:?}");
+        match step.action {
+            Action::Start => self.start(step),
+            Action::Stop | Action::Restart | Action::Signal => self.stop(step),
+            Action::Kill => {
+                let since = self.stamp();
+                self.machines.get_mut(&step.service).unwrap().flight = Flight::Killed { since };
+            }
+            Action::Forget => {
+                assert!(machine.processes.is_none() && !machine.declared, "forgotten: {step:?}");
+                self.ledger.apply(&Record::Forgotten { service: step.service.clone() });
+                self.machines.get_mut(&step.service).unwrap().forgotten = true;
+            }
+            Action::Adopt => self.machines.get_mut(&step.service).unwrap().attached = true,
+            Action::Update => {
+                let nonce = self.ledger.services[&step.service].run.as_ref().unwrap().nonce.clone();
+                let service = step.service.clone();
+                self.ledger.apply(&Record::Updated { service, nonce, digest: Digest::of(b"b") });
+                self.machines.get_mut(&step.service).unwrap().live_changed = false;
+            }
+            Action::Hold | Action::Reject => {}
+        }
+    }
+
+    fn start(&mut self, step: &Step) {
+        self.nonces += 1;
+        let nonce = Nonce::from_u64(self.nonces);
+        let at = self.stamp();
+        let machine = self.machines.get_mut(&step.service).unwrap();
+        // Promise 1: never two.
+        assert!(machine.processes.is_none(), "a start beside a process: {step:?} {machine:?}");
+        assert!(machine.flight == Flight::None, "a start beside a flight: {step:?} {machine:?}");
+        machine.flight = Flight::Spawning { nonce: nonce.clone() };
+        machine.health = Health::default();
+        machine.probes = 0;
+        machine.live_changed = false;
+        let intent = Intent {
+            service: step.service.clone(),
+            nonce,
+            fingerprint: machine.fingerprint.clone(),
+            digest: Digest::of(b"a"),
+            why: step.reason.clone(),
+            exec: exec(),
+            at,
+            epoch: 1,
+            clears_failures: step.reason.clears_failures(),
+        };
+        self.ledger.apply(&Record::Intent(Box::new(intent)));
+    }
+
+    fn stop(&mut self, step: &Step) {
+        let at = self.stamp();
+        let machine = self.machines.get_mut(&step.service).unwrap();
+        // Promise 2: only what is there.
+        let nonce = machine.processes.as_ref().unwrap_or_else(|| panic!("{step:?}")).nonce.clone();
+        machine.flight = Flight::Signalled { since: at.clone() };
+        let run = self.ledger.services[&step.service].run.as_ref().unwrap();
+        assert_eq!(run.nonce, nonce);
+        if run.stopping.is_none() {
+            let (service, why) = (step.service.clone(), step.reason.clone());
+            self.ledger.apply(&Record::Stopping { service, nonce, why, at });
+        }
+    }
+
+    /// What the machine does by itself: spawns come about, processes end.
+    fn go_on(&mut self) {
+        let ids: Vec<ServiceId> = self.machines.keys().cloned().collect();
+        for id in ids {
+            let machine = self.machines[&id].clone();
+            match &machine.flight {
+                Flight::Spawning { nonce } => self.spawned(&id, nonce.clone()),
+                Flight::Signalled { .. } if machine.behaviour.obeys => self.all_end(&id, 15),
+                Flight::Killed { .. } => self.all_end(&id, 9),
+                Flight::None if machine.ends_by_itself() => self.leader_ends(&id),
+                Flight::None | Flight::StopCommand { .. } | Flight::Signalled { .. } => {}
+            }
+        }
+    }
+
+    fn spawned(&mut self, id: &ServiceId, nonce: Nonce) {
+        let at = self.stamp();
+        let machine = self.machines.get_mut(id).unwrap();
+        machine.flight = Flight::None;
+        machine.attached = true;
+        let service = id.clone();
+        if machine.behaviour.spawn_failures > 0 {
+            machine.behaviour.spawn_failures -= 1;
+            let stage = SpawnStage::Exec;
+            let failure = SpawnFailure { stage, errno: 2, message: "no such file".to_owned() };
+            self.ledger.apply(&Record::SpawnFailed { service, nonce, failure, at });
+            return;
+        }
+        machine.starts += 1;
+        machine.processes = Some(Processes { nonce: nonce.clone(), leader: true, others: false });
+        let (process, containment) = (process(), containment());
+        self.ledger.apply(&Record::Started { service, nonce, process, containment, at });
+    }
+
+    /// The leader ends; what it leaves behind is noticed with it.
+    fn leader_ends(&mut self, id: &ServiceId) {
+        let machine = self.machines.get_mut(id).unwrap();
+        machine.behaviour.ends = machine.behaviour.ends.saturating_sub(1);
+        let status = ExitStatus::Code(machine.behaviour.end_code);
+        let processes = machine.processes.as_mut().unwrap();
+        processes.leader = false;
+        processes.others = machine.behaviour.forks;
+        let remains = if processes.others { Remains::Others } else { Remains::Nothing };
+        self.exited(id, End::Exit { status }, remains);
+        if remains == Remains::Nothing {
+            self.gone(id);
+        }
+    }
+
+    fn all_end(&mut self, id: &ServiceId, signal: i32) {
+        let machine = &self.machines[id];
+        let leader = machine.processes.as_ref().is_some_and(|processes| processes.leader);
+        if leader {
+            let status = Some(ExitStatus::Signal(signal));
+            self.exited(id, End::Ours { status }, Remains::Nothing);
+        }
+        self.gone(id);
+    }
+
+    fn exited(&mut self, id: &ServiceId, end: End, remains: Remains) {
+        let at = self.stamp();
+        let entry = &self.ledger.services[id];
+        let Some(nonce) = entry.run.as_ref().map(|run| run.nonce.clone()) else { return };
+        let spec = self.machines[id].spec(id);
+        let failures = failures_after(entry, Some(&spec), &end, remains, &at);
+        self.ledger.apply(&Record::Exited { service: id.clone(), nonce, end, failures, at });
+    }
+
+    fn gone(&mut self, id: &ServiceId) {
+        let machine = self.machines.get_mut(id).unwrap();
+        machine.processes = None;
+        machine.verifiable = true;
+        machine.flight = Flight::None;
+        machine.health = Health::default();
+        if let Some(run) = &self.ledger.services[id].run {
+            let nonce = run.nonce.clone();
+            self.ledger.apply(&Record::Gone { service: id.clone(), nonce });
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Pass => {}
+            Event::Request(index, asked) => self.request(index, asked),
+            Event::Edit(index) => {
+                if let Some(machine) = self.machines.get_mut(&name(index)) {
+                    machine.fingerprint = format!("v1:{}", self.now_ms);
+                }
+            }
+            Event::EditLive(index) => {
+                if let Some(machine) = self.machines.get_mut(&name(index)) {
+                    machine.live_changed = machine.processes.is_some();
+                }
+            }
+            Event::Remove(index) => {
+                self.last_removal_ms = self.now_ms;
+                if let Some(machine) = self.machines.get_mut(&name(index)) {
+                    machine.declared = false;
+                }
+            }
+            Event::Return(index) => {
+                if let Some(machine) = self.machines.get_mut(&name(index)) {
+                    machine.declared = true;
+                    machine.forgotten = false;
+                }
+                self.accept();
+            }
+            Event::ProcessDies(index) => self.process_dies(&name(index)),
+            Event::ReconcilerDies { born } => self.reconciler_dies(born),
+            Event::Reboot => self.reboot(),
+            Event::Unverifiable(index) => {
+                if let Some(machine) = self.machines.get_mut(&name(index)) {
+                    machine.verifiable = machine.processes.is_none() || !machine.verifiable;
+                }
+            }
+        }
+    }
+
+    /// As the reconciler takes requests: a start or reset of what runs is answered, and not written down.
+    fn request(&mut self, index: usize, asked: Asked) {
+        let id = name(index);
+        let Some(machine) = self.machines.get(&id).filter(|machine| !machine.forgotten) else { return };
+        let runs = machine.processes.is_some() && machine.flight == Flight::None;
+        let stopped = self.ledger.entry(&id).is_some_and(|entry| entry.stopped.is_some());
+        let request = match asked {
+            Asked::Stop => Request::Stop,
+            Asked::Start if stopped || !runs => Request::Start,
+            Asked::Restart => Request::Restart,
+            Asked::Reset if !runs && !stopped => Request::Reset,
+            Asked::Start | Asked::Reset => return,
+        };
+        let at = self.stamp();
+        self.ledger.apply(&Record::Request { service: id, request, at });
+    }
+
+    fn process_dies(&mut self, id: &ServiceId) {
+        let Some(machine) = self.machines.get(id) else { return };
+        if machine.flight == Flight::None && machine.processes.as_ref().is_some_and(|it| it.leader) {
+            self.leader_ends(id);
+        }
+    }
+
+    /// What was in memory is lost; a starting reconciler judges what it finds.
+    fn reconciler_dies(&mut self, born: bool) {
+        let ids: Vec<ServiceId> = self.machines.keys().cloned().collect();
+        for id in ids {
+            let machine = self.machines.get_mut(&id).unwrap();
+            let flight = std::mem::take(&mut machine.flight);
+            machine.health = Health::default();
+            machine.attached = false;
+            let Flight::Spawning { nonce } = flight else { continue };
+            if born {
+                self.spawned(&id, nonce);
+                self.machines.get_mut(&id).unwrap().attached = false;
+            } else {
+                let (stage, at) = (SpawnStage::Born, self.stamp());
+                let failure = SpawnFailure { stage, errno: 0, message: "interrupted".to_owned() };
+                self.ledger.apply(&Record::SpawnFailed { service: id, nonce, failure, at });
+            }
+        }
+    }
+
+    fn reboot(&mut self) {
+        self.reconciler_dies(false);
+        self.boot += 1;
+        self.now_ms += 60_000;
+        let ids: Vec<ServiceId> = self.machines.keys().cloned().collect();
+        for id in ids {
+            if self.ledger.services.get(&id).is_some_and(|entry| entry.run.is_some()) {
+                self.exited(&id, End::OtherBoot, Remains::Nothing);
+                self.gone(&id);
+            }
+            self.machines.get_mut(&id).unwrap().verifiable = true;
+        }
+    }
+
+    /// The manifests as they are, accepted.
+    fn accept(&mut self) {
+        for (id, machine) in &self.machines {
+            if machine.declared {
+                let file = FileKey { root: root(), path: format!("{}.toml", id.name()).into() };
+                let (digest, services) = (Digest::of(b"a"), vec![id.clone()]);
+                self.ledger.apply(&Record::Accepted { file, digest, services });
+            }
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        let quiet_for = Duration::from_millis(self.now_ms - self.last_removal_ms);
+        let state = RootState { path: "/srv".into(), lost: BTreeMap::new(), quiet_for };
+        let wants = self.living().map(|(id, machine)| {
+            let presence =
+                if machine.declared { Presence::Present } else { Presence::Absent { root: root() } };
+            let want = Want {
+                accepted: Some(accepted(machine.spec(id), &machine.fingerprint)),
+                refused: None,
+                problems: Vec::new(),
+                presence,
+                manifest: None,
+                gate: None,
+                retry: false,
+            };
+            (id.clone(), want)
+        });
+        Desired {
+            services: wants.collect(),
+            roots: BTreeMap::from([(root(), state)]),
+            prune: PruneRules::default(),
+            ..Desired::default()
+        }
+    }
+
+    fn observed(&self) -> Observed {
+        let services = self.living().map(|(id, machine)| {
+            let entry = self.ledger.entry(id).cloned().unwrap_or_default();
+            let before = entry.run.as_ref().map(|run| &run.fingerprint);
+            let before = before.or(entry.last.as_ref().map(|last| &last.fingerprint));
+            let differs = before.is_some_and(|before| *before != machine.fingerprint);
+            let service = Service {
+                seen: machine.seen(),
+                flight: machine.flight.clone(),
+                health: machine.health.clone(),
+                attached: machine.attached,
+                running: None,
+                changed: differs.then(|| "command".to_owned()).into_iter().collect(),
+                live_changed: machine.live_changed.then(|| "stop.grace".to_owned()).into_iter().collect(),
+                parked_changed: false,
+                entry,
+            };
+            (id.clone(), service)
+        });
+        Observed { services: services.collect() }
+    }
+}
+
+impl Machine {
+    fn spec(&self, id: &ServiceId) -> Spec {
+        let mut spec = spec(id.key());
+        // Short enough that a start that misses it does not fill the passes with probes.
+        spec.health =
+            self.behaviour.checked.then(|| Check { start_timeout: Duration::from_secs(3), ..check() });
+        if self.behaviour.always {
+            spec.restart.policy = RestartPolicy::Always;
+        }
+        spec
+    }
+
+    fn seen(&self) -> Seen {
+        match &self.processes {
+            None => Seen::None,
+            Some(_) if !self.verifiable => {
+                Seen::Unverifiable(Reason::IdentityUnverifiable { detail: "no /proc".to_owned() })
+            }
+            Some(processes) if processes.leader => Seen::Alive,
+            Some(_) => Seen::Leftovers,
+        }
+    }
+
+    fn ends_by_itself(&self) -> bool {
+        self.behaviour.ends > 0 && self.processes.as_ref().is_some_and(|processes| processes.leader)
+    }
+
+    fn has_something_coming(&self) -> bool {
+        match self.flight {
+            Flight::Spawning { .. } | Flight::Killed { .. } => true,
+            Flight::Signalled { .. } => self.behaviour.obeys,
+            Flight::None => self.ends_by_itself(),
+            Flight::StopCommand { .. } => false,
+        }
+    }
+}
+
+fn name(index: usize) -> ServiceId {
+    id(&format!("service-{index}"))
+}
+
+fn changes(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| step.action.is_change()) || !plan.notes.is_empty()
+}
+
+fn is_parked(phase: Phase) -> bool {
+    matches!(phase, Phase::Failed | Phase::Completed)
+}
+
+fn is_settled(phase: Phase) -> bool {
+    match phase {
+        Phase::Running
+        | Phase::Ready
+        | Phase::Failed
+        | Phase::Stopped
+        | Phase::Completed
+        | Phase::Expired
+        | Phase::Rejected
+        | Phase::Held => true,
+        Phase::Pending | Phase::Starting | Phase::Unhealthy | Phase::Backoff | Phase::Stopping => false,
+    }
+}

@@ -1,0 +1,336 @@
+//! From the form of a scenario file to the inputs of the planner.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use reconcile::manifest::{
+    self, CommandLine, HealthCheck, Limits, OnUnhealthy, Problem, RestartPolicy, SignalName, SignalTo, Spec,
+    Stdin, WantedState,
+};
+use reconcile::plan::{
+    Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
+    Want,
+};
+use reconcile::state::{
+    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, LastRun, Reason, RootKey, Run, SpawnFailure,
+    Stopping,
+};
+use reconcile::time::Stamp;
+
+use super::{
+    Case, EndCase, FlightCase, HealthSpecCase, LastCase, PolicyCase, PresenceCase, ReasonCase, RestartCase,
+    RunCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time,
+};
+
+const WALL_OF_BOOT_MS: i64 = 1_700_000_000_000;
+
+fn root() -> RootKey {
+    RootKey("r1".to_owned())
+}
+
+impl Span {
+    fn get(&self) -> Duration {
+        humantime::parse_duration(&self.0).unwrap_or_else(|error| panic!("`{}`: {error}", self.0))
+    }
+}
+
+impl Time {
+    fn get(&self) -> Stamp {
+        let (boot, sign, text) = match self.0.strip_prefix('-') {
+            Some(text) => ("before", -1, text),
+            None => ("now", 1, self.0.as_str()),
+        };
+        let ms = Span(text.to_owned()).get().as_millis() as u64;
+        Stamp {
+            boot: BootId::new(boot),
+            boottime_ms: ms,
+            awake_ms: ms,
+            wall_ms: WALL_OF_BOOT_MS + sign * ms as i64,
+        }
+    }
+}
+
+impl ReasonCase {
+    fn get(&self) -> Reason {
+        match self {
+            Self::Full(reason) => reason.clone(),
+            Self::Code(code) => serde_json::from_value(serde_json::json!({ "code": code }))
+                .unwrap_or_else(|error| panic!("reason `{code}`: {error}")),
+        }
+    }
+}
+
+impl EndCase {
+    fn get(&self) -> End {
+        let words: Vec<&str> = self.0.split(' ').collect();
+        let status = |kind: &str, number: &str| match kind {
+            "code" => ExitStatus::Code(number.parse().unwrap()),
+            "signal" => ExitStatus::Signal(number.parse().unwrap()),
+            other => panic!("`{other}` is neither code nor signal"),
+        };
+        match words[..] {
+            ["unknown"] => End::Unknown,
+            ["other-boot"] => End::OtherBoot,
+            ["ours"] => End::Ours { status: None },
+            ["ours", kind, number] => End::Ours { status: Some(status(kind, number)) },
+            [kind, number] => End::Exit { status: status(kind, number) },
+            _ => panic!("`{}` is not an end", self.0),
+        }
+    }
+}
+
+impl Case {
+    pub fn now(&self) -> Stamp {
+        let mut now = self.now.get();
+        now.awake_ms -= self.asleep.as_ref().map_or(0, |asleep| asleep.get().as_millis() as u64);
+        now
+    }
+
+    pub fn desired(&self) -> Desired {
+        let id = |name: &String| ServiceId::parse(name).unwrap();
+        let state = RootState {
+            path: "/srv/app/manifests".into(),
+            lost: self.lost.clone(),
+            quiet_for: self.quiet.get(),
+        };
+        Desired {
+            services: self
+                .service
+                .iter()
+                .filter(|(_, service)| !matches!(service.presence, PresenceCase::Unknown))
+                .map(|(name, service)| (id(name), service.want(&id(name))))
+                .collect(),
+            roots: BTreeMap::from([(root(), state)]),
+            prune: PruneRules {
+                allow: self.allow_prune,
+                named: self.prune_named.iter().map(id).collect(),
+                ..PruneRules::default()
+            },
+            shutdown: self.shutdown,
+            kill: self.kill,
+        }
+    }
+
+    pub fn observed(&self) -> Observed {
+        let services = self.service.iter().map(|(name, service)| {
+            let id = ServiceId::parse(name).unwrap();
+            let observed = service.observed(&id);
+            (id, observed)
+        });
+        Observed { services: services.collect() }
+    }
+}
+
+impl ServiceCase {
+    fn want(&self, id: &ServiceId) -> Want {
+        Want {
+            accepted: (self.fingerprint.as_deref() != Some("")).then(|| self.accepted(id)),
+            refused: self.refused.as_ref().map(|problem| Refusal { problem: problem.clone() }),
+            problems: self.problems.iter().map(|message| Problem::new("unknown-key", message)).collect(),
+            presence: match self.presence {
+                PresenceCase::Present | PresenceCase::Unknown => Presence::Present,
+                PresenceCase::Absent => Presence::Absent { root: root() },
+                PresenceCase::OtherRoot => Presence::OtherRoot { path: "/srv/other".into() },
+                PresenceCase::OtherRootKey => Presence::Absent { root: RootKey("r9".to_owned()) },
+            },
+            manifest: None,
+            gate: self.gate.as_ref().map(ReasonCase::get),
+            retry: self.retry,
+        }
+    }
+
+    fn accepted(&self, id: &ServiceId) -> Arc<Accepted> {
+        Arc::new(Accepted {
+            spec: self.spec(id),
+            digest: Digest::of(b"accepted"),
+            fingerprint: self.fingerprint.clone().unwrap_or_else(|| "v1:a".to_owned()),
+            live_digest: 0,
+        })
+    }
+
+    fn spec(&self, id: &ServiceId) -> Spec {
+        let span = |given: &Option<Span>, default| given.as_ref().map_or(default, Span::get);
+        let seconds = Duration::from_secs;
+        Spec {
+            id: id.clone(),
+            command: CommandLine::Argv(vec!["server".to_owned()]),
+            cwd: ".".to_owned(),
+            env: BTreeMap::new(),
+            inherit_env: Vec::new(),
+            stdin: Stdin::Null,
+            user: None,
+            umask: 0o022,
+            nice: None,
+            oom_score_adj: None,
+            state: match self.state {
+                StateCase::Running => WantedState::Running,
+                StateCase::Stopped => WantedState::Stopped,
+            },
+            url: None,
+            description: String::new(),
+            labels: BTreeMap::new(),
+            attrs: serde_json::Map::new(),
+            ttl: self.ttl.as_ref().map(Span::get),
+            start_settle: span(&self.start_settle, seconds(1)),
+            health: self.health.as_ref().map(HealthSpecCase::spec),
+            restart: self.restart.spec(),
+            stop: manifest::Stop {
+                signal: SignalName(15),
+                signal_to: SignalTo::Group,
+                grace: span(&self.grace, seconds(10)),
+                command: None,
+            },
+            limits: Limits::default(),
+        }
+    }
+
+    fn observed(&self, id: &ServiceId) -> Service {
+        let seen = match &self.seen {
+            None if self.run.is_some() => Seen::Alive,
+            None | Some(SeenCase::None) => Seen::None,
+            Some(SeenCase::Alive) => Seen::Alive,
+            Some(SeenCase::Leftovers) => Seen::Leftovers,
+            Some(SeenCase::Unverifiable(why)) => Seen::Unverifiable(why.get()),
+        };
+        Service {
+            entry: self.entry(id),
+            seen,
+            flight: self.flight.get(),
+            health: Health {
+                failures: self.probes.failures,
+                last_error: self.probes.last_error.clone(),
+                last_probe: self.probes.last.as_ref().map(Time::get),
+                ready_since: self.probes.ready_since.as_ref().map(Time::get),
+                in_flight: self.probes.in_flight,
+            },
+            attached: !self.unattached,
+            running: self.running_known.then(|| self.accepted(id)),
+            changed: self.changed.clone(),
+            live_changed: self.live_changed.clone(),
+            parked_changed: self.parked_changed,
+        }
+    }
+
+    fn entry(&self, id: &ServiceId) -> Entry {
+        let path = self.file.clone().unwrap_or_else(|| format!("{}.toml", id.name()).into());
+        let failure = self.spawn_failure.as_ref();
+        Entry {
+            file: Some(FileKey { root: root(), path }),
+            run: self.run.as_ref().map(RunCase::get),
+            last: self.last.as_ref().map(LastCase::get),
+            spawn_failure: failure.map(SpawnFailureCase::get),
+            spawn_failures: failure.map_or(0, |failure| failure.times),
+            failures: self.failures,
+            restarts: 0,
+            activation: self.activation.as_ref().map(Time::get),
+            stopped: self.stopped.as_ref().map(Time::get),
+            request: self.request.clone(),
+            guard: self.guard.as_ref().map(ReasonCase::get),
+        }
+    }
+}
+
+impl HealthSpecCase {
+    fn spec(&self) -> manifest::Health {
+        let span = |given: &Option<Span>, default| given.as_ref().map_or(default, Span::get);
+        manifest::Health {
+            check: HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: 8080 },
+            interval: span(&self.interval, Duration::from_secs(10)),
+            start_interval: span(&self.start_interval, Duration::from_millis(250)),
+            timeout: Duration::from_secs(5),
+            start_timeout: span(&self.start_timeout, Duration::from_secs(60)),
+            retries: self.retries.unwrap_or(3),
+            on_unhealthy: if self.report { OnUnhealthy::Report } else { OnUnhealthy::Restart },
+        }
+    }
+}
+
+impl RestartCase {
+    fn spec(&self) -> manifest::Restart {
+        let span = |given: &Option<Span>, default| given.as_ref().map_or(default, Span::get);
+        let seconds = Duration::from_secs;
+        manifest::Restart {
+            policy: match self.policy {
+                PolicyCase::Always => RestartPolicy::Always,
+                PolicyCase::OnFailure => RestartPolicy::OnFailure,
+                PolicyCase::Never => RestartPolicy::Never,
+            },
+            success_codes: self.success_codes.clone().unwrap_or_else(|| vec![0]),
+            success_signals: self.success_signals.iter().copied().map(SignalName).collect(),
+            backoff: span(&self.backoff, seconds(1)),
+            backoff_factor: 2.0,
+            backoff_max: span(&self.backoff_max, seconds(60)),
+            max_failures: self.max_failures.unwrap_or(8),
+            window: seconds(300),
+            stable_after: seconds(60),
+        }
+    }
+}
+
+impl RunCase {
+    fn get(&self) -> Run {
+        let born = !self.unborn;
+        let process = ProcessIdentity {
+            pid: Pid::new(4242).unwrap(),
+            start_ticks: 100,
+            boot: BootId::new("now"),
+            pid_ns: 1,
+        };
+        Run {
+            nonce: Nonce::from_u64(1),
+            fingerprint: self.fingerprint.clone().unwrap_or_else(|| "v1:a".to_owned()),
+            started_digest: Digest::of(b"started"),
+            digest: Digest::of(b"started"),
+            exec: ExecFacts { files: Vec::new(), uid: 1000, allowed: Vec::new() },
+            why: Reason::New,
+            intent_at: self.started.get(),
+            epoch: 1,
+            process: born.then_some(process),
+            containment: born.then(|| Containment::Cgroup { path: "/sys/fs/cgroup/web".into() }),
+            started_at: born.then(|| self.started.get()),
+            ready_at: self.ready.as_ref().map(Time::get),
+            stopping: self
+                .stopping
+                .as_ref()
+                .map(|stopping| Stopping { why: stopping.why.get(), since: stopping.since.get() }),
+            end: self.end.as_ref().map(|end| (end.get(), self.ended.as_ref().unwrap().get())),
+        }
+    }
+}
+
+impl LastCase {
+    fn get(&self) -> LastRun {
+        LastRun {
+            nonce: Nonce::from_u64(0),
+            fingerprint: self.fingerprint.clone().unwrap_or_else(|| "v1:a".to_owned()),
+            digest: Digest::of(b"started"),
+            started_at: self.started.get(),
+            ended_at: self.ended.get(),
+            end: self.end.get(),
+            stopped_why: self.stopped_why.as_ref().map(ReasonCase::get),
+            ready_at: None,
+        }
+    }
+}
+
+impl SpawnFailureCase {
+    fn get(&self) -> (SpawnFailure, Stamp) {
+        let message = "server: no such file".to_owned();
+        (SpawnFailure { stage: self.stage, errno: self.errno, message }, self.at.get())
+    }
+}
+
+impl FlightCase {
+    fn get(&self) -> Flight {
+        match self {
+            Self::None => Flight::None,
+            Self::Spawning => Flight::Spawning { nonce: Nonce::from_u64(1) },
+            Self::SpawningAnother => Flight::Spawning { nonce: Nonce::from_u64(9) },
+            Self::StopCommand(since) => Flight::StopCommand { since: since.get() },
+            Self::Signalled(since) => Flight::Signalled { since: since.get() },
+            Self::Killed(since) => Flight::Killed { since: since.get() },
+        }
+    }
+}
