@@ -445,3 +445,32 @@ fn variables_stand_in_for_options_and_empty_ones_for_nothing() {
         assert!(listed.path().join(dir).join("hello.toml").exists(), "{dir}");
     }
 }
+
+#[test]
+fn a_command_about_one_service_is_not_failed_by_the_manifest_of_another() {
+    let world = World::new();
+    let _watcher =
+        world.watcher(|_| Some(report(true, &one_step("restart"), &broken("/other.toml", "invalid"))));
+    let ran = world.run("restart web");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!(world.run("--once").code, Some(3));
+}
+
+#[test]
+fn waiting_says_nothing_when_there_is_nothing_to_say() {
+    let world = World::new();
+    let _watcher = world.watcher(|_| Some(nothing_done()));
+    let ran = world.run("wait web");
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "", ""));
+    assert!(world.run("start web").stdout.starts_with("nothing to do"));
+}
+
+#[test]
+fn a_broken_configuration_is_drawn() {
+    let world = World::new();
+    fs::write(world.path().join("reconcile.toml"), "[polcy]\n").unwrap();
+    fs::create_dir(world.path().join("manifests")).unwrap();
+    let ran = world.run("validate");
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("1 | [polcy]") && !ran.stderr.contains("\\x1b"), "{ran:?}");
+}
