@@ -52,6 +52,16 @@ fn services_outlive_their_keeper() {
 }
 
 #[test]
+fn a_crash_after_the_death_of_the_keeper_is_seen_at_once() {
+    let mut rig = running();
+    rig.host.kill_keeper(Birth::Never);
+    rig.run_for(secs(1));
+    rig.host.end("web", ExitStatus::Code(1));
+    let took = rig.run_until("it is started again", |rig| rig.counts().spawns == 2);
+    assert!(took < secs(2), "after {took:?}");
+}
+
+#[test]
 fn a_spawn_that_the_keeper_took_with_it_is_asked_for_again() {
     for births in [Birth::Before, Birth::Never] {
         let mut rig = Rig::with("web", "");
