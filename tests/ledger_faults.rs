@@ -42,7 +42,7 @@ fn a_full_disk_costs_the_append_that_does_not_fit_and_no_other() {
         assert_eq!(Some(&length()), written.last(), "cut back to what was acknowledged");
         assert!(file.append(&batch(99)).is_err(), "it stays full");
         assert_eq!(Some(&length()), written.last());
-        assert!(file.keep_text(&digest("text"), &"text".repeat(2_000)).is_err());
+        assert!(file.keep_text(&digest("text"), &"text".repeat(20_000)).is_err());
         let acknowledged: Vec<_> = (0..written.len() as u64).flat_map(batch).collect();
         let (ledger, report) = LedgerFile::read(&world.layout).unwrap();
         assert_eq!((ledger, report.damage), (Ledger::replay(&acknowledged), vec![]));
@@ -114,7 +114,7 @@ fn a_read_only_disk_lets_the_ledger_be_read_and_nothing_start() {
         drop(lock);
         remount_read_only(disk);
 
-        let lock = ReconcilerLock::acquire(&layout, Duration::ZERO).expect("flock(2) needs no writing");
+        let lock = ReconcilerLock::acquire(&layout, PATIENCE).expect("flock(2) needs no writing");
         let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
         assert_eq!(ledger, Ledger::replay(&history()));
         assert!(report.unwritable.is_some());
@@ -125,11 +125,14 @@ fn a_read_only_disk_lets_the_ledger_be_read_and_nothing_start() {
         remount_writable(disk);
         file.append(&life(1)).expect("each append tries again");
         drop((file, lock));
-        let lock = ReconcilerLock::acquire(&layout, Duration::ZERO).unwrap();
+        let lock = ReconcilerLock::acquire(&layout, PATIENCE).unwrap();
         let (_, ledger, _) = LedgerFile::open(&layout, &lock).unwrap();
         assert_eq!(ledger, Ledger::replay(history().iter().chain(&life(1))));
     });
 }
+
+/// Another test that starts a process at this moment holds a copy of every lock until it executes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const CHILD: &str = "RECONCILE_TEST_CHILD_DIR";
 
@@ -194,8 +197,7 @@ fn child_that_may_only_read() {
     assert_eq!(ledger, Ledger::replay(&history()));
     assert!(report.damage.is_empty());
     let held_elsewhere = tempfile::tempdir().unwrap();
-    let lock =
-        ReconcilerLock::acquire(&StateLayout { dir: held_elsewhere.path().into() }, Duration::ZERO).unwrap();
+    let lock = ReconcilerLock::acquire(&StateLayout { dir: held_elsewhere.path().into() }, PATIENCE).unwrap();
     let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
     assert_eq!(ledger, Ledger::replay(&history()));
     assert_eq!(report.unwritable.unwrap().source.kind(), std::io::ErrorKind::PermissionDenied);

@@ -194,7 +194,7 @@ fn no_child_keeps_the_lock() {
     let held = lock(state.layout());
     let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
     drop(held);
-    let again = ReconcilerLock::acquire(state.layout(), Duration::ZERO);
+    let again = ReconcilerLock::acquire(state.layout(), Duration::from_secs(10));
     drop(child.stdin.take());
     child.wait().unwrap();
     again.expect("the child has no copy of it");

@@ -103,7 +103,7 @@ fn twenty_services(who: As, with_keeper: bool) {
         );
     }
     let sleeps = world.processes_like("sleep 100").intersection(&world.processes()).count();
-    assert!(sleeps == 20 || with_keeper, "{sleeps} processes\n{}", world.describe());
+    assert!(sleeps == 20 || with_keeper, "{sleeps} processes ({who:?})\n{}", world.describe());
     assert!(!is_alive(before[7]));
 }
 

@@ -3,14 +3,16 @@
 //! `stop start restart reset renew down adopt forget prune takeover`, and `wait`; `--once` shows its report
 //! the same way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::backend::{Backend, logs};
 use super::exit_code::{Ended, ExitCodes};
 use super::failure::Failure;
 use super::report::{self, RefusalView, ReportView, escape};
 use super::{ExitCode, Run, manifests, verdict};
+use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command, Refusal};
+use crate::reconciler::selection::select;
 use crate::reconciler::status::{PassReport, ServiceStatus};
 
 /// Log lines shown of each service that is not well.
@@ -18,9 +20,21 @@ const LAST_WORDS: usize = 10;
 
 pub fn run(run: &Run<'_>, command: Command) -> Result<Ended, Failure> {
     let with_evidence = has_evidence(&command);
+    let names = named(&command).to_vec();
+    let stops = matches!(command, Command::Stop { .. } | Command::Down { .. });
+    let waits = matches!(command, Command::Wait { .. });
     let mut backend = Backend::open(&run.options)?;
-    let answer = backend.execute(command)?;
-    let ended = show(run, &answer)?;
+    let mut answer = backend.execute(command)?;
+    if let Answer::Report(report) = &mut answer {
+        // What is not up is what a stop is for; only what still runs after it is not well.
+        report.unwell.retain(|service| !stops || service.pid.is_some());
+        keep_what_was_asked_for(report, &names);
+    }
+    let ended = match &answer {
+        // It was not asked to do anything, so it does not say that there was nothing to do.
+        Answer::Report(report) if waits && report.steps.is_empty() => show_rest(run, report)?,
+        answer => show(run, answer)?,
+    };
     if let (true, false, Answer::Report(report)) = (with_evidence, run.console.is_json(), &answer) {
         run.console.print(&report::evidence(report))?;
     }
@@ -33,6 +47,36 @@ fn has_evidence(command: &Command) -> bool {
         command,
         Command::Adopt { .. } | Command::Forget { .. } | Command::Prune { .. } | Command::Takeover
     )
+}
+
+fn named(command: &Command) -> &[String] {
+    match command {
+        Command::Plan { names }
+        | Command::Converge { names, .. }
+        | Command::Wait { names, .. }
+        | Command::Stop { names }
+        | Command::Start { names }
+        | Command::Restart { names }
+        | Command::Reset { names }
+        | Command::Renew { names }
+        | Command::Prune { names } => names,
+        Command::Adopt { name, .. } | Command::Forget { name } => std::slice::from_ref(name),
+        Command::Status | Command::Down { .. } | Command::Takeover => &[],
+    }
+}
+
+/// A pass looks at everything; a command about some services tells of what it changed and of those
+/// services, and a broken manifest of another one is neither its result nor its exit code.
+fn keep_what_was_asked_for(report: &mut PassReport, names: &[String]) {
+    let asked = |service: &str| {
+        let Ok(id) = ServiceId::parse(service) else { return false };
+        let alone = BTreeSet::from([id]);
+        names.iter().any(|name| select(std::slice::from_ref(name), &alone).is_ok())
+    };
+    report.steps.retain(|step| step.action.is_change() || asked(&step.service));
+    report.unwell.retain(|service| names.is_empty() || asked(&service.name));
+    let theirs: Vec<_> = report.unwell.iter().filter_map(|service| service.manifest.as_ref()).collect();
+    report.manifests.retain(|file| theirs.contains(&&file.path));
 }
 
 /// Shows an answer, whoever gave it.
@@ -49,12 +93,19 @@ pub fn unexpected(what: &str) -> Failure {
 }
 
 fn show_report(run: &Run<'_>, report: &PassReport) -> Result<Ended, Failure> {
+    if !run.console.is_json() {
+        run.console.print(&report::steps_done(report))?;
+    }
+    show_rest(run, report)
+}
+
+/// Everything but the steps; in JSON, everything.
+fn show_rest(run: &Run<'_>, report: &PassReport) -> Result<Ended, Failure> {
     let codes = verdict::of_report(report);
     manifests::tell(run, &report.manifests);
     if run.console.is_json() {
         run.console.json(&ReportView::new(report, &codes))?;
     } else {
-        run.console.print(&report::steps_done(report))?;
         run.console.print(&report::unwell(&report.unwell, &last_words(&report.unwell)))?;
     }
     Ok(codes.into())
@@ -76,4 +127,46 @@ fn last_words(services: &[ServiceStatus]) -> BTreeMap<String, Vec<String>> {
         tail.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(escape::log_line).collect()
     };
     services.iter().map(|service| (service.name.clone(), lines(service))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::report::samples;
+    use crate::plan::{Action, Phase};
+
+    fn mixed() -> PassReport {
+        let mut rejected = samples::service("web", Phase::Rejected, "bad");
+        rejected.manifest = Some("/app/manifests/web.toml".into());
+        let mut report = samples::plan();
+        report.steps.push(samples::step(Action::Reject, "web", "rejected", "bad"));
+        report.unwell = vec![rejected, samples::db()];
+        report.manifests = samples::status().manifests;
+        report
+    }
+
+    #[test]
+    fn a_broken_manifest_of_another_service_is_not_my_result() {
+        let mut report = mixed();
+        keep_what_was_asked_for(&mut report, &["shop/*".into()]);
+        assert!(report.steps.iter().all(|step| step.action.is_change()));
+        assert_eq!(report.unwell, [samples::db()]);
+        assert_eq!(verdict::of_report(&report).all(), [ExitCode::NotReady]);
+    }
+
+    #[test]
+    fn that_of_the_service_itself_is() {
+        let mut report = mixed();
+        keep_what_was_asked_for(&mut report, &["web".into()]);
+        assert!(report.steps.iter().any(|step| step.action == Action::Reject));
+        let codes = verdict::of_report(&report).all();
+        assert_eq!(codes, [ExitCode::ManifestInvalid, ExitCode::PolicyRefused]);
+    }
+
+    #[test]
+    fn a_command_about_everything_tells_of_everything_that_is_not_well() {
+        let mut report = mixed();
+        keep_what_was_asked_for(&mut report, &[]);
+        assert_eq!(report.unwell.len(), 2);
+    }
 }

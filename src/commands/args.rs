@@ -20,7 +20,8 @@ use crate::reconciler::command::WaitFor;
 /// `--once` it does it once, and exits.
 #[derive(Debug, Parser)]
 #[command(name = "reconcile", version, about, long_about, max_term_width = 100)]
-#[command(after_help = "Start with `reconcile init`. Exit codes and JSON: docs/commands.md.")]
+#[command(after_help = "Start with `reconcile init`. `--help` also lists the exit codes.")]
+#[command(after_long_help = parse::exit_codes())]
 pub struct Cli {
     #[command(flatten)]
     pub global: GlobalArgs,

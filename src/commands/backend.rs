@@ -96,7 +96,7 @@ fn of_open(error: OpenError) -> Failure {
         OpenError::Config(ConfigError::Invalid { path, text, problems }) => {
             let drawn = report::problems(report::Source { path: &path, text: Some(&text) }, &problems);
             let message = format!("the configuration {} has problems", path.display());
-            Failure::message(ExitCode::Failed, message).help(drawn)
+            Failure::message(ExitCode::Failed, message).drawn(drawn)
         }
         other => Failure::new(ExitCode::Failed, other),
     }

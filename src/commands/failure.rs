@@ -8,12 +8,14 @@ use super::report::style::{BAD, STRONG, paint};
 pub struct Failure {
     pub code: ExitCode,
     error: anyhow::Error,
+    /// Rendered already, and safe.
+    drawn: Option<String>,
     help: Option<String>,
 }
 
 impl Failure {
     pub fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
-        Self { code, error: error.into(), help: None }
+        Self { code, error: error.into(), drawn: None, help: None }
     }
 
     pub fn message(code: ExitCode, message: impl Into<String>) -> Self {
@@ -26,11 +28,21 @@ impl Failure {
         self
     }
 
+    /// What `report` made of problems: shown as it is.
+    #[must_use]
+    pub fn drawn(mut self, drawn: String) -> Self {
+        self.drawn = Some(drawn);
+        self
+    }
+
     /// The error, each cause on a line of its own, and the hint.
     pub fn render(&self) -> String {
         let mut text = format!("{}: {}", paint(BAD, "error"), visible(&self.error.to_string()));
         for cause in self.error.chain().skip(1) {
             text.push_str(&format!("\n  because: {}", visible(&cause.to_string())));
+        }
+        if let Some(drawn) = &self.drawn {
+            text.push_str(&format!("\n{}", drawn.trim_end()));
         }
         if let Some(help) = &self.help {
             let lines: Vec<_> = help.lines().map(visible_line).collect();

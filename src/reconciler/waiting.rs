@@ -61,7 +61,8 @@ impl<H: Host> Reconciler<H> {
         let waiting = std::mem::take(&mut self.waiting);
         for mut one in waiting {
             one.steps.extend(steps.iter().filter(|step| step.outcome.is_some()).cloned());
-            let standing = self.standing(&one);
+            // The last word is that of a pass that did nothing: what was just done is not seen yet.
+            let standing = if self.acted { Standing::UnderWay } else { self.standing(&one) };
             let time_is_over = now.left_of(&one.since, one.timeout, Clock::Awake).is_none();
             if standing == Standing::UnderWay && !time_is_over {
                 self.waiting.push(one);

@@ -31,7 +31,7 @@ pub enum Record {
         digest: Digest,
         services: Vec<ServiceId>,
         /// Of the directory the file is in; 0 if unknown. An empty directory with another one is no removal.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "is_zero")]
         directory_inode: u64,
     },
     /// The file is gone for good (its removal was carried out, or its services moved).
@@ -268,4 +268,8 @@ pub struct BirthLine {
     pub nonce: Nonce,
     pub process: ProcessIdentity,
     pub containment: Containment,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

@@ -1,10 +1,11 @@
 //! The birth gate: a spawn of before is never executed after it was judged.
 
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reconcile::host::keeper::judge_intents;
-use reconcile::host::{Claim, Found};
+use reconcile::host::{Claim, Event, Found};
 use reconcile::state::SpawnStage;
 use rustix::fs::{FlockOperation, flock};
 
@@ -84,6 +85,79 @@ async fn a_child_at_the_gate_of_a_dead_keeper_is_judged_once_and_for_all() {
             }
         }
     }
+}
+
+/// Promise 1, at the keeper: killed at any moment of many spawns, each is executed once, or never.
+#[tokio::test]
+async fn a_keeper_killed_amid_spawns_leaves_each_executed_once_or_never() {
+    for kind in kinds() {
+        for heard in [0, 1, 7, 20] {
+            killed_amid_spawns(kind, heard).await;
+        }
+    }
+}
+
+async fn killed_amid_spawns(kind: Kind, heard: usize) {
+    let mut world = World::new(kind).await;
+    let mut claims = Vec::new();
+    for number in 0..30 {
+        let request = world.request(&format!("web-{number}"), &["/bin/sleep", "1000"]);
+        let (service, nonce, epoch) = (request.service.clone(), request.nonce.clone(), request.epoch);
+        claims.push(Claim { service, nonce, process: None, containment: None, epoch });
+        world.client().spawn(request);
+    }
+    for _ in 0..heard {
+        world.until(|event| matches!(event, Event::Spawned { .. })).await;
+    }
+    world.kill_keeper().await;
+    world.disconnect().await;
+    let nonces: Vec<_> = claims.iter().map(|claim| claim.nonce.clone()).collect();
+    world.epoch = judge_intents(&world.layout, &nonces, BOUND).unwrap().epoch;
+    let mut born = Vec::new();
+    for claim in &claims {
+        match world.found(claim) {
+            Found::Alive { born: Some((process, containment)) } => {
+                let (process, containment) = (Some(process), Some(containment));
+                born.push(Claim { process, containment, ..claim.clone() });
+            }
+            Found::NeverBorn => {}
+            other => world.fail(&format!("{:?}: {other:?}", claim.nonce)),
+        }
+    }
+    assert!(born.len() >= heard);
+    // Those at the gate when it was judged go away; nobody comes after them.
+    let executed = || executed_with(&format!("RECONCILE_SPAWN={}:", world.instance));
+    world.eventually("all that is born is executed, once", || executed() == born.len()).await;
+    world.eventually("no child is left", || without_a_parent(&world.layout.dir) == 0).await;
+    assert_eq!(executed(), born.len());
+    world.start_keeper();
+    world.connect().await;
+    for claim in &born {
+        world.client().kill(claim);
+    }
+    for claim in &born {
+        world.gone(claim).await;
+    }
+}
+
+/// How many processes have this in the environment that they were executed with.
+fn executed_with(marker: &str) -> usize {
+    let has_marker = |path: PathBuf| {
+        let text = std::fs::read(path.join("environ")).unwrap_or_default();
+        text.windows(marker.len()).any(|window| window == marker.as_bytes())
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| has_marker(entry.path())).count()
+}
+
+/// How many children of a keeper that is dead are still on their way: copies of it that are no holders.
+fn without_a_parent(dir: &Path) -> usize {
+    let is_copy = |path: PathBuf| {
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        line.ends_with([dir.as_os_str().as_encoded_bytes(), &[0]].concat().as_slice())
+            && name != "reconcile-hold\n"
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| is_copy(entry.path())).count()
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ impl World {
     }
 }
 
+/// Waits a little: another test that starts a process at this moment holds a copy of it until it executes.
 pub fn lock(layout: &StateLayout) -> ReconcilerLock {
-    ReconcilerLock::acquire(layout, Duration::ZERO).unwrap()
+    ReconcilerLock::acquire(layout, Duration::from_secs(10)).unwrap()
 }

@@ -55,10 +55,10 @@ pub fn behaviours() -> impl Strategy<Value = Behaviour> {
 }
 
 /// What happens to a world, to the service with this index.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Event {
     Pass,
-    Request(usize, Asked),
+    Request(usize, Request),
     Edit(usize),
     EditLive(usize),
     Remove(usize),
@@ -72,19 +72,17 @@ pub enum Event {
     Unverifiable(usize),
 }
 
-#[derive(Debug, Clone, Copy)]
-pub enum Asked {
-    Stop,
-    Start,
-    Restart,
-    Reset,
-}
-
 pub fn events() -> impl Strategy<Value = Vec<Event>> {
-    let asked = prop_oneof![Just(Asked::Stop), Just(Asked::Start), Just(Asked::Restart), Just(Asked::Reset)];
+    let requests = prop_oneof![
+        Just(Request::Stop),
+        Just(Request::Start),
+        Just(Request::Restart),
+        Just(Request::Reset),
+        Just(Request::Renew)
+    ];
     let event = prop_oneof![
         10 => Just(Event::Pass),
-        2 => (0_usize..7, asked).prop_map(|(index, asked)| Event::Request(index, asked)),
+        2 => (0_usize..7, requests).prop_map(|(index, request)| Event::Request(index, request)),
         2 => (0_usize..7).prop_map(Event::Edit),
         1 => (0_usize..7).prop_map(Event::EditLive),
         1 => (0_usize..7).prop_map(Event::Remove),
@@ -167,7 +165,7 @@ impl Model {
 
     pub fn live_through(&mut self, events: &[Event]) {
         for event in events {
-            self.happen(*event);
+            self.happen(event.clone());
             self.pass();
         }
     }
@@ -397,7 +395,7 @@ impl Model {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Pass => {}
-            Event::Request(index, asked) => self.request(index, asked),
+            Event::Request(index, request) => self.request(index, request),
             Event::Edit(index) => {
                 if let Some(machine) = self.machines.get_mut(&name(index)) {
                     machine.fingerprint = format!("v1:{}", self.now_ms);
@@ -432,21 +430,12 @@ impl Model {
         }
     }
 
-    /// As the reconciler takes requests: a start or reset of what runs is answered, and not written down.
-    fn request(&mut self, index: usize, asked: Asked) {
+    fn request(&mut self, index: usize, request: Request) {
         let id = name(index);
-        let Some(machine) = self.machines.get(&id).filter(|machine| !machine.forgotten) else { return };
-        let runs = machine.processes.is_some() && machine.flight == Flight::None;
-        let stopped = self.ledger.entry(&id).is_some_and(|entry| entry.stopped.is_some());
-        let request = match asked {
-            Asked::Stop => Request::Stop,
-            Asked::Start if stopped || !runs => Request::Start,
-            Asked::Restart => Request::Restart,
-            Asked::Reset if !runs && !stopped => Request::Reset,
-            Asked::Start | Asked::Reset => return,
-        };
-        let at = self.stamp();
-        self.ledger.apply(&Record::Request { service: id, request, at });
+        if self.machines.get(&id).is_some_and(|machine| !machine.forgotten) {
+            let at = self.stamp();
+            self.ledger.apply(&Record::Request { service: id, request, at });
+        }
     }
 
     fn process_dies(&mut self, id: &ServiceId) {

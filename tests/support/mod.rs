@@ -278,12 +278,15 @@ impl World {
     /// Every live process that descends from this world's commands.
     pub fn processes(&self) -> BTreeSet<i32> {
         let mark = format!("{MARK}={}\0", self.id);
+        let home = std::fs::canonicalize(self.dir.path()).expect("the world is there");
         let table = process_table();
         let mut ours: BTreeSet<i32> = table
             .iter()
             .filter(|process| {
-                std::fs::read(format!("/proc/{}/environ", process.pid))
-                    .is_ok_and(|environ| contains(&environ, mark.as_bytes()))
+                let environ = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+                // Keeper and holders have no environment, and live in a state directory.
+                let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid)).ok();
+                contains(&environ, mark.as_bytes()) || cwd.is_some_and(|cwd| cwd.starts_with(&home))
             })
             .map(|process| process.pid)
             .collect();

@@ -6,17 +6,19 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use super::{Cli, Command, GlobalArgs, UpArgs};
+use crate::commands::exit_code::ExitCode;
 use crate::reconciler::options::Options;
 
 impl Cli {
     /// Parses a command line; `Err` prints itself, help and version included.
     pub fn parse_from(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let matches = Self::command().try_get_matches_from(line)?;
+        let matches = without_empty_variables(Self::command()).try_get_matches_from(line)?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.split_manifests(&matches);
         cli.gather_names()?;
@@ -124,6 +126,27 @@ impl GlobalArgs {
     }
 }
 
+/// The end of `--help`.
+pub(super) fn exit_codes() -> String {
+    let lines = ExitCode::ALL.iter().map(|code| format!("{:>4}  {}\n", code.value(), code.meaning()));
+    let lines: String = lines.collect();
+    format!("Exit codes, the first that applies:\n{lines}\nStart with `reconcile init`.")
+}
+
+/// A variable that is set and empty is not set: what CI systems make of one that is not defined.
+fn without_empty_variables(mut command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let empty: Vec<_> = command
+        .get_arguments()
+        .filter(|arg| arg.get_env().is_some_and(is_empty))
+        .map(|arg| arg.get_id().clone())
+        .collect();
+    for id in empty {
+        command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
+    }
+    command
+}
+
 fn unknown_command(word: &str) -> clap::Error {
     let mut command = Cli::command();
     command.build();
@@ -134,7 +157,7 @@ fn unknown_command(word: &str) -> clap::Error {
         .map(str::to_owned)
         .collect();
     let meant = names.iter().min_by_key(|name| strsim::osa_distance(word, name));
-    let meant = meant.filter(|name| strsim::osa_distance(word, name) <= 2);
+    let meant = meant.filter(|name| strsim::osa_distance(word, name) <= (word.len() / 3).max(1));
     let hint = meant.map_or_else(String::new, |name| format!("\n\n  tip: there is a command `{name}`"));
     let message = format!("there is no command `{word}`; services are named after --once{hint}");
     command.error(ErrorKind::InvalidSubcommand, message)

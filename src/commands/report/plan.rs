@@ -31,7 +31,8 @@ pub fn steps_done(report: &PassReport) -> String {
     }
     let with_outcome = |step: &StepReport| {
         let mut row = row(step);
-        let outcome = step.outcome.as_deref().unwrap_or("not carried out");
+        let passive = matches!(step.action, Action::Hold | Action::Reject);
+        let outcome = step.outcome.as_deref().unwrap_or(if passive { "" } else { "not carried out" });
         row.push(Cell::new(visible(outcome)).style(of_outcome(outcome)));
         row
     };
@@ -97,7 +98,7 @@ fn of_outcome(outcome: &str) -> anstyle::Style {
     match outcome {
         "done" => GOOD,
         "failed" => BAD,
-        "pending" => CHANGE,
+        "begun" | "pending" => CHANGE,
         "held" => HELD,
         _ => PLAIN,
     }

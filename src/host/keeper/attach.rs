@@ -76,7 +76,7 @@ impl Keeper {
     }
 
     /// A pidfd of this very process, alive.
-    fn watch(&self, process: &ProcessIdentity) -> Result<OwnedFd, Liveness> {
+    pub(super) fn watch(&self, process: &ProcessIdentity) -> Result<OwnedFd, Liveness> {
         let pinned = self.here.pin(process)?;
         let pid = rustix::process::Pid::from_raw(process.pid.get()).ok_or(Liveness::Dead)?;
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());

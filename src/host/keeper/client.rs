@@ -194,6 +194,12 @@ impl KeeperClient {
         self.ask(&Request::TrimExits { keep });
     }
 
+    /// Has the keeper become this program, in place: if it does, [`Event::KeeperLost`], and connect again. If it
+    /// cannot now, for spawns or jobs are under way, nothing happens but a warning.
+    pub fn upgrade(&self, exe: &Path) {
+        self.ask(&Request::Upgrade { exe: exe.to_owned() });
+    }
+
     /// What the keeper holds, for people. `None` once it is lost.
     pub async fn list(&mut self) -> Option<Vec<CellInfo>> {
         self.ask(&Request::List);

@@ -10,7 +10,8 @@
 //!                                                ├─ spawn ──── child (after the fork), holder
 //!                                                ├─ runs       exits, kills
 //!                                                ├─ attach     runs of a keeper before this one
-//!                                                └─ jobs       bounded commands beside a service
+//!                                                ├─ jobs       bounded commands beside a service
+//!                                                └─ upgrade    a newer program in the same process
 //! ```
 
 mod attach;
@@ -28,6 +29,7 @@ mod runs;
 mod server;
 mod spawn;
 mod start;
+mod upgrade;
 
 pub use cell::JOB_PREFIX;
 pub use client::{KeeperClient, KeeperError, KeeperInfo, is_held};

@@ -65,6 +65,11 @@ pub enum Request {
     TrimExits {
         keep: Vec<Nonce>,
     },
+    /// Becomes this program; the connection ends, and is to be made anew. Refused while spawns or jobs are under
+    /// way.
+    Upgrade {
+        exe: std::path::PathBuf,
+    },
     /// Answered by [`Message::Cells`]. May be asked without a hello.
     List,
     /// Answered by [`Message::Pong`]. May be asked without a hello.

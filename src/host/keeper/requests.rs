@@ -38,6 +38,10 @@ impl Keeper {
             }
             Request::CancelJob { nonce } => self.cancel_job(&nonce),
             Request::TrimExits { keep } => self.trim_exits(&keep),
+            Request::Upgrade { exe } => {
+                let why_not = self.upgrade(&exe);
+                self.refuse(conn, None, why_not);
+            }
         }
     }
 

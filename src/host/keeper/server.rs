@@ -47,6 +47,8 @@ pub struct Parts {
     pub nofile: (u64, u64),
     pub listener: UnixListener,
     pub lock: File,
+    /// The pipe of the holders, where a keeper before us had one.
+    pub reports: Option<(File, File)>,
 }
 
 /// A spawn that waits for its turn.
@@ -82,7 +84,7 @@ pub struct Keeper {
     listener: UnixListener,
     started: Instant,
     had_client: bool,
-    _lock: File,
+    lock: File,
 }
 
 /// What became ready.
@@ -106,7 +108,7 @@ impl Keeper {
             awaited.add(Signal::SIGCHLD);
             awaited.thread_block()?;
             let signals = SignalFd::with_flags(&awaited, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-            Ok((signals, status_pipe()?))
+            Ok((signals, parts.reports.map_or_else(status_pipe, Ok)?))
         };
         let (signals, reports) = set_up().expect("a new process can open three descriptors");
         let now = Instant::now();
@@ -130,7 +132,7 @@ impl Keeper {
             listener: parts.listener,
             started: now,
             had_client: false,
-            _lock: parts.lock,
+            lock: parts.lock,
         }
     }
 
@@ -149,6 +151,11 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    /// The lock and the socket: what must not be free for a moment while the program changes.
+    pub(super) fn handed_over(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.lock.as_fd(), self.listener.as_fd())
     }
 
     fn wait(&self) -> Vec<Source> {

@@ -18,6 +18,7 @@ use nix::sys::stat::Mode;
 use rustix::fs::FlockOperation;
 
 use super::server::{Keeper, Parts};
+use super::upgrade::succeed;
 use crate::host::StateLayout;
 use crate::host::proc::Here;
 use crate::host::sys::{self, Drop, Fork};
@@ -65,6 +66,10 @@ fn start(state_dir: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("a keeper is forked from a process of one thread"));
     }
     let dir = state_dir.canonicalize()?;
+    if let Some(keeper) = succeed(&dir)? {
+        keeper.serve();
+        sys::exit_now(0);
+    }
     let meta = dir.metadata()?;
     if meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not ours alone to write to"));
@@ -122,6 +127,7 @@ fn prepare(dir: &Path, ready: &File) -> io::Result<Parts> {
         here: Here::read()?,
         nofile: raise_nofile()?,
         listener: listen(layout.keeper_socket())?,
+        reports: None,
         lock,
         layout,
     })
