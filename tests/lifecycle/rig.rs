@@ -137,14 +137,20 @@ impl Rig {
     /// Asks without caring for the answer.
     pub fn order(&mut self, command: Command) {
         let (sender, _) = oneshot::channel();
-        self.reconciler.take_command(command, sender);
+        self.take_command(command, sender);
+    }
+
+    /// A command is taken in as a watcher does it: with a pass at once.
+    fn take_command(&mut self, command: Command, answer: oneshot::Sender<Answer>) {
+        self.reconciler.take_command(command, answer);
+        self.reconciler.pass();
     }
 
     /// Asks, and goes on until there is an answer.
     #[track_caller]
     pub fn ask(&mut self, command: Command) -> Answer {
         let (sender, mut answer) = oneshot::channel();
-        self.reconciler.take_command(command, sender);
+        self.take_command(command, sender);
         let start = self.now();
         loop {
             if let Ok(answer) = answer.try_recv() {
