@@ -10,6 +10,8 @@ use crate::state::FileIdentity;
 
 const DEVICE: u64 = 8;
 
+const FIRST_INODE: u64 = 50_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Executables {
     inodes: BTreeMap<PathBuf, u64>,
@@ -54,7 +56,8 @@ impl Executables {
     pub fn replace(&mut self, word: &str) {
         let path = place(word);
         self.missing.remove(&path);
-        self.inodes.remove(&path);
+        self.made += 1;
+        self.inodes.insert(path, FIRST_INODE + self.made);
     }
 
     pub fn make_script(&mut self, word: &str, interpreter: &str) {
@@ -69,10 +72,27 @@ impl Executables {
         if self.identity(&file.path) == *file { Ok(()) } else { Err(Mismatch::Replaced) }
     }
 
+    /// What a process that executes this file runs: of a script, its interpreter.
+    pub fn image(&mut self, file: &FileIdentity) -> FileIdentity {
+        match self.interpreters.get(&file.path) {
+            Some(word) => self.identity(&find(&word.clone(), Path::new("/"))),
+            None => file.clone(),
+        }
+    }
+
+    /// The path of a running image as `/proc/PID/exe` shows it.
+    pub fn shown_path(&self, image: &FileIdentity) -> PathBuf {
+        let is_there = self.inodes.get(&image.path).is_none_or(|inode| *inode == image.inode);
+        if is_there && !self.missing.contains(&image.path) {
+            return image.path.clone();
+        }
+        PathBuf::from(format!("{} (deleted)", image.path.display()))
+    }
+
     fn identity(&mut self, path: &Path) -> FileIdentity {
         let inode = *self.inodes.entry(path.to_owned()).or_insert_with(|| {
             self.made += 1;
-            50_000 + self.made
+            FIRST_INODE + self.made
         });
         FileIdentity { path: path.to_owned(), dev: DEVICE, inode, ctime_ns: inode as i64 * 1_000 }
     }

@@ -50,6 +50,11 @@ impl Journal {
         self.intents().any(|intent| intent.nonce == *nonce)
     }
 
+    pub fn says_gone(&self, nonce: &Nonce) -> bool {
+        let is_gone = |record: &Record| matches!(record, Record::Gone { nonce: gone, .. } if gone == nonce);
+        self.records.iter().any(is_gone)
+    }
+
     pub fn keep_text(&mut self, digest: &Digest, text: &str) {
         self.texts.insert(digest.clone(), text.to_owned());
     }

@@ -1,7 +1,8 @@
 //! What must never happen, checked at every call: the promises of the design as assertions.
 //!
 //! Each check ends the test with the story so far. A call that comes too late because its target ended a
-//! moment ago is no violation, since nobody can know; one that comes after the reconciler was told is.
+//! moment ago is no violation, since nobody can know. One that comes when the reconciler has written the end
+//! down, or has waited again since it was told, is.
 
 use super::run::{Body, Knowledge};
 use super::world::World;
@@ -75,7 +76,7 @@ impl World {
         if run.body().is_some_and(differs) {
             self.violation(format_args!("a {verb} for {service} names another process than {nonce} is"));
         }
-        if run.knowledge == Knowledge::ToldGone {
+        if run.knowledge == Knowledge::ToldGone || self.journal.says_gone(nonce) {
             self.violation(format_args!("a {verb} for {service} ({nonce}), which is known to be gone"));
         }
     }

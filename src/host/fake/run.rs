@@ -175,6 +175,8 @@ impl World {
         if !matches!(run.stage, Stage::InFlight) {
             return;
         }
+        // Nobody has looked yet, so it comes in time after all.
+        self.late.remove(nonce);
         let (script, file, service) = (run.script.clone(), run.file.clone(), run.service.clone());
         let obstacle = self.stale_epoch(run.epoch).or_else(|| script.failure.clone());
         let obstacle = obstacle.or_else(|| self.stale_executable(&file));
@@ -183,7 +185,7 @@ impl World {
             return;
         }
         self.check_alone(&service, nonce);
-        let body = self.make_body(nonce, &service, &script, file);
+        let body = self.make_body(nonce, &service, &script, &file);
         let (process, containment) = (body.identity.clone(), body.containment.clone());
         self.tell(format_args!("born      {service} ({nonce}) as pid {}", process.pid));
         if let Some((after, status)) = script.exits {
@@ -222,7 +224,7 @@ impl World {
         nonce: &Nonce,
         service: &ServiceId,
         script: &Behaviour,
-        file: FileIdentity,
+        file: &FileIdentity,
     ) -> Body {
         let identity = self.new_process();
         let containment = if self.cgroups {
@@ -233,7 +235,7 @@ impl World {
         };
         let others =
             script.descendants.iter().map(|on_signal| (self.new_process().pid, *on_signal)).collect();
-        let exe = script.becomes.clone().unwrap_or(file);
+        let exe = script.becomes.clone().unwrap_or_else(|| self.executables.image(file));
         Body { identity, containment, exe, born_at: self.clock.awake(), end: None, others }
     }
 
@@ -321,10 +323,13 @@ impl World {
         let nonces: Vec<Nonce> =
             self.runs.iter().filter(|(_, run)| in_flight(run)).map(|(nonce, _)| nonce.clone()).collect();
         for nonce in nonces {
+            self.late.remove(&nonce);
             match births {
                 Birth::Before => self.birth(&nonce),
                 Birth::After => {}
-                Birth::TooLate => self.late.extend([nonce]),
+                Birth::TooLate => {
+                    self.late.insert(nonce);
+                }
                 Birth::Never => self.cancel_birth(&nonce),
             }
         }

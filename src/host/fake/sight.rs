@@ -99,7 +99,8 @@ impl World {
     pub fn executable(&self, process: &ProcessIdentity) -> Option<FileIdentity> {
         let bodies = self.runs.values().filter_map(|run| run.body());
         let mut alive = bodies.filter(|body| body.leader_lives() && body.identity.boot == self.clock.boot());
-        alive.find(|body| body.identity == *process).map(|body| body.exe.clone())
+        let exe = alive.find(|body| body.identity == *process).map(|body| &body.exe)?;
+        Some(FileIdentity { path: self.executables.shown_path(exe), ..exe.clone() })
     }
 }
 

@@ -80,6 +80,8 @@ pub(super) struct Session {
     pub calls: u64,
     /// Killed at the call after so many.
     pub most_calls: Option<u64>,
+    /// Runs whose end is among the events of the newest wait.
+    being_told: Vec<Nonce>,
     waits_in_this_instant: u32,
     last_wait: Duration,
 }
@@ -203,6 +205,7 @@ impl World {
     /// As [`crate::host::Host::wait`].
     pub fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
         self.check_that_time_passes();
+        self.finish_telling();
         let deadline = at_most.map(|span| self.clock.awake() + span);
         while self.events.is_empty() {
             let next = self.schedule.first_key_value().map(|((at, _), _)| *at);
@@ -217,10 +220,17 @@ impl World {
             }
         }
         let events: Vec<Event> = self.events.drain(..).collect();
-        for event in &events {
-            self.remember_told(event);
-        }
+        self.session.being_told = events.iter().filter_map(end_told_by).cloned().collect();
         events
+    }
+
+    /// Whoever waits again has taken in what it was told before.
+    fn finish_telling(&mut self) {
+        for nonce in std::mem::take(&mut self.session.being_told) {
+            if let Some(run) = self.runs.get_mut(&nonce) {
+                run.knowledge = Knowledge::ToldGone;
+            }
+        }
     }
 
     fn check_that_time_passes(&mut self) {
@@ -231,24 +241,6 @@ impl World {
         session.last_wait = now;
         if session.waits_in_this_instant > MOST_WAITS_IN_ONE_INSTANT {
             self.violation("the reconciler spins: it waits again and again, and time does not pass");
-        }
-    }
-
-    fn remember_told(&mut self, event: &Event) {
-        let nonce = match event {
-            Event::Exited { nonce, others: false, .. }
-            | Event::Gone { nonce }
-            | Event::SpawnFailed { nonce, .. } => nonce,
-            Event::Exited { .. }
-            | Event::Changed(_)
-            | Event::Spawned { .. }
-            | Event::Unkillable { .. }
-            | Event::Probed { .. }
-            | Event::JobDone { .. }
-            | Event::KeeperLost => return,
-        };
-        if let Some(run) = self.runs.get_mut(nonce) {
-            run.knowledge = Knowledge::ToldGone;
         }
     }
 
@@ -307,6 +299,22 @@ impl World {
         self.keeper += 1;
         self.begin_session();
         self.tell("the machine is booted anew");
+    }
+}
+
+/// The run of which nothing is left, by this event.
+fn end_told_by(event: &Event) -> Option<&Nonce> {
+    match event {
+        Event::Exited { nonce, others: false, .. }
+        | Event::Gone { nonce }
+        | Event::SpawnFailed { nonce, .. } => Some(nonce),
+        Event::Exited { .. }
+        | Event::Changed(_)
+        | Event::Spawned { .. }
+        | Event::Unkillable { .. }
+        | Event::Probed { .. }
+        | Event::JobDone { .. }
+        | Event::KeeperLost => None,
     }
 }
 

@@ -77,7 +77,30 @@ fn a_signal_to_what_is_known_to_be_gone_is_noticed() {
     rig.host.behave("web", Behaviour::default().exits(secs(1), code(0)));
     let claim = rig.start("web");
     rig.wait();
+    rig.wait_at_most(0);
     rig.host.signal(&claim, TERM, SignalTo::Leader);
+}
+
+#[test]
+#[should_panic(expected = "known to be gone")]
+fn a_signal_to_what_is_written_down_as_gone_is_noticed() {
+    let mut rig = Rig::new();
+    rig.host.behave("web", Behaviour::default().exits(secs(1), code(0)));
+    let claim = rig.start("web");
+    rig.wait();
+    let Claim { service, nonce, .. } = claim.clone();
+    rig.host.append(&[Record::Gone { service, nonce }]).unwrap();
+    rig.host.signal(&claim, TERM, SignalTo::Leader);
+}
+
+#[test]
+fn a_signal_between_two_events_that_came_at_once_reaches_nobody() {
+    let mut rig = Rig::new();
+    rig.host.behave("web", Behaviour::default().exits(secs(1), code(0)));
+    let claim = rig.start("web");
+    rig.wait();
+    rig.host.signal(&claim, TERM, SignalTo::Leader);
+    assert_eq!(rig.wait_at_most(1_000), []);
 }
 
 #[test]

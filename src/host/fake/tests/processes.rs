@@ -105,7 +105,9 @@ fn a_replaced_executable_leaves_what_runs_with_the_old_one() {
     let process = claim.process.unwrap();
     let before = rig.host.executable(&process).unwrap();
     rig.host.replace_executable("node");
-    assert_eq!(rig.host.executable(&process), Some(before.clone()));
+    let after = rig.host.executable(&process).unwrap();
+    assert_eq!(after.inode, before.inode);
+    assert_eq!(after.path, Path::new("/usr/bin/node (deleted)"));
     assert_ne!(rig.request("web").exec.file, before);
 }
 
@@ -141,4 +143,12 @@ fn a_service_is_held_together_by_a_cgroup_where_there_are_some() {
     assert!(matches!(rig.start("web").containment, Some(Containment::Holder { .. })));
     rig.host.use_cgroups();
     assert!(matches!(rig.start("api").containment, Some(Containment::Cgroup { .. })));
+}
+
+#[test]
+fn a_script_runs_as_its_interpreter() {
+    let mut rig = Rig::new();
+    rig.host.make_script("node", "python3");
+    let claim = rig.start("web");
+    assert_eq!(rig.host.executable(&claim.process.unwrap()).unwrap().path, Path::new("/usr/bin/python3"));
 }

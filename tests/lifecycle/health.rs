@@ -1,0 +1,90 @@
+//! Probes: ready, unhealthy, and the deadline of a start.
+
+use reconcile::host::fake::Behaviour;
+use reconcile::plan::Phase;
+
+use crate::rig::{Rig, secs};
+
+const HEALTH: &str = "[service.web.health]\nurl = \"http://127.0.0.1:8080/\"\n";
+
+fn checked(more: &str) -> Rig {
+    Rig::with("web", &format!("{HEALTH}{more}"))
+}
+
+#[test]
+fn a_service_is_ready_once_it_answers() {
+    let mut rig = checked("");
+    rig.host.behave("web", Behaviour::default().healthy_after(secs(7)));
+    let took = rig.run_until_phase("web", Phase::Ready);
+    assert!((secs(7)..secs(8)).contains(&took), "after {took:?}");
+    rig.assert_idle_for(secs(3_600));
+}
+
+#[test]
+fn a_service_that_is_not_ready_in_time_has_failed() {
+    let mut rig = checked("start_timeout = \"5s\"\n");
+    rig.host.behave("web", Behaviour::default().healthy_after(secs(3_600)));
+    rig.run_until("the first start has failed", |rig| rig.failures("web") == 1);
+    assert_eq!(rig.host.leader("web"), None);
+    rig.run_until_phase("web", Phase::Failed);
+    assert_eq!((rig.counts().spawns, rig.failures("web")), (8, 8));
+}
+
+#[test]
+fn a_service_that_hangs_is_restarted() {
+    let mut rig = checked("interval = \"10s\"\n");
+    rig.host.behave_in_turn("web", [Behaviour::default().unhealthy_at(secs(60)), Behaviour::default()]);
+    rig.run_until_phase("web", Phase::Ready);
+    let before = rig.pid("web");
+    rig.run_until("it was restarted", |rig| rig.counts().spawns == 2);
+    rig.run_until_phase("web", Phase::Ready);
+    assert_ne!(rig.pid("web"), before);
+    rig.run_for(secs(600));
+    assert_eq!(rig.counts().spawns, 2);
+}
+
+#[test]
+fn a_service_that_is_to_be_reported_is_unhealthy_and_left_alone() {
+    let mut rig = checked("on_unhealthy = \"report\"\n");
+    rig.run_until_phase("web", Phase::Ready);
+    let before = rig.pid("web");
+    rig.host.probes_say("web", Err("status 500".to_owned()));
+    rig.run_until_phase("web", Phase::Unhealthy);
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), before);
+    rig.host.probes_say("web", Ok(()));
+    rig.run_until_phase("web", Phase::Ready);
+}
+
+#[test]
+fn two_failed_probes_of_three_are_no_reason_to_restart() {
+    let mut rig = checked("interval = \"10s\"\n");
+    rig.run_until_phase("web", Phase::Ready);
+    rig.run_for(secs(60));
+    rig.host.probes_say("web", Err("status 500".to_owned()));
+    let probes = rig.counts().probes;
+    rig.run_until("two probes are on their way", |rig| rig.counts().probes == probes + 2);
+    rig.run_for(secs(1));
+    rig.host.probes_say("web", Ok(()));
+    rig.run_for(secs(120));
+    assert_eq!((rig.counts().spawns, rig.phase("web")), (1, Some(Phase::Ready)));
+}
+
+#[test]
+fn a_probe_that_hangs_costs_its_timeout_and_no_other_service_waits_for_it() {
+    let mut rig = checked("timeout = \"30s\"\nstart_timeout = \"10m\"\n");
+    rig.host.behave("web", Behaviour::default().probe_hangs());
+    rig.run_for(secs(5));
+    rig.declare("db", "");
+    let took = rig.run_until_phase("db", Phase::Running);
+    assert!(took < secs(3), "after {took:?}");
+}
+
+#[test]
+fn a_health_command_runs_beside_its_service() {
+    let mut rig = Rig::with("web", "[service.web.health]\ncommand = [\"node\", \"check.js\"]\n");
+    rig.host.behave("web", Behaviour::default().healthy_after(secs(3)));
+    rig.run_until_phase("web", Phase::Ready);
+    assert!(rig.counts().jobs > 1);
+    assert_eq!(rig.counts().probes, 0);
+}

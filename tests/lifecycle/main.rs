@@ -1,0 +1,15 @@
+//! A reconciler over the modelled machine: hours of crashes, edits and deaths under virtual time.
+//!
+//! What must never happen (a second leader, a stranger signalled, a start without its intent, an orphan)
+//! ends any of these tests by itself: see `reconcile::host::fake`.
+
+mod chaos;
+mod deaths;
+mod edits;
+mod faults;
+mod health;
+mod operator;
+mod removals;
+mod restarts;
+mod rig;
+mod ttl;
