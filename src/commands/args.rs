@@ -329,7 +329,7 @@ pub struct CompletionsArgs {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write `90s` or `2m`"))
+    crate::manifest::parse_duration(text).map_err(|error| format!("{error}; write `90s` or `2m`"))
 }
 
 fn project(text: &str) -> Result<String, String> {

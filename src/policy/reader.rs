@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::code;
-use crate::manifest::{Problem, Span};
+use crate::manifest::{Problem, Span, parse_duration, parse_size};
 
 /// Two keys at least this alike (Jaro-Winkler, 0 to 1) are taken for a slip of the pen.
 const ALIKE: f64 = 0.8;
@@ -46,7 +46,7 @@ impl<'t> Reader<'t> {
     }
 
     pub(super) fn add(&mut self, place: Range<usize>, fault: Fault) {
-        let mut problem = Problem::new(fault.code, fault.message).at(locate(self.text, place));
+        let mut problem = Problem::new(fault.code, fault.message).at(Span::locate(self.text, place));
         problem.help = fault.help;
         self.problems.push(problem);
     }
@@ -186,7 +186,7 @@ pub(super) fn fraction(value: &DeValue<'_>) -> Result<f64, Fault> {
 
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Fault> {
     let text = value.as_str().ok_or_else(|| wrong_type("a duration", value).help("write `\"10s\"`"))?;
-    humantime::parse_duration(text).map_err(|error| {
+    parse_duration(text).map_err(|error| {
         Fault::new(code::BAD_DURATION, format!("`{text}` is not a duration: {error}"))
             .help("a number and a unit: `250ms`, `10s`, `4h`, `7d`")
     })
@@ -204,24 +204,16 @@ pub(super) fn positive_duration(value: &DeValue<'_>) -> Result<Duration, Fault> 
 
 /// Bytes, from `10MiB` or `500kB`; not zero.
 pub(super) fn size(value: &DeValue<'_>) -> Result<u64, Fault> {
-    const UNITS: [(&str, u64); 7] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("kB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("B", 1),
-    ];
     let text = value.as_str().ok_or_else(|| wrong_type("a size", value).help("write `\"10MiB\"`"))?;
-    let bytes = UNITS.iter().find_map(|(unit, factor)| {
-        let number = text.strip_suffix(unit)?.trim_end();
-        number.parse::<u64>().ok()?.checked_mul(*factor)
-    });
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| {
-        Fault::new(code::BAD_SIZE, format!("`{text}` is not a size"))
+    let not_a_size = |error: String| {
+        Fault::new(code::BAD_SIZE, format!("`{text}` is not a size: {error}"))
             .help("a whole number and a unit: `512KiB`, `10MiB`, `1GiB`")
-    })
+    };
+    match parse_size(text) {
+        Ok(0) => Err(not_a_size("it must be more than 0".to_owned())),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(not_a_size(error)),
+    }
 }
 
 /// One of `choices`, by its word.
@@ -234,14 +226,4 @@ pub(super) fn choice<T: Copy>(choices: &[(&'static str, T)]) -> impl Fn(&DeValue
                 .help(format!("it is one of {}", words.join(", ")))
         })
     }
-}
-
-/// The place of the bytes `range` of `text`.
-fn locate(text: &str, range: Range<usize>) -> Span {
-    let start = text.floor_char_boundary(range.start);
-    let end = text.ceil_char_boundary(range.end).max(start);
-    let before = &text[..start];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    Span { start, end, line, column: before[line_start..].chars().count() + 1 }
 }
