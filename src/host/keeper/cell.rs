@@ -156,12 +156,15 @@ impl Cell {
                 Some(Ok(leader)) => leader.signal(signal),
                 _ => Ok(false),
             },
+            // Once the leader has ended, whatever it left behind is meant, whichever group that is in.
             SignalTo::Group => {
+                let everybody = self.has_ended();
                 let mut reached = false;
                 let mut refused = None;
                 self.visit(here, &mut |member, stat| {
                     // A group's number is not given to a new process while a member is left.
-                    if Some(stat.pgid) == self.leader_pid() && !stat.is_dead() {
+                    let is_meant = everybody || Some(stat.pgid) == self.leader_pid();
+                    if is_meant && !stat.is_dead() {
                         match member.signal(signal) {
                             Ok(sent) => reached |= sent,
                             Err(error) => refused = Some(error),
