@@ -24,7 +24,7 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    fn as_str(self) -> Option<String> {
+    pub(super) fn as_str(self) -> Option<String> {
         match self {
             Self::Done => Some("done".to_owned()),
             Self::Begun => Some("begun".to_owned()),
@@ -118,6 +118,15 @@ impl<H: Host> Reconciler<H> {
         let since = self.host.now();
         self.service_mut(service).flight = Flight::Signalled { since };
         Outcome::Begun
+    }
+
+    /// The stop goes on with what the leader has left outside of its group; the grace period does, too.
+    pub(super) fn signal_the_rest(&mut self, service: &ServiceId) {
+        let signal = self.accepted(service).map_or(libc::SIGTERM, |accepted| accepted.spec.stop.signal.0);
+        if let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) {
+            let claim = claim(service, run);
+            self.host.signal(&claim, signal, SignalTo::Group);
+        }
     }
 
     fn kill(&mut self, service: &ServiceId) -> Outcome {

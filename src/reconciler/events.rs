@@ -186,6 +186,9 @@ impl<H: Host> Reconciler<H> {
         live.health.in_flight = false;
         if ended.others {
             live.seen = Seen::Leftovers;
+            if matches!(live.flight, Flight::Signalled { .. }) {
+                self.signal_the_rest(service);
+            }
         } else {
             self.gone(nonce);
         }

@@ -12,6 +12,9 @@ use crate::time::{Clock, Stamp};
 /// No turn waits longer, so that a clock that jumps or an event that was lost costs a minute at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// Until a file that is being written is looked at again.
+const SOON: Duration = Duration::from_millis(50);
+
 impl<H: Host> Reconciler<H> {
     /// Makes one pass over everything, carries out its plan, and answers who waits.
     pub fn pass(&mut self) {
@@ -90,9 +93,19 @@ impl<H: Host> Reconciler<H> {
         let resync = self.last_resync.as_ref().map_or(Duration::ZERO, |last| {
             now.left_of(last, self.settings.config.resync(), Clock::Awake).unwrap_or_default()
         });
+        if self.is_being_written() {
+            self.dirty.get_or_insert(Dirty::Everything);
+            return SOON;
+        }
         let planned = self.last_plan.wake_in.unwrap_or(LONGEST_WAIT);
         let waiting = self.waiting_deadline(&now).unwrap_or(LONGEST_WAIT);
         planned.min(resync).min(waiting).min(LONGEST_WAIT)
+    }
+
+    /// A manifest is being written at this moment; without a watcher nobody tells when that is over.
+    pub(super) fn is_being_written(&self) -> bool {
+        !self.settings.watching
+            && self.manifests.files.iter().any(|file| file.problems.iter().any(|p| p.code == "being-written"))
     }
 
     /// Waits for events, takes them in, makes a pass. Cancel safe up to the moment that events arrive.

@@ -9,7 +9,7 @@ use super::status::{
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::manifest::WantedState;
-use crate::plan::{PhaseView, Step, Want};
+use crate::plan::{PhaseView, Step, Want, failures_now};
 use crate::state::{Containment, Entry, ExitStatus, Reason};
 use crate::time::{Clock, rfc3339};
 
@@ -109,7 +109,7 @@ impl<H: Host> Reconciler<H> {
             started_at: started_at.map(crate::time::Stamp::rfc3339),
             uptime_s: started_at.map(|at| now.since(at, Clock::Suspend).as_secs()),
             restarts: entry.restarts,
-            failures: entry.failures,
+            failures: failures_now(entry, spec, &now),
             failures_max: spec.map(|spec| spec.restart.max_failures),
             ports: std::collections::BTreeMap::new(),
             url: rendered.and_then(|rendered| rendered.url),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Reconciler;
+use super::act::Outcome;
 use super::command::Answer;
 use super::status::{PassReport, StepReport, VERSION};
 use crate::host::Host;
@@ -62,7 +63,8 @@ impl<H: Host> Reconciler<H> {
         for mut one in waiting {
             one.steps.extend(steps.iter().filter(|step| step.outcome.is_some()).cloned());
             // The last word is that of a pass that did nothing: what was just done is not seen yet.
-            let standing = if self.acted { Standing::UnderWay } else { self.standing(&one) };
+            let standing =
+                if self.acted || self.is_being_written() { Standing::UnderWay } else { self.standing(&one) };
             let time_is_over = now.left_of(&one.since, one.timeout, Clock::Awake).is_none();
             if standing == Standing::UnderWay && !time_is_over {
                 self.waiting.push(one);
@@ -167,14 +169,36 @@ impl<H: Host> Reconciler<H> {
             .map(|(service, view)| self.service_status(service, view))
             .collect();
         let held = self.held_steps();
+        let done: Vec<StepReport> = one.steps.iter().map(|step| self.as_it_came_out(step)).collect();
         PassReport {
             version: VERSION,
             changes: one.steps.iter().any(|step| step.action.is_change()),
-            steps: one.steps.iter().cloned().chain(held).collect(),
+            steps: done.into_iter().chain(held).collect(),
             converged: Some(converged),
             unwell,
             manifests: self.manifest_statuses(),
         }
+    }
+
+    /// A step that was only begun when it was reported, as it stands at the end.
+    fn as_it_came_out(&self, step: &StepReport) -> StepReport {
+        if step.outcome != Outcome::Begun.as_str() {
+            return step.clone();
+        }
+        let service = ServiceId::parse(&step.service).ok();
+        let view = service.and_then(|service| self.last_plan.phases.get(&service));
+        let outcome = match (step.action, view.map(|view| view.phase)) {
+            (Action::Start, Some(Phase::Ready | Phase::Running | Phase::Completed)) => Outcome::Done,
+            (Action::Start, Some(Phase::Backoff | Phase::Failed | Phase::Pending | Phase::Unhealthy)) => {
+                Outcome::Failed
+            }
+            (Action::Start, Some(Phase::Starting)) => Outcome::Begun,
+            (Action::Stop | Action::Restart | Action::Signal | Action::Kill, Some(Phase::Stopping)) => {
+                Outcome::Begun
+            }
+            (_, Some(_) | None) => Outcome::Done,
+        };
+        StepReport { outcome: outcome.as_str(), ..step.clone() }
     }
 
     /// What is held or rejected as of the last pass.

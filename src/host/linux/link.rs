@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::host::keeper::{KeeperClient, KeeperError};
 use crate::host::{Claim, Event, JobOutcome, JobRequest, SpawnRequest, StateLayout};
-use crate::identity::InstanceId;
+use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
 use crate::state::{SpawnFailure, SpawnStage};
 
@@ -75,6 +75,13 @@ impl KeeperLink {
 
     pub fn run_job(&mut self, request: JobRequest) {
         self.ask(Asked::Job(request));
+    }
+
+    /// Only a keeper that is connected is told: nobody else may rewrite the journal.
+    pub fn trim_exits(&self, keep: Vec<Nonce>) {
+        if let Some(client) = &self.client {
+            client.trim_exits(keep);
+        }
     }
 
     fn ask(&mut self, asked: Asked) {

@@ -31,7 +31,7 @@ use super::users::Users;
 use super::watch::{Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
-    SpawnRequest, StateLayout, UserFacts, clock, trust,
+    SpawnRequest, StateLayout, UserFacts, clock, sys, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
@@ -41,6 +41,9 @@ use crate::time::Stamp;
 
 /// How long children that are being born may hold the gate of a starting reconciler.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The journal of exits is trimmed once it is larger than this.
+const TRIM_EXITS_AT_BYTES: u64 = 256 * 1024;
 
 /// What an acting host is made of.
 #[derive(Debug)]
@@ -111,6 +114,8 @@ impl LinuxHost {
     pub fn new(parts: Parts) -> Result<Self, GateError> {
         let layout = parts.state_dir.layout().clone();
         let epoch = judge_intents(&layout, &[], GATE_PATIENCE)?.epoch;
+        // A limit on file sizes is an error of a write, not the end of us.
+        sys::ignore_signal(libc::SIGXFSZ);
         let (to_results, results) = mpsc::unbounded_channel();
         Ok(Self {
             link: KeeperLink::new(layout, parts.instance),
@@ -164,6 +169,14 @@ impl LinuxHost {
                 tracing::warn!("open starts cannot be judged yet: {error}");
                 Intents::Open
             }
+        }
+    }
+
+    /// Ends that the ledger has taken in are of no use to anybody any more.
+    fn trim_exits_if_large(&mut self, claims: &[Claim]) {
+        let size = self.state_dir.layout().exits().metadata().map_or(0, |journal| journal.len());
+        if size > TRIM_EXITS_AT_BYTES {
+            self.link.trim_exits(claims.iter().map(|claim| claim.nonce.clone()).collect());
         }
     }
 
@@ -271,6 +284,7 @@ impl Host for LinuxHost {
 
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
         let intents = self.judge_open_intents(claims);
+        self.trim_exits_if_large(claims);
         let mut sightings = observed(observe(self.state_dir.layout(), claims, intents), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
             match &sighting.found {
