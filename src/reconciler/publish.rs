@@ -9,7 +9,7 @@ use super::status::{
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::manifest::WantedState;
-use crate::plan::{PhaseView, Step, Want, failures_now};
+use crate::plan::{Phase, PhaseView, Step, Want, failures_now};
 use crate::state::{Containment, Entry, ExitStatus, Reason};
 use crate::time::{Clock, rfc3339};
 
@@ -96,12 +96,13 @@ impl<H: Host> Reconciler<H> {
         let started_at = run.and_then(|run| run.started_at.as_ref());
         let now = self.host.now();
         let rendered = spec.map(|spec| self.render(spec));
+        let (phase, message) = self.shown_phase(view, entry);
         ServiceStatus {
             name: service.to_string(),
             project: service.project().to_owned(),
-            phase: view.phase,
+            phase,
             reason: view.reason.code().to_owned(),
-            message: view.reason.message(),
+            message,
             pid: run
                 .filter(|run| run.end.is_none())
                 .and_then(|run| run.process.as_ref())
@@ -134,6 +135,15 @@ impl<H: Host> Reconciler<H> {
             labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
             attrs: spec.map(|spec| spec.attrs.clone()).unwrap_or_default(),
         }
+    }
+
+    /// Where nobody watches, what a pass would start is stopped.
+    fn shown_phase(&self, view: &PhaseView, entry: &Entry) -> (Phase, String) {
+        let message = view.reason.message();
+        if view.phase == Phase::Starting && entry.run.is_none() && self.last_pass.is_none() {
+            return (Phase::Stopped, format!("not running; a pass would start it: {message}"));
+        }
+        (view.phase, message)
     }
 
     fn health_status(&self, service: &ServiceId) -> HealthStatus {
