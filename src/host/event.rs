@@ -1,0 +1,117 @@
+//! What the host is asked about, and what it reports: claims and what was found of them, events.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Dirty, JobPurpose};
+use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::state::{Containment, ExitStatus, SpawnFailure};
+use crate::time::Stamp;
+
+/// A run that the ledger claims.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    pub service: ServiceId,
+    pub nonce: Nonce,
+    /// `None`: the intent is open.
+    pub process: Option<ProcessIdentity>,
+    pub containment: Option<Containment>,
+    pub epoch: u64,
+}
+
+/// What was found of a claim.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sighting {
+    pub service: ServiceId,
+    pub nonce: Nonce,
+    pub found: Found,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// The leader lives and is ours.
+    Alive {
+        /// Given where the claim had none: the birth was found.
+        born: Option<(ProcessIdentity, Containment)>,
+    },
+    /// The leader is gone; `others` descendants live.
+    Ended {
+        born: Option<(ProcessIdentity, Containment)>,
+        /// `None`: nobody saw it.
+        status: Option<ExitStatus>,
+        /// When, as far as it is known.
+        at: Option<Stamp>,
+        others: bool,
+        other_boot: bool,
+    },
+    /// The intent never came to an execution, and can no longer.
+    NeverBorn,
+    /// A spawn of it is under way in the keeper.
+    InFlight,
+    /// Not to be told from a stranger; a code of `Reason` and a sentence.
+    Unverifiable {
+        detail: String,
+    },
+    ContainmentLost {
+        pid: Option<Pid>,
+    },
+    KeeperUnresponsive,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobOutcome {
+    Exit {
+        status: ExitStatus,
+        /// The first 64 KiB of stdout and stderr, in the order written.
+        output: String,
+    },
+    TimedOut,
+    NotStarted(SpawnFailure),
+    /// It ended with its service, or with the keeper.
+    Cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Changed(Dirty),
+    Spawned {
+        service: ServiceId,
+        nonce: Nonce,
+        process: ProcessIdentity,
+        containment: Containment,
+    },
+    SpawnFailed {
+        service: ServiceId,
+        nonce: Nonce,
+        failure: SpawnFailure,
+    },
+    /// The leader has ended; `others` of it live.
+    Exited {
+        nonce: Nonce,
+        status: Option<ExitStatus>,
+        others: bool,
+    },
+    /// Nothing is left of it.
+    Gone {
+        nonce: Nonce,
+    },
+    /// SIGKILL was sent to all of it, and these live on.
+    Unkillable {
+        nonce: Nonce,
+        pids: Vec<Pid>,
+    },
+    Probed {
+        service: ServiceId,
+        nonce: Nonce,
+        /// `Err` is a sentence.
+        result: Result<(), String>,
+    },
+    JobDone {
+        purpose: JobPurpose,
+        service: ServiceId,
+        of: Nonce,
+        outcome: JobOutcome,
+    },
+    /// The keeper is gone; everything must be observed anew.
+    KeeperLost,
+}

@@ -1,0 +1,113 @@
+//! What the host is asked to do, complete: nothing is left to the keeper to choose.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Nonce, ServiceId};
+use crate::manifest::{Limits, Stdin};
+use crate::state::FileIdentity;
+
+/// A user from the passwd database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserFacts {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    pub home: PathBuf,
+    pub shell: PathBuf,
+}
+
+/// All that a spawn needs; nothing is left to the keeper to choose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpawnRequest {
+    pub service: ServiceId,
+    pub nonce: Nonce,
+    /// The birth-gate epoch: a child that finds another one does not execute.
+    pub epoch: u64,
+    pub exec: ExecTarget,
+    pub argv: Vec<String>,
+    /// Complete: nothing is added but `RECONCILE_SPAWN`.
+    pub env: Vec<(String, String)>,
+    pub cwd: PathBuf,
+    pub stdin: StdinKind,
+    pub user: Option<UserFacts>,
+    pub umask: u32,
+    pub nice: Option<i32>,
+    pub oom_score_adj: Option<i32>,
+    /// `(RLIMIT_*, value)`, soft and hard alike.
+    pub rlimits: Vec<(u32, u64)>,
+}
+
+/// The file to execute: what was checked is what is executed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExecTarget {
+    pub file: FileIdentity,
+    /// A `#!` script goes by path, an ELF file by descriptor.
+    pub script: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StdinKind {
+    Null,
+    Open,
+}
+
+impl From<Stdin> for StdinKind {
+    fn from(stdin: Stdin) -> Self {
+        match stdin {
+            Stdin::Null => Self::Null,
+            Stdin::Open => Self::Open,
+        }
+    }
+}
+
+/// A bounded command beside a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRequest {
+    pub purpose: JobPurpose,
+    /// The run it belongs to: ended with it.
+    pub of: Nonce,
+    pub spawn: SpawnRequest,
+    /// Then it is killed with its descendants.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobPurpose {
+    Health,
+    Stop,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeRequest {
+    pub service: ServiceId,
+    pub nonce: Nonce,
+    pub target: ProbeTarget,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProbeTarget {
+    Http { url: String, expect_status: Option<u16> },
+    Tcp { host: String, port: u16 },
+}
+
+/// Limits as `(RLIMIT_*, value)` pairs.
+pub fn rlimits(limits: &Limits) -> Vec<(u32, u64)> {
+    let pairs = [
+        (libc::RLIMIT_NOFILE, limits.nofile),
+        (libc::RLIMIT_NPROC, limits.nproc),
+        (libc::RLIMIT_CORE, limits.core),
+        (libc::RLIMIT_FSIZE, limits.fsize),
+        (libc::RLIMIT_MEMLOCK, limits.memlock),
+        (libc::RLIMIT_STACK, limits.stack),
+        (libc::RLIMIT_AS, limits.address_space),
+        (libc::RLIMIT_CPU, limits.cpu.map(|cpu| cpu.as_secs().max(1))),
+    ];
+    pairs.into_iter().filter_map(|(which, value)| value.map(|value| (which, value))).collect()
+}
