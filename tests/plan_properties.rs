@@ -59,7 +59,9 @@ proptest! {
             if matches!(service.seen, Seen::Unverifiable(_)) {
                 prop_assert_eq!(step.action, Action::Hold);
             }
-            if touches_a_process(step.action) {
+            // A spawn that hangs is known to the keeper alone, by its nonce, and is that one's to end.
+            let hangs = step.action == Action::Kill && matches!(service.flight, Flight::Spawning { .. });
+            if touches_a_process(step.action) && !hangs {
                 prop_assert!(matches!(service.seen, Seen::Alive | Seen::Leftovers), "{:?}", step);
                 prop_assert!(service.entry.run.as_ref().is_some_and(|run| run.process.is_some()), "{:?}", step);
             }

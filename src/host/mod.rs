@@ -49,7 +49,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
 use crate::state::{FileIdentity, Record};
@@ -81,8 +81,8 @@ pub trait Host {
     /// The process that has this pid at the moment.
     fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity>;
 
-    /// Makes a copied state directory this instance's own; `Err` is a sentence.
-    fn claim_instance(&mut self) -> Result<(), String>;
+    /// Makes a copied state directory its own again; `Err` is a sentence.
+    fn claim_instance(&mut self) -> Result<InstanceId, String>;
 
     /// The user, by name; `Err` is a sentence.
     fn user(&mut self, name: &str) -> Result<UserFacts, String>;

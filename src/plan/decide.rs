@@ -7,7 +7,7 @@
 //! | # | when | step |
 //! | --- | --- | --- |
 //! | 1 | P unverifiable | hold |
-//! | 2 | a spawn or stop of it is in flight, or its birth or end is not yet written down | wait; grace over: signal, then kill. A stop once begun is not taken back |
+//! | 2 | a spawn or stop of it is in flight, or its birth or end is not yet written down | wait; grace over: signal, then kill, and again; a spawn that hangs is killed. A stop once begun is not taken back |
 //! | 2a | it belongs to a root that this run was not given | nothing |
 //! | 2b | a stop of it was begun by an earlier reconciler | go on with it |
 //! | 3 | P leftovers | stop them; never start beside them |
@@ -28,6 +28,8 @@
 //! policy in force · `state = "stopped"` · operator stop · TTL over. Rows 11 to 14 are in `start`, and every
 //! start passes the same gates there. Absent behind a guard is wanted as before, and the hold is shown.
 
+use std::time::Duration;
+
 use super::alive::alive;
 use super::case::{Case, Shutdown, Unwanted};
 use super::input::Flight;
@@ -38,7 +40,7 @@ use super::restart;
 use super::start::start_if_due;
 use super::verdict::Verdict;
 use crate::state::{Reason, Record, Run};
-use crate::time::Clock;
+use crate::time::{Clock, Stamp};
 
 pub(super) fn decide(case: &Case<'_>) -> Verdict {
     let verdict = match Process::of(case.service) {
@@ -66,8 +68,9 @@ fn in_flight(case: &Case<'_>, run: &Run) -> Option<Verdict> {
         Flight::None => return None,
         // It lives, so that spawn has been answered.
         Flight::Spawning { nonce } if *nonce == run.nonce && run.process.is_some() => return None,
+        Flight::Spawning { nonce } if *nonce == run.nonce => return Some(being_born(case, run)),
         Flight::Spawning { .. } => return Some(Verdict::of(Phase::Starting, Reason::Starting)),
-        Flight::Killed { .. } => return Some(Verdict::of(Phase::Stopping, stopping_why(run))),
+        Flight::Killed { since } => return Some(being_killed(case, run, since)),
         Flight::StopCommand { since } => (since, Action::Signal),
         Flight::Signalled { since } => (since, Action::Kill),
     };
@@ -83,10 +86,38 @@ fn in_flight(case: &Case<'_>, run: &Run) -> Option<Verdict> {
     })
 }
 
+/// A spawn that takes this long hangs, for instance on a disk that does not answer.
+const SPAWN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What SIGKILL has not ended by then is killed again: the first may have been lost with its keeper.
+const KILL_AGAIN: Duration = Duration::from_secs(10);
+
+fn being_born(case: &Case<'_>, run: &Run) -> Verdict {
+    let verdict = Verdict::of(Phase::Starting, Reason::Starting);
+    if case.shutdown == Shutdown::AtOnce {
+        return verdict.step(Action::Kill, Reason::Shutdown);
+    }
+    match case.now.left_of(&run.intent_at, SPAWN_DEADLINE, Clock::Awake) {
+        Some(left) => verdict.wake(left),
+        None => verdict.step(Action::Kill, Reason::GraceOver { grace: SPAWN_DEADLINE }),
+    }
+}
+
+fn being_killed(case: &Case<'_>, run: &Run, since: &Stamp) -> Verdict {
+    let verdict = Verdict::of(Phase::Stopping, stopping_why(run));
+    match case.now.left_of(since, KILL_AGAIN, Clock::Awake) {
+        Some(left) => verdict.wake(left),
+        None => verdict.step(Action::Kill, Reason::GraceOver { grace: KILL_AGAIN }),
+    }
+}
+
 /// Row 2 where nothing is seen: a stop that is still in flight has nothing left to stop.
 fn spawning(case: &Case<'_>) -> Option<Verdict> {
-    match case.service.flight {
-        Flight::Spawning { .. } => Some(Verdict::of(Phase::Starting, Reason::Starting)),
+    match &case.service.flight {
+        Flight::Spawning { nonce } => Some(match &case.service.entry.run {
+            Some(run) if run.nonce == *nonce => being_born(case, run),
+            Some(_) | None => Verdict::of(Phase::Starting, Reason::Starting),
+        }),
         Flight::None | Flight::StopCommand { .. } | Flight::Signalled { .. } | Flight::Killed { .. } => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Reconciler;
 use super::events::claim;
+use super::pass::LEDGER_UNWRITABLE;
 use super::start::Prepared;
 use super::status::StepReport;
 use crate::host::{Host, JobPurpose, JobRequest};
@@ -107,7 +108,7 @@ impl<H: Host> Reconciler<H> {
     /// Sends the declared signal; the grace period begins.
     pub(super) fn send_stop_signal(&mut self, service: &ServiceId) -> Outcome {
         let (signal, to) =
-            self.accepted(service).map_or((SignalName(libc::SIGTERM), SignalTo::Group), |accepted| {
+            self.spec_in_force(service).map_or((SignalName(libc::SIGTERM), SignalTo::Group), |accepted| {
                 (accepted.spec.stop.signal, accepted.spec.stop.signal_to)
             });
         let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) else {
@@ -122,7 +123,8 @@ impl<H: Host> Reconciler<H> {
 
     /// The stop goes on with what the leader has left outside of its group; the grace period does, too.
     pub(super) fn signal_the_rest(&mut self, service: &ServiceId) {
-        let signal = self.accepted(service).map_or(libc::SIGTERM, |accepted| accepted.spec.stop.signal.0);
+        let signal =
+            self.spec_in_force(service).map_or(libc::SIGTERM, |accepted| accepted.spec.stop.signal.0);
         if let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) {
             let claim = claim(service, run);
             self.host.signal(&claim, signal, SignalTo::Group);
@@ -136,6 +138,7 @@ impl<H: Host> Reconciler<H> {
         let claim = claim(service, run);
         self.host.kill(&claim);
         let since = self.host.now();
+        // The flight of a spawn that is killed goes on until the keeper says what came of it.
         self.service_mut(service).flight = Flight::Killed { since };
         Outcome::Begun
     }
@@ -161,6 +164,7 @@ impl<H: Host> Reconciler<H> {
     fn forget(&mut self, service: &ServiceId) -> Outcome {
         self.memory.note(&mut self.host, vec![Record::Forgotten { service: service.clone() }]);
         self.desired.services.remove(service);
+        self.desired.prune.named.remove(service);
         self.drift.remove(service);
         // Its file may be of no use to anybody now; that is found out by the next look.
         self.dirty.get_or_insert(crate::host::Dirty::Paths(Vec::new()));
@@ -183,7 +187,7 @@ impl<H: Host> Reconciler<H> {
         if !intents.is_empty() && self.memory.promise(&mut self.host, &intents).is_err() {
             let message = self.memory.unwritable().unwrap_or_default().to_owned();
             for (index, start) in prepared {
-                let gate = Reason::Gate { gate: "ledger-unwritable".to_owned(), message: message.clone() };
+                let gate = Reason::Gate { gate: LEDGER_UNWRITABLE.to_owned(), message: message.clone() };
                 self.close_gate(&start.request.service, gate);
                 outcomes[index] = Outcome::Failed;
             }

@@ -11,6 +11,9 @@ use crate::manifest::{self, Class};
 use crate::plan::{Accepted, Refusal, Seen};
 use crate::policy::{OnExecAway, RunningVerdict};
 
+/// The code of a leader that executes a file which is not allowed.
+const EXEC_AWAY: &str = "exec-away";
+
 /// How two accepted texts of one service differ.
 #[derive(Debug, Default)]
 struct Difference {
@@ -90,25 +93,44 @@ impl<H: Host> Reconciler<H> {
                         .to_owned(),
             }),
             RunningVerdict::ExecAway { path } => Some(Drift {
-                code: "exec-away".to_owned(),
+                code: EXEC_AWAY.to_owned(),
                 message: format!("it has become {}, which the policy does not allow", path.display()),
             }),
         };
-        let stops = self.policy.on_exec_away() == OnExecAway::Stop;
-        match drift {
-            Some(drift) => {
-                if drift.code == "exec-away"
-                    && stops
-                    && let Some(want) = self.desired.services.get_mut(service)
-                {
-                    want.refused = Some(Refusal { problem: drift.message.clone() });
-                }
-                self.drift.insert(service.clone(), vec![drift]);
-            }
-            None => {
-                self.drift.remove(service);
-            }
+        let Some(drift) = drift else {
+            self.drift.remove(service);
+            return;
+        };
+        let run = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref());
+        if drift.code == EXEC_AWAY
+            && self.policy.on_exec_away() == OnExecAway::Stop
+            && let Some(run) = run
+        {
+            self.execed_away.insert(service.clone(), (run.nonce.clone(), drift.message.clone()));
         }
+        self.drift.insert(service.clone(), vec![drift]);
+    }
+
+    /// What has become a file that is not allowed is refused until its manifest or the policy changes: started
+    /// again as it is, it would do the same.
+    pub(super) fn refuse_what_execed_away(&mut self) {
+        let ledger = self.memory.ledger();
+        let services = &mut self.desired.services;
+        self.execed_away.retain(|service, (nonce, message)| {
+            let (Some(entry), Some(want)) = (ledger.entry(service), services.get_mut(service)) else {
+                return false;
+            };
+            let runs = entry.run.as_ref().is_some_and(|run| run.nonce == *nonce);
+            let ran_last = entry.run.is_none()
+                && entry.last.as_ref().is_some_and(|last| {
+                    let digest = want.accepted.as_ref().map(|accepted| &accepted.digest);
+                    last.nonce == *nonce && digest == Some(&last.digest)
+                });
+            if runs || ran_last {
+                want.refused = Some(Refusal { problem: message.clone() });
+            }
+            runs || ran_last
+        });
     }
 }
 

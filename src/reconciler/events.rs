@@ -5,7 +5,7 @@
 
 use super::Reconciler;
 use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, Sighting, probe};
-use crate::identity::{Nonce, ProcessIdentity, ServiceId};
+use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::HealthCheck;
 use crate::plan::{self, Flight, Health, Remains, Seen};
 use crate::state::{Containment, End, ExitStatus, Reason, Record, Run, SpawnFailure, SpawnStage};
@@ -27,7 +27,7 @@ impl<H: Host> Reconciler<H> {
             }
             Event::Gone { nonce } => self.gone(&nonce),
             Event::Unkillable { nonce, pids } => {
-                tracing::error!(run = %nonce, ?pids, "survives SIGKILL; it may be in uninterruptible sleep");
+                self.unkillable(&nonce, pids);
             }
             Event::Probed { service, nonce, result } => self.probed(&service, &nonce, &result),
             Event::JobDone { purpose, service, of, outcome } => {
@@ -35,13 +35,13 @@ impl<H: Host> Reconciler<H> {
             }
             Event::KeeperLost => {
                 tracing::warn!("the keeper is gone; services live on, everything is observed anew");
+                self.forget_flights();
                 self.observe_everything();
             }
         }
     }
 
     pub(super) fn mark_dirty(&mut self, dirty: Dirty) {
-        self.files_changed = true;
         self.dirty = Some(match (self.dirty.take(), dirty) {
             (None, dirty) => dirty,
             (Some(Dirty::Paths(mut before)), Dirty::Paths(more)) => {
@@ -77,10 +77,12 @@ impl<H: Host> Reconciler<H> {
             .iter()
             .filter_map(|(service, entry)| Some(claim(service, entry.run.as_ref()?)))
             .collect();
-        if claims.is_empty() {
-            return;
+        let (foreign, own): (Vec<Claim>, Vec<Claim>) =
+            claims.into_iter().partition(|claim| self.is_foreign(&claim.nonce));
+        for claim in foreign {
+            self.look_at_foreign(claim);
         }
-        for sighting in self.host.observe(&claims) {
+        for sighting in self.host.observe(&own) {
             self.take_in_sighting(sighting);
         }
     }
@@ -88,10 +90,6 @@ impl<H: Host> Reconciler<H> {
     fn take_in_sighting(&mut self, sighting: Sighting) {
         let Sighting { service, nonce, found } = sighting;
         match found {
-            Found::Alive { .. } | Found::Ended { others: true, .. } if self.foreign.is_some() => {
-                let why = self.foreign.clone().expect("just looked");
-                self.service_mut(&service).seen = Seen::Unverifiable(why);
-            }
             Found::Alive { born } => {
                 self.note_born(&service, &nonce, born);
                 self.service_mut(&service).seen = Seen::Alive;
@@ -115,6 +113,47 @@ impl<H: Host> Reconciler<H> {
                 self.service_mut(&service).seen = Seen::Unverifiable(Reason::KeeperUnresponsive);
             }
         }
+    }
+
+    fn is_foreign(&self, nonce: &Nonce) -> bool {
+        self.foreign.as_ref().is_some_and(|foreign| foreign.nonces.contains(nonce))
+    }
+
+    /// A run of the instance that this ledger is a copy of: looked at, attached to by nobody. Of one that is
+    /// not there any more the copy remembers nothing.
+    fn look_at_foreign(&mut self, claim: Claim) {
+        let Some(foreign) = &self.foreign else { return };
+        let why = foreign.why.clone();
+        let lives = claim
+            .process
+            .as_ref()
+            .is_some_and(|process| self.host.identify(process.pid).as_ref() == Some(process));
+        if lives {
+            self.service_mut(&claim.service).seen = Seen::Unverifiable(why);
+        } else {
+            let record = Record::Gone { service: claim.service.clone(), nonce: claim.nonce };
+            self.memory.note(&mut self.host, vec![record]);
+            self.clear_run(&claim.service);
+        }
+    }
+
+    /// What was asked of a keeper that is gone may never have been done: a stop goes on from the ledger.
+    fn forget_flights(&mut self) {
+        for live in self.observed.services.values_mut() {
+            live.health.in_flight = false;
+            match live.flight {
+                Flight::None | Flight::Spawning { .. } => {}
+                Flight::StopCommand { .. } | Flight::Signalled { .. } | Flight::Killed { .. } => {
+                    live.flight = Flight::None;
+                }
+            }
+        }
+    }
+
+    fn unkillable(&mut self, nonce: &Nonce, pids: Vec<Pid>) {
+        let Some(service) = self.service_of(nonce) else { return };
+        tracing::error!(%service, ?pids, "survives SIGKILL; it may be in uninterruptible sleep");
+        self.service_mut(&service).seen = Seen::Unverifiable(Reason::Unkillable { pids });
     }
 
     fn note_born(
@@ -167,9 +206,9 @@ impl<H: Host> Reconciler<H> {
         let Some(run) = self.run(service, nonce) else { return };
         if run.end.is_none() {
             let end = ended.as_end(run);
+            let spec_of = self.spec_in_force(service);
             let entry = self.memory.ledger().entry(service).expect("its run was found there");
-            let accepted = self.accepted(service);
-            let spec = accepted.as_ref().map(|accepted| &accepted.spec);
+            let spec = spec_of.as_ref().map(|accepted| &accepted.spec);
             let remains = if ended.others { Remains::Others } else { Remains::Nothing };
             let failures = plan::failures_after(entry, spec, &end, remains, &ended.at);
             tracing::info!(%service, ?end, failures, "ended");
@@ -196,7 +235,8 @@ impl<H: Host> Reconciler<H> {
 
     fn gone(&mut self, nonce: &Nonce) {
         let Some(service) = self.service_of(nonce) else { return };
-        if self.run(&service, nonce).is_some_and(|run| run.end.is_none()) {
+        let Some(run) = self.run(&service, nonce) else { return };
+        if run.end.is_none() {
             let at = self.host.now();
             let ended = Ended { status: None, at, others: false, other_boot: false };
             return self.leader_ended(&service, nonce, ended);
@@ -226,6 +266,10 @@ impl<H: Host> Reconciler<H> {
     fn job_done(&mut self, purpose: JobPurpose, service: &ServiceId, of: &Nonce, outcome: &JobOutcome) {
         match purpose {
             JobPurpose::Health => {
+                if *outcome == JobOutcome::Cancelled {
+                    self.service_mut(service).health.in_flight = false;
+                    return;
+                }
                 let expect =
                     self.accepted(service).and_then(|accepted| match &accepted.spec.health.as_ref()?.check {
                         HealthCheck::Command { expect_regex, .. } => expect_regex.clone(),
@@ -238,7 +282,12 @@ impl<H: Host> Reconciler<H> {
                 if let JobOutcome::NotStarted(failure) = outcome {
                     tracing::warn!(%service, "the stop command was not started: {}", failure.message);
                 }
-                if self.run(service, of).is_some() {
+                let waits = self
+                    .observed
+                    .services
+                    .get(service)
+                    .is_some_and(|live| matches!(live.flight, Flight::StopCommand { .. }));
+                if waits && self.run(service, of).is_some() {
                     self.send_stop_signal(service);
                 }
             }

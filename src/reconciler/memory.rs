@@ -91,29 +91,19 @@ impl Memory {
     fn apply(&mut self, record: &Record) {
         match record {
             Record::Accepted { services, .. } => self.changed.extend(services.iter().cloned()),
-            Record::Root { .. } | Record::FileForgotten { .. } => {}
             Record::Intent(intent) => {
-                self.changed.insert(intent.service.clone());
+                let before = self.ledger.entry(&intent.service).and_then(|entry| entry.run.as_ref());
+                if let Some(run) = before {
+                    self.by_nonce.remove(&run.nonce);
+                }
                 self.by_nonce.insert(intent.nonce.clone(), intent.service.clone());
             }
-            Record::SpawnFailed { service, nonce, .. } | Record::Gone { service, nonce } => {
-                self.changed.insert(service.clone());
+            Record::SpawnFailed { nonce, .. } | Record::Gone { nonce, .. } => {
                 self.by_nonce.remove(nonce);
             }
-            Record::Started { service, .. }
-            | Record::Entry { service, .. }
-            | Record::Ready { service, .. }
-            | Record::Updated { service, .. }
-            | Record::Stopping { service, .. }
-            | Record::Exited { service, .. }
-            | Record::Request { service, .. }
-            | Record::Deactivated { service }
-            | Record::Forgotten { service }
-            | Record::GuardLatched { service, .. }
-            | Record::GuardReleased { service } => {
-                self.changed.insert(service.clone());
-            }
+            _ => {}
         }
+        self.changed.extend(record.service().cloned());
         self.ledger.apply(record);
     }
 }

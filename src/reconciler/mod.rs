@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use crate::host::{Dirty, Host, StateLayout};
-use crate::identity::{Digest, InstanceId, ServiceId};
+use crate::identity::{Digest, InstanceId, Nonce, ServiceId};
 use crate::plan::{self, Desired, Observed, Plan, PruneRules};
 use crate::policy::{Config, Policy};
 use crate::state::{Ledger, Reason};
@@ -55,6 +55,13 @@ pub struct Settings {
     pub home: Option<PathBuf>,
     pub config: Config,
     pub watching: bool,
+}
+
+/// The claims of a ledger that is a copy of another one.
+#[derive(Debug, Clone)]
+struct Foreign {
+    nonces: BTreeSet<Nonce>,
+    why: Reason,
 }
 
 /// One reconciler over one host.
@@ -79,9 +86,13 @@ pub struct Reconciler<H> {
     files_changed: bool,
     /// Steps are carried out for these alone; `None` for all.
     only: Option<BTreeSet<ServiceId>>,
+    /// Somebody only waits for others to act: nothing is carried out.
+    hands_off: bool,
+    /// Runs that have become a file which is not allowed, while `on_exec_away = "stop"`; with what became of them.
+    execed_away: BTreeMap<ServiceId, (Nonce, String)>,
     drift: BTreeMap<ServiceId, Vec<Drift>>,
-    /// Services of a copied ledger: nothing of theirs is touched.
-    foreign: Option<Reason>,
+    /// Runs that a copied ledger claims, and why nothing of theirs is touched.
+    foreign: Option<Foreign>,
     waiting: Vec<Waiting>,
     last_plan: Plan,
     last_pass: Option<(Stamp, usize)>,
@@ -106,8 +117,10 @@ impl<H: Host> Reconciler<H> {
             judged_well: HashMap::new(),
             dirty: Some(Dirty::Everything),
             last_resync: None,
-            files_changed: false,
+            files_changed: true,
             only: None,
+            hands_off: false,
+            execed_away: BTreeMap::new(),
             drift: BTreeMap::new(),
             foreign: None,
             waiting: Vec::new(),
@@ -117,16 +130,31 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
+    /// From now on every run that the ledger claims is another instance's.
+    pub fn disown_claims(&mut self, why: Reason) {
+        let runs = self.memory.ledger().services.values().filter_map(|entry| entry.run.as_ref());
+        let nonces = runs.map(|run| run.nonce.clone()).collect();
+        self.foreign = Some(Foreign { nonces, why });
+    }
+
     pub fn host(&mut self) -> &mut H {
         &mut self.host
     }
 
     /// A shutdown was asked for, and nothing that may be stopped is left.
     pub fn is_shut_down(&self) -> bool {
-        let is_left = |live: &plan::Service| {
-            live.entry.run.is_some() && !matches!(live.seen, plan::Seen::Unverifiable(_))
+        let is_elsewhere = |service: &ServiceId| {
+            self.desired
+                .services
+                .get(service)
+                .is_some_and(|want| matches!(want.presence, plan::Presence::OtherRoot { .. }))
         };
-        self.desired.shutdown && self.waiting.is_empty() && !self.observed.services.values().any(is_left)
+        let is_left = |(service, live): (&ServiceId, &plan::Service)| {
+            live.entry.run.is_some()
+                && !matches!(live.seen, plan::Seen::Unverifiable(_))
+                && !is_elsewhere(service)
+        };
+        self.desired.shutdown && self.waiting.is_empty() && !self.observed.services.iter().any(is_left)
     }
 
     /// Puts another configuration into force: everything is judged anew.
@@ -138,6 +166,7 @@ impl<H: Host> Reconciler<H> {
         };
         self.settings.config = config;
         self.policy = policy;
+        self.execed_away.clear();
         self.last_resync = None;
     }
 

@@ -6,11 +6,15 @@ use super::Reconciler;
 use super::status::StepReport;
 use crate::host::{Dirty, Event, Host};
 use crate::identity::ServiceId;
-use crate::plan::{Plan, Presence, plan};
+use crate::plan::{Action, Plan, Presence, plan};
+use crate::state::Reason;
 use crate::time::{Clock, Stamp};
 
 /// No turn waits longer, so that a clock that jumps or an event that was lost costs a minute at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The gate of every start while the ledger cannot be written.
+pub(super) const LEDGER_UNWRITABLE: &str = "ledger-unwritable";
 
 /// Until a file that is being written is looked at again.
 const SOON: Duration = Duration::from_millis(50);
@@ -30,10 +34,21 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn look_and_plan(&mut self) -> Plan {
-        self.resync_if_due();
+        let full = self.full_pass_is_due();
+        if full {
+            let (policy, host) = (&mut self.policy, &mut self.host);
+            policy.resolve_entries(&mut |query| host.resolve(query));
+        }
         if let Some(dirty) = self.dirty.take() {
             self.look_at_manifests(&dirty);
         }
+        if full {
+            // After the manifests: what an exit means is for the spec in force to say.
+            self.look_at_the_machine();
+        }
+        self.refuse_what_execed_away();
+        self.close_gates_if_unwritable();
+        self.forget_confirmed_prunes();
         let now = self.host.now();
         self.refresh_quiet(&now);
         self.refresh_observed();
@@ -53,7 +68,12 @@ impl<H: Host> Reconciler<H> {
         let mut plan = plan(&self.desired, &self.observed, now);
         if let Some(only) = &self.only {
             plan.steps.retain(|step| only.contains(&step.service));
+            plan.notes.retain(|note| note.service().is_none_or(|service| only.contains(service)));
             plan.probes.retain(|service| only.contains(service));
+        }
+        if self.hands_off {
+            plan.steps.retain(|step| step.action == Action::Adopt);
+            plan.notes.clear();
         }
         plan
     }
@@ -62,12 +82,7 @@ impl<H: Host> Reconciler<H> {
     /// one listing, or on an event that may have been lost.
     fn look_before_removing(&mut self, plan: &Plan) -> bool {
         let removes = plan.steps.iter().any(|step| {
-            step.action.is_change()
-                && self
-                    .desired
-                    .services
-                    .get(&step.service)
-                    .is_some_and(|want| matches!(want.presence, Presence::Absent { .. }))
+            step.action == Action::Forget || (step.action == Action::Stop && step.reason == Reason::Removed)
         });
         if removes {
             self.look_at_manifests(&Dirty::Everything);
@@ -97,7 +112,9 @@ impl<H: Host> Reconciler<H> {
             self.dirty.get_or_insert(Dirty::Everything);
             return SOON;
         }
-        let planned = self.last_plan.wake_in.unwrap_or(LONGEST_WAIT);
+        // Counted from the pass that planned it: waiting may have been broken off since.
+        let elapsed = self.last_pass.as_ref().map_or(Duration::ZERO, |(at, _)| now.since(at, Clock::Awake));
+        let planned = self.last_plan.wake_in.unwrap_or(LONGEST_WAIT).saturating_sub(elapsed);
         let waiting = self.waiting_deadline(&now).unwrap_or(LONGEST_WAIT);
         planned.min(resync).min(waiting).min(LONGEST_WAIT)
     }
@@ -130,27 +147,49 @@ impl<H: Host> Reconciler<H> {
         self.host.rotate_logs(&services, logs.max_size(), logs.keep());
     }
 
-    fn resync_if_due(&mut self) {
+    /// Says whether everything is to be looked at, and if so begins with the manifests.
+    fn full_pass_is_due(&mut self) -> bool {
         let now = self.host.now();
-        let due = match &self.last_resync {
-            None => true,
-            Some(last) => now.left_of(last, self.settings.config.resync(), Clock::Awake).is_none(),
-        };
+        let left = self
+            .last_resync
+            .as_ref()
+            .map(|last| now.left_of(last, self.settings.config.resync(), Clock::Awake));
+        let due = left.flatten().is_none();
         if due {
-            self.resync(now);
+            self.last_resync = Some(now);
+            self.dirty = Some(Dirty::Everything);
         }
+        due
     }
 
-    /// Observes every claim, lists every root, compares what runs with the policy.
-    fn resync(&mut self, now: Stamp) {
-        self.last_resync = Some(now);
-        self.dirty = Some(Dirty::Everything);
-        let (policy, host) = (&mut self.policy, &mut self.host);
-        policy.resolve_entries(&mut |query| host.resolve(query));
+    /// Observes every claim, and compares what runs with the policy.
+    fn look_at_the_machine(&mut self) {
         self.observe_everything();
+        self.refresh_observed();
         self.compare_executables();
         self.rotate_logs();
         // A ledger that could not be written gets another chance; `unwritable` keeps the reason.
         let _ = self.memory.flush(&mut self.host);
+    }
+
+    /// Where an intent cannot be written nothing can be started, so nothing is stopped to be started again.
+    fn close_gates_if_unwritable(&mut self) {
+        let Some(message) = self.memory.unwritable() else { return };
+        for want in self.desired.services.values_mut() {
+            want.gate.get_or_insert_with(|| Reason::Gate {
+                gate: LEDGER_UNWRITABLE.to_owned(),
+                message: message.to_owned(),
+            });
+        }
+        // Looked at anew soon: the gates are worked out again with the manifests.
+        self.dirty.get_or_insert(Dirty::Everything);
+    }
+
+    /// A removal that was confirmed by name is confirmed once: declared again, the service has its guards back.
+    fn forget_confirmed_prunes(&mut self) {
+        let services = &self.desired.services;
+        self.desired.prune.named.retain(|service| {
+            services.get(service).is_some_and(|want| matches!(want.presence, Presence::Absent { .. }))
+        });
     }
 }

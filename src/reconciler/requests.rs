@@ -52,12 +52,12 @@ impl<H: Host> Reconciler<H> {
                 Ok(Reply::Now(Answer::Report(Box::new(report))))
             }
             Command::Converge { names, timeout, allow_prune } => {
-                self.desired.prune.allow |= allow_prune;
                 self.last_resync = None;
                 self.preview();
                 let services = if names.is_empty() { None } else { Some(self.selected(&names)?) };
-                if !self.settings.watching {
-                    self.only.clone_from(&services);
+                self.act_on_these_alone(services.as_ref());
+                if allow_prune {
+                    self.confirm_absent();
                 }
                 Ok(Reply::Later { goal: Goal::Settled, services, timeout })
             }
@@ -66,6 +66,8 @@ impl<H: Host> Reconciler<H> {
                     WaitFor::Ready => Goal::Up,
                     WaitFor::Stopped => Goal::Down,
                 };
+                self.hands_off = !self.settings.watching;
+                self.preview();
                 Ok(Reply::Later { goal, services: Some(self.selected(&names)?), timeout })
             }
             Command::Stop { names } => self.request_all(&names, &Request::Stop, Goal::Down),
@@ -111,7 +113,23 @@ impl<H: Host> Reconciler<H> {
         if !records.is_empty() {
             self.promise_records(&records)?;
         }
+        self.act_on_these_alone(Some(&services));
         Ok(Reply::Later { goal, services: Some(services), timeout: ACT_TIMEOUT })
+    }
+
+    /// A command without a watcher that names services leaves all others as they are.
+    fn act_on_these_alone(&mut self, services: Option<&BTreeSet<ServiceId>>) {
+        if !self.settings.watching {
+            self.only = services.cloned();
+        }
+    }
+
+    /// `--allow-prune`: what is absent now may go, and nothing that will be absent later.
+    fn confirm_absent(&mut self) {
+        let absent =
+            self.desired.services.iter().filter(|(_, want)| matches!(want.presence, Presence::Absent { .. }));
+        let absent: Vec<ServiceId> = absent.map(|(service, _)| service.clone()).collect();
+        self.desired.prune.named.extend(absent);
     }
 
     fn promise_records(&mut self, records: &[Record]) -> Refused<()> {
@@ -145,6 +163,18 @@ impl<H: Host> Reconciler<H> {
                 let place = file.unwrap_or_else(|| "its manifest".to_owned());
                 let message = format!("{place} says state = \"stopped\" for {service}");
                 Err(refusal("declared-stopped", message, Some("change it to state = \"running\"")))
+            }
+            Request::Start | Request::Restart if phase == Some(Phase::Expired) => {
+                let message = format!("the TTL of {service} is over");
+                Err(refusal("expired", message, Some("`reconcile renew` starts it with a new one")))
+            }
+            Request::Start | Request::Restart if want.is_some_and(|want| want.refused.is_some()) => {
+                let why = view.map(|view| view.reason.message()).unwrap_or_default();
+                Err(refusal(
+                    "policy-refused",
+                    format!("{service}: {why}"),
+                    Some("the operator's configuration decides"),
+                ))
             }
             Request::Start if phase == Some(Phase::Failed) => {
                 let message = format!("{service} is parked as failed");
@@ -187,6 +217,7 @@ impl<H: Host> Reconciler<H> {
             }
         }
         self.desired.prune.named.extend(services.iter().cloned());
+        self.act_on_these_alone(Some(&services));
         Ok(Reply::Later { goal: Goal::Down, services: Some(services), timeout: ACT_TIMEOUT })
     }
 
@@ -194,7 +225,7 @@ impl<H: Host> Reconciler<H> {
         self.preview();
         let service = self.selected(&[name.to_owned()])?.pop_first().expect("one name selects at least one");
         match self.last_plan.phases.get(&service) {
-            Some(view) if view.phase == Phase::Held => Ok(service),
+            Some(view) if view.phase == Phase::Held && view.reason.is_about_identity() => Ok(service),
             _ => Err(refusal("not-held", format!("{service} is not held"), None)),
         }
     }
@@ -233,14 +264,16 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn take_over(&mut self) -> Refused<Reply> {
-        if self.foreign.take().is_none() {
+        if self.foreign.is_none() {
             return Err(refusal(
                 "not-foreign",
                 "the state directory is this instance's own".to_owned(),
                 None,
             ));
         }
-        self.host.claim_instance().map_err(|message| refusal("state-dir", message, None))?;
+        self.settings.instance =
+            self.host.claim_instance().map_err(|message| refusal("state-dir", message, None))?;
+        self.foreign = None;
         self.observe_everything();
         Ok(Reply::Later { goal: Goal::Settled, services: None, timeout: ACT_TIMEOUT })
     }

@@ -167,8 +167,10 @@ impl Session {
             watch: !options.once,
         })?;
         let mut reconciler = Reconciler::new(host, settings, policy, ledger);
-        reconciler.foreign = foreign;
-        reconciler.desired.prune.allow = options.allow_prune;
+        if let Some(why) = foreign {
+            reconciler.disown_claims(why);
+        }
+        reconciler.desired.prune.allow = options.allow_prune && options.once;
         Ok(Self { options: options.clone(), place, reconciler, config_seen })
     }
 
@@ -204,22 +206,28 @@ impl Session {
         while !self.reconciler.is_shut_down() {
             let at_most = self.reconciler.time_to_wake();
             tokio::select! {
-                biased;
-                Some(message) = inbox.recv() => {
-                    if self.take_message(message) == Then::Leave {
-                        break;
-                    }
-                }
+                Some(message) = inbox.recv() => match self.take_message(message) {
+                    Then::Leave => break,
+                    // An answer that only tells costs no pass.
+                    Then::Nothing => continue,
+                    Then::GoOn => {}
+                },
                 events = self.reconciler.host().wait(Some(at_most)) => self.reconciler.take_in(events),
             }
             self.reload_if_changed();
             self.reconciler.pass();
         }
         self.reconciler.host().settle().await;
+        // Whoever still waits is told by the end of the connection.
+        self.reconciler.waiting.clear();
     }
 
     fn take_message(&mut self, message: Message) -> Then {
         match message {
+            Message::Command { command: Command::Status, answer } => {
+                self.reconciler.take_command(Command::Status, answer);
+                return Then::Nothing;
+            }
             Message::Command { command, answer } => self.reconciler.take_command(command, answer),
             Message::ReloadConfig => self.reload(),
             Message::Shutdown { kind: ShutdownKind::Leave } => return Then::Leave,
@@ -263,6 +271,7 @@ impl Session {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     GoOn,
+    Nothing,
     Leave,
 }
 
@@ -357,7 +366,11 @@ fn preview(
     let host = Looking::new(state_dir.map(|found| found.layout().clone()), place.paths());
     let settings = place.settings(layout, instance, loaded);
     let mut reconciler = Reconciler::new(host, settings, policy, ledger);
-    reconciler.foreign = foreign;
+    if let Some(why) = foreign {
+        reconciler.disown_claims(why);
+    }
     reconciler.desired.prune.allow = options.allow_prune;
+    // A preview shows what a pass would do once the directory has been quiet.
+    reconciler.desired.prune.delay = Duration::ZERO;
     Ok(reconciler)
 }

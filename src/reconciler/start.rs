@@ -62,6 +62,16 @@ impl<H: Host> Reconciler<H> {
         self.desired.services.get(service)?.accepted.clone()
     }
 
+    /// The accepted version, or else the one that the newest run was started from.
+    pub(super) fn spec_in_force(&mut self, service: &ServiceId) -> Option<Arc<Accepted>> {
+        let running = || {
+            let run = self.memory.ledger().entry(service)?.run.as_ref()?;
+            let loaded = self.library.recall(&mut self.host, &run.digest)?;
+            loaded.service(service).cloned()
+        };
+        self.desired.services.get(service).and_then(|want| want.accepted.clone()).or_else(running)
+    }
+
     fn request(
         &mut self,
         spec: &Spec,

@@ -44,6 +44,15 @@ pub(super) struct Waiting {
     pub answer: oneshot::Sender<Answer>,
 }
 
+impl Waiting {
+    fn is_about(&self, service: &str) -> bool {
+        let named = |services: &BTreeSet<ServiceId>| {
+            ServiceId::parse(service).is_ok_and(|service| services.contains(&service))
+        };
+        self.services.as_ref().is_none_or(named)
+    }
+}
+
 /// How far one service is from a goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
@@ -60,8 +69,10 @@ impl<H: Host> Reconciler<H> {
         }
         let now = self.host.now();
         let waiting = std::mem::take(&mut self.waiting);
-        for mut one in waiting {
-            one.steps.extend(steps.iter().filter(|step| step.outcome.is_some()).cloned());
+        for mut one in waiting.into_iter().filter(|one| !one.answer.is_closed()) {
+            let is_its_own = |step: &&StepReport| step.outcome.is_some() && one.is_about(&step.service);
+            let own: Vec<StepReport> = steps.iter().filter(is_its_own).cloned().collect();
+            one.steps.extend(own);
             // The last word is that of a pass that did nothing: what was just done is not seen yet.
             let standing =
                 if self.acted || self.is_being_written() { Standing::UnderWay } else { self.standing(&one) };
@@ -120,7 +131,9 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn standing_of(&self, service: &ServiceId, goal: Goal) -> Standing {
-        if self.last_plan.steps.iter().any(|step| step.service == *service && step.action.is_change()) {
+        if self.last_plan.steps.iter().any(|step| {
+            step.service == *service && (step.action.is_change() || step.reason == Reason::PruneDelay)
+        }) {
             return Standing::UnderWay;
         }
         let Some(view) = self.last_plan.phases.get(service) else { return Standing::Reached };
@@ -145,7 +158,10 @@ impl<H: Host> Reconciler<H> {
                 Standing::Missed
             }
             Phase::Starting | Phase::Stopping => Standing::UnderWay,
-            Phase::Backoff if failures < TRIES => Standing::UnderWay,
+            // One that ends cleanly and is started always is never up for long: enough of that was seen.
+            Phase::Backoff if failures.max(entry.map_or(0, |entry| entry.restarts)) < TRIES => {
+                Standing::UnderWay
+            }
             Phase::Pending if matches!(view.reason, Reason::ExecFailed { .. }) && failures < TRIES => {
                 if goal == Goal::Settled { Standing::Missed } else { Standing::UnderWay }
             }
@@ -168,7 +184,7 @@ impl<H: Host> Reconciler<H> {
             })
             .map(|(service, view)| self.service_status(service, view))
             .collect();
-        let held = self.held_steps();
+        let held = self.held_steps().into_iter().filter(|step| one.is_about(&step.service));
         let done: Vec<StepReport> = one.steps.iter().map(|step| self.as_it_came_out(step)).collect();
         PassReport {
             version: VERSION,

@@ -87,6 +87,10 @@ pub enum Reason {
         instance: String,
     },
     KeeperUnresponsive,
+    /// SIGKILL was sent to all of it, and these live on.
+    Unkillable {
+        pids: Vec<Pid>,
+    },
     /// What became of its newest run is not yet in the ledger.
     Unrecorded,
     GuardRootGone {
@@ -171,6 +175,18 @@ impl Reason {
         matches!(self, Self::Unhealthy { .. } | Self::StartTimeout { .. } | Self::LeftTheForeground)
     }
 
+    /// True where a claim to a process cannot be proved or used: what `adopt` and `forget` are for.
+    pub fn is_about_identity(&self) -> bool {
+        matches!(
+            self,
+            Self::IdentityUnverifiable { .. }
+                | Self::ContainmentLost { .. }
+                | Self::ForeignLedger { .. }
+                | Self::KeeperUnresponsive
+                | Self::Unkillable { .. }
+        )
+    }
+
     /// Stable, kebab-case; the same as in the stored form.
     pub fn code(&self) -> &'static str {
         match self {
@@ -198,6 +214,7 @@ impl Reason {
             Self::ContainmentLost { .. } => "containment-lost",
             Self::ForeignLedger { .. } => "foreign-ledger",
             Self::KeeperUnresponsive => "keeper-unresponsive",
+            Self::Unkillable { .. } => "unkillable",
             Self::Unrecorded => "unrecorded",
             Self::GuardRootGone { .. } => "guard-root-gone",
             Self::GuardFraction { .. } => "guard-fraction",
@@ -275,6 +292,13 @@ impl Reason {
             Self::ForeignLedger { instance } => {
                 format!(
                     "the state directory is a copy of instance {instance}; `reconcile takeover` claims it"
+                )
+            }
+            Self::Unkillable { pids } => {
+                let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+                format!(
+                    "SIGKILL did not end pid {}; a process that waits for a hung disk ends when that answers",
+                    pids.join(", ")
                 )
             }
             Self::KeeperUnresponsive => {

@@ -270,6 +270,29 @@ pub struct BirthLine {
     pub containment: Containment,
 }
 
+impl Record {
+    /// The one service that the record is about; `None` for records of roots and files.
+    pub fn service(&self) -> Option<&ServiceId> {
+        match self {
+            Self::Root { .. } | Self::Accepted { .. } | Self::FileForgotten { .. } => None,
+            Self::Intent(intent) => Some(&intent.service),
+            Self::Started { service, .. }
+            | Self::SpawnFailed { service, .. }
+            | Self::Ready { service, .. }
+            | Self::Updated { service, .. }
+            | Self::Stopping { service, .. }
+            | Self::Exited { service, .. }
+            | Self::Gone { service, .. }
+            | Self::Request { service, .. }
+            | Self::Deactivated { service }
+            | Self::Forgotten { service }
+            | Self::GuardLatched { service, .. }
+            | Self::GuardReleased { service }
+            | Self::Entry { service, .. } => Some(service),
+        }
+    }
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }

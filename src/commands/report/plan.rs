@@ -12,31 +12,40 @@ use super::units::count;
 use crate::plan::Action;
 use crate::reconciler::status::{PassReport, ServiceStatus, StepReport};
 
+const NOTHING_TO_DO: &str = "nothing to do: what runs is what is declared\n";
+
+/// Every step but the adoptions, which change nothing and are of every service each time; JSON has them.
+fn worth_telling(report: &PassReport) -> Vec<&StepReport> {
+    report.steps.iter().filter(|step| step.action != Action::Adopt).collect()
+}
+
 /// What a pass would do.
 pub fn plan(report: &PassReport) -> String {
-    if report.steps.is_empty() {
-        return "nothing to do: what runs is what is declared\n".to_owned();
+    let steps = worth_telling(report);
+    if steps.is_empty() {
+        return NOTHING_TO_DO.to_owned();
     }
-    let rows: Vec<_> = report.steps.iter().map(row).collect();
-    format!("{}\n{}\n", columns(&rows), summary(&report.steps))
+    let rows: Vec<_> = steps.iter().map(|step| row(step)).collect();
+    format!("{}\n{}\n", columns(&rows), summary(&steps))
 }
 
 /// What was done, with the outcome of each step.
 pub fn steps_done(report: &PassReport) -> String {
-    if report.steps.is_empty() {
+    let steps = worth_telling(report);
+    if steps.is_empty() {
         return match report.converged {
             Some(false) => String::new(),
-            Some(true) | None => "nothing to do: what runs is what is declared\n".to_owned(),
+            Some(true) | None => NOTHING_TO_DO.to_owned(),
         };
     }
-    let with_outcome = |step: &StepReport| {
+    let with_outcome = |step: &&StepReport| {
         let mut row = row(step);
         let passive = matches!(step.action, Action::Hold | Action::Reject);
         let outcome = step.outcome.as_deref().unwrap_or(if passive { "" } else { "not carried out" });
         row.push(Cell::new(visible(outcome)).style(of_outcome(outcome)));
         row
     };
-    let rows: Vec<_> = report.steps.iter().map(with_outcome).collect();
+    let rows: Vec<_> = steps.iter().map(with_outcome).collect();
     columns(&rows)
 }
 
@@ -105,8 +114,8 @@ fn of_outcome(outcome: &str) -> anstyle::Style {
 }
 
 /// `2 to start, 1 to restart; 1 held`.
-fn summary(steps: &[StepReport]) -> String {
-    const ORDER: [(Action, &str); 10] = [
+fn summary(steps: &[&StepReport]) -> String {
+    const ORDER: [(Action, &str); 9] = [
         (Action::Start, "to start"),
         (Action::Restart, "to restart"),
         (Action::Update, "to update"),
@@ -114,7 +123,6 @@ fn summary(steps: &[StepReport]) -> String {
         (Action::Stop, "to stop"),
         (Action::Kill, "to kill"),
         (Action::Forget, "to forget"),
-        (Action::Adopt, "to adopt"),
         (Action::Hold, "held"),
         (Action::Reject, "rejected"),
     ];

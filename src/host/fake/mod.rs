@@ -48,7 +48,7 @@ use super::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
     UserFacts,
 };
-use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
 use crate::state::{FileIdentity, Record};
@@ -179,12 +179,12 @@ impl Host for FakeHost {
         self.world.borrow().identify(pid)
     }
 
-    fn claim_instance(&mut self) -> Result<(), String> {
+    fn claim_instance(&mut self) -> Result<InstanceId, String> {
         self.call(|world| match world.faults.take(Op::ClaimInstance) {
             Some(errno) => Err(format!("the instance cannot be written ({})", errno.desc())),
             None => {
                 world.tell("the copied state directory becomes this instance's own");
-                Ok(())
+                Ok(InstanceId::from_u64(1))
             }
         })
     }

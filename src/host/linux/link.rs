@@ -53,6 +53,11 @@ impl KeeperLink {
         }
     }
 
+    /// For keepers that are connected to from now on.
+    pub fn act_as(&mut self, instance: InstanceId) {
+        self.instance = instance;
+    }
+
     pub fn is_unresponsive(&self) -> bool {
         self.unresponsive
     }

@@ -15,7 +15,7 @@ use crate::host::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
     StateLayout, UserFacts, clock, ledger_file, trust,
 };
-use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
 use crate::state::{FileIdentity, Record};
@@ -68,7 +68,7 @@ impl Host for Looking {
         Here::read().ok()?.identity(pid.get()).ok()
     }
 
-    fn claim_instance(&mut self) -> Result<(), String> {
+    fn claim_instance(&mut self) -> Result<InstanceId, String> {
         unreachable!("a preview claims nothing")
     }
 

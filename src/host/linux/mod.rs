@@ -254,12 +254,14 @@ impl Host for LinuxHost {
         Here::read().ok()?.identity(pid.get()).ok()
     }
 
-    fn claim_instance(&mut self) -> Result<(), String> {
+    fn claim_instance(&mut self) -> Result<InstanceId, String> {
         let claimed = self.state_dir.take_over(&self.lock).and_then(|known| match known {
-            Some(_) => Ok(()),
-            None => self.state_dir.begin_anew(&self.lock, &mut self.random).map(drop),
+            Some(instance) => Ok(instance),
+            None => self.state_dir.begin_anew(&self.lock, &mut self.random),
         });
-        claimed.map_err(|error| error.to_string())
+        let instance = claimed.map_err(|error| error.to_string())?;
+        self.link.act_as(instance.clone());
+        Ok(instance)
     }
 
     fn user(&mut self, name: &str) -> Result<UserFacts, String> {
