@@ -102,7 +102,7 @@ pub fn kill_to_start(program: &Program, rounds: usize) -> Samples {
     let log = directory.path().join("log");
     let program = c_string(&program.path());
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let watcher = scope.spawn(|| {
             let mut child = Bare::spawn(&program, &log);
             for _ in 0..rounds {
                 let raw = rustix::process::Pid::from_raw(child.0.as_raw()).expect("a pid is not 0");
@@ -111,8 +111,9 @@ pub fn kill_to_start(program: &Program, rounds: usize) -> Samples {
                 // Replaced before it is dropped, and so reaped: as a supervisor would.
                 child = Bare::spawn(&program, &log);
             }
+            child
         });
-        (0..rounds)
+        let samples = (0..rounds)
             .map(|round| {
                 let running = stamp::wait_for(&log, round);
                 std::thread::sleep(PAUSE);
@@ -120,7 +121,10 @@ pub fn kill_to_start(program: &Program, rounds: usize) -> Samples {
                 kill(Pid::from_raw(running.pid), Signal::SIGKILL).unwrap();
                 stamp::wait_for(&log, round + 1).at - begun
             })
-            .collect()
+            .collect();
+        // Not before its stamp was read.
+        drop(watcher.join());
+        samples
     })
 }
 
