@@ -7,7 +7,7 @@ use super::exit_code::{Ended, ExitCode};
 use super::failure::Failure;
 use super::report::{self, StatusView, count};
 use super::{Run, act, backend, manifests, verdict};
-use crate::host::usage::usage;
+use crate::host::usage::Meter;
 use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::options::Options;
@@ -31,12 +31,14 @@ pub fn current(options: &Options) -> Result<Status, Failure> {
             Answer::Report(_) | Answer::Refused(_) => return Err(act::unexpected("not a status")),
         },
     };
-    status.services.iter_mut().for_each(measure);
+    if let Some(meter) = Meter::new() {
+        status.services.iter_mut().for_each(|service| measure(service, meter));
+    }
     Ok(status)
 }
 
-fn measure(service: &mut ServiceStatus) {
-    let Some(usage) = service.pid.and_then(usage) else { return };
+fn measure(service: &mut ServiceStatus, meter: Meter) {
+    let Some(usage) = service.pid.and_then(|pid| meter.usage(pid)) else { return };
     service.cpu_percent = Some(usage.cpu_percent);
     service.memory_bytes = Some(usage.memory_bytes);
 }

@@ -122,7 +122,8 @@ impl AsFd for Pinned {
 }
 
 fn read_all(mut file: fs::File) -> io::Result<Option<String>> {
-    let mut bytes = Vec::new();
+    // Files of /proc have no size, and a reader without a guess begins with 32 bytes.
+    let mut bytes = Vec::with_capacity(1024);
     match file.read_to_end(&mut bytes) {
         // The name of a process is any bytes at all.
         Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),

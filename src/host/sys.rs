@@ -263,6 +263,18 @@ pub fn ignore_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
+/// Gives memory that is free back to the kernel; by itself the allocator keeps what it once had, for the next time.
+///
+/// For a process that has done much and will do little. Takes some milliseconds.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "JUSTIFICATION: nix and rustix do not offer malloc_trim(3)")]
+    // SAFETY: it may be called at any time from any thread, and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,13 @@
 //! CPU and memory of processes, for whoever looks at the status; never part of a pass.
 //!
-//! Two small files a process, where refreshing a process table reads everything of everybody.
-//! Sources: proc_pid_stat(5), fields 14, 15 and 22; proc_pid_status(5), `VmRSS`.
+//! One small file a process, read at once: a status of a thousand services is mostly this, and refreshing a
+//! process table reads everything of everybody. Sources: proc_pid_stat(5), fields 14, 15, 22 and 24;
+//! proc_uptime(5).
+
+use std::fs::File;
+use std::io::Read;
+
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::identity::Pid;
 
@@ -17,27 +23,43 @@ pub struct Usage {
 /// standard library is built for, whatever the kernel's own HZ is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// `None` if the process is gone or may not be looked at. The pid is taken on trust: a recycled one gives
-/// the figures of a stranger, which is a wrong number on a screen and nothing more.
-pub fn usage(pid: Pid) -> Option<Usage> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let uptime = read("/proc/uptime")?;
-    let cpu_percent = cpu(&read(&format!("/proc/{pid}/stat"))?, uptime.split(' ').next()?.parse().ok()?)?;
-    Some(Usage { cpu_percent, memory_bytes: resident(&read(&format!("/proc/{pid}/status"))?)? })
+/// More than 52 numbers and a name can be.
+const STAT_BYTES: usize = 2048;
+
+/// Measures processes as of one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Meter {
+    uptime_s: f64,
+    page_bytes: u64,
 }
 
-fn cpu(stat: &str, uptime_s: f64) -> Option<f64> {
-    // The command name may hold blanks and brackets; the numbers begin after the last one, with field 3.
-    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
-    let busy_s = (field(14)? + field(15)?) / TICKS_PER_SECOND;
-    let lived_s = uptime_s - field(22)? / TICKS_PER_SECOND;
-    Some(if lived_s > 0.0 { 100.0 * busy_s / lived_s } else { 0.0 })
-}
+impl Meter {
+    /// `None` where `/proc` cannot be read.
+    pub fn new() -> Option<Self> {
+        let uptime_s = std::fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
+        let page_bytes = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
+        Some(Self { uptime_s, page_bytes })
+    }
 
-fn resident(status: &str) -> Option<u64> {
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(kilobytes.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    /// `None` if the process is gone or may not be looked at. The pid is taken on trust: a recycled one gives
+    /// the figures of a stranger, which is a wrong number on a screen and nothing more.
+    pub fn usage(&self, pid: Pid) -> Option<Usage> {
+        let mut buffer = [0; STAT_BYTES];
+        let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut buffer).ok()?;
+        self.of_stat(&buffer[..length])
+    }
+
+    fn of_stat(&self, stat: &[u8]) -> Option<Usage> {
+        // The command name may hold anything; the numbers begin after the last bracket, with field 3.
+        let name_ends = stat.iter().rposition(|byte| *byte == b')')?;
+        let fields: Vec<&str> =
+            std::str::from_utf8(&stat[name_ends + 1..]).ok()?.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let busy_s = (field(14)? + field(15)?) as f64 / TICKS_PER_SECOND;
+        let lived_s = self.uptime_s - field(22)? as f64 / TICKS_PER_SECOND;
+        let cpu_percent = if lived_s > 0.0 { 100.0 * busy_s / lived_s } else { 0.0 };
+        Some(Usage { cpu_percent, memory_bytes: field(24)? * self.page_bytes })
+    }
 }
 
 #[cfg(test)]
@@ -46,18 +68,20 @@ mod tests {
 
     #[test]
     fn figures_are_found_behind_any_name() {
-        let stat = "77 (a) b) S 1 77 77 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 1 0 1000 1000000 256";
-        assert_eq!(cpu(stat, 20.0), Some(20.0));
-        assert_eq!(cpu(stat, 10.0), Some(0.0), "started at this very tick");
-        assert_eq!(cpu("77 (a", 20.0), None);
-        assert_eq!(resident("Name:\tx\nVmRSS:\t    1024 kB\n"), Some(1024 * 1024));
-        assert_eq!(resident("Name:\tzombie\n"), None);
+        let stat =
+            b"77 (a) \xff) S 1 77 77 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 1 0 1000 1000000 256 18446";
+        let at = |uptime_s| Meter { uptime_s, page_bytes: 4096 };
+        let usage = |cpu_percent| Some(Usage { cpu_percent, memory_bytes: 1024 * 1024 });
+        assert_eq!(at(20.0).of_stat(stat), usage(20.0));
+        assert_eq!(at(10.0).of_stat(stat), usage(0.0), "started at this very tick");
+        assert_eq!(at(20.0).of_stat(b"77 (a"), None);
+        assert_eq!(at(20.0).of_stat(b"77 (a) Z 1 77"), None);
     }
 
     #[test]
     fn our_own_figures_are_plausible() {
         let own = Pid::new(std::process::id() as i32).unwrap();
-        let usage = usage(own).unwrap();
+        let usage = Meter::new().unwrap().usage(own).unwrap();
         assert!(usage.memory_bytes > 64 * 1024 && usage.cpu_percent >= 0.0, "{usage:?}");
     }
 }

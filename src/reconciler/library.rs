@@ -26,7 +26,7 @@ impl Loaded {
     fn from_text(text: &str) -> Self {
         let digest = Digest::of(text.as_bytes());
         let loaded = manifest::load(text);
-        let services = loaded
+        let mut services: Vec<Arc<Accepted>> = loaded
             .services
             .into_iter()
             .map(|declared| {
@@ -36,6 +36,8 @@ impl Loaded {
                 Arc::new(Accepted { spec, digest: digest.clone(), fingerprint, live_digest })
             })
             .collect();
+        // They were collected in place, where whole specs had been: a hundred times the room that they need.
+        services.shrink_to_fit();
         Self { digest, services, problems: loaded.problems }
     }
 

@@ -21,13 +21,16 @@ use crate::host::linux::{LinuxHost, Looking, Parts};
 use crate::host::state_dir::{
     Environment, LockError, ReconcilerLock, RootPlace, Standing, StateDir, StateDirError, Wanted,
 };
-use crate::host::{Host, StateLayout, clock, trust};
+use crate::host::{Host, StateLayout, clock, sys, trust};
 use crate::identity::InstanceId;
 use crate::policy::{OnExit, Policy};
 use crate::state::{Ledger, Reason};
 
 /// A `--once` of somebody else is over soon; a watcher holds the lock for good.
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
+
+/// With nothing to do for this long, what the work before has needed is not needed soon.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -203,8 +206,14 @@ impl Session {
         if let Some(why) = self.reconciler.host().why_polling() {
             tracing::warn!("changes are looked for every two seconds: {why}");
         }
+        let mut has_worked = true;
         while !self.reconciler.is_shut_down() {
             let at_most = self.reconciler.time_to_wake();
+            has_worked |= at_most.is_zero();
+            if at_most > QUIET && std::mem::take(&mut has_worked) {
+                // Bringing a thousand services up takes twice the memory of keeping them.
+                sys::give_back_memory();
+            }
             tokio::select! {
                 Some(message) = inbox.recv() => match self.take_message(message) {
                     Then::Leave => break,

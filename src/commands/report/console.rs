@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anstream::{AutoStream, ColorChoice};
+use anstream::adapter::strip_str;
 use serde::Serialize;
 
 use crate::commands::args::Format;
@@ -35,7 +35,7 @@ impl Console {
     /// Writes a result; colours are dropped where they are not wanted.
     pub fn print(&self, text: &str) -> Result<(), Unwritable> {
         let stdout = io::stdout().lock();
-        self.attempt(write_to(stdout, text.as_bytes(), self.surroundings.stdout))
+        self.attempt(write_to(stdout, text, self.surroundings.stdout))
     }
 
     /// Writes bytes as they are: the output of a service that goes to a file or another program.
@@ -53,7 +53,7 @@ impl Console {
     /// Tells people something; a stderr that is gone is nobody to tell.
     pub fn say(&self, text: &str) {
         let stderr = io::stderr().lock();
-        drop(write_to(stderr, format!("{text}\n").as_bytes(), self.surroundings.stderr));
+        drop(write_to(stderr, &format!("{text}\n"), self.surroundings.stderr));
     }
 
     /// True once whoever read stdout has gone: nothing that only prints needs to go on.
@@ -72,13 +72,12 @@ impl Console {
     }
 }
 
-fn write_to<S: anstream::stream::RawStream + anstream::stream::AsLockedWrite>(
-    stream: S,
-    bytes: &[u8],
-    to: Stream,
-) -> io::Result<()> {
-    let choice = if to.colour { ColorChoice::AlwaysAnsi } else { ColorChoice::Never };
-    let mut stream = AutoStream::new(stream, choice);
-    stream.write_all(bytes)?;
+/// In one piece: stdout would write each line by itself.
+fn write_to(mut stream: impl Write, text: &str, to: Stream) -> io::Result<()> {
+    if to.colour {
+        stream.write_all(text.as_bytes())?;
+    } else {
+        stream.write_all(strip_str(text).to_string().as_bytes())?;
+    }
     stream.flush()
 }
