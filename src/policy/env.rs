@@ -55,6 +55,10 @@ impl EnvRules {
         Self { keys: rules.env_keys.clone(), prefixes: rules.env_prefixes.clone(), guards_path: false }
     }
 
+    pub(super) fn guards_path(&self) -> bool {
+        self.guards_path
+    }
+
     /// May a manifest set this variable?
     pub(super) fn sets(&self, key: &str) -> EnvVerdict {
         if self.keys.as_ref().is_some_and(|keys| keys.contains(key)) {

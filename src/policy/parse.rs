@@ -133,12 +133,15 @@ fn pin(table: &DeTable<'_>) -> Result<ExecEntry, Fault> {
 
 fn directory(value: &DeValue<'_>) -> Result<PathBuf, Fault> {
     let path = PathBuf::from(reader::text(value)?);
-    if path.is_absolute() {
-        Ok(path)
-    } else {
-        Err(Fault::new(code::BAD_PATH, format!("`{}` is not absolute", path.display()))
-            .help("a relative directory would be another one wherever we are started"))
+    if !path.is_absolute() {
+        return Err(Fault::new(code::BAD_PATH, format!("`{}` is not absolute", path.display()))
+            .help("a relative directory would be another one wherever we are started"));
     }
+    if path.to_string_lossy().contains(':') {
+        return Err(Fault::new(code::BAD_PATH, format!("`{}` has a `:`", path.display()))
+            .help("services get the search path as their `PATH`, whose directories `:` divides"));
+    }
+    Ok(path)
 }
 
 fn user(value: &DeValue<'_>) -> Result<String, Fault> {

@@ -75,13 +75,14 @@ impl<H: Host> Reconciler<H> {
         };
         let first =
             files.first().ok_or_else(|| gate("executable-not-found", "its command resolves to nothing"))?;
+        let inherited = self.policy.inherited(&spec.inherit_env, self.host.environment());
         Ok(SpawnRequest {
             service: spec.id.clone(),
             nonce: self.host.nonce(),
             epoch: self.host.epoch(),
             exec: ExecTarget { file: first.file.clone(), script: first.is_script },
             argv: argv.to_vec(),
-            env: environment(spec, rendered, self.host.environment(), user.as_ref()),
+            env: environment(rendered, inherited, user.as_ref()),
             cwd: rendered.cwd.clone(),
             stdin: spec.stdin.into(),
             user,
@@ -166,53 +167,22 @@ fn gate(gate: &str, message: &str) -> Reason {
     Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
 }
 
-/// Inherited variables by name, then those of the service's user, then the declared ones.
+/// Inherited variables, then those of the service's user, then the declared ones.
 fn environment(
-    spec: &Spec,
     rendered: &Rendered,
-    own: &BTreeMap<String, String>,
+    inherited: BTreeMap<String, String>,
     user: Option<&UserFacts>,
 ) -> Vec<(String, String)> {
-    let mut env: BTreeMap<&str, &str> = BTreeMap::new();
-    for (name, value) in own {
-        if spec.inherit_env.iter().any(|pattern| inherits(pattern, name)) {
-            env.insert(name, value);
-        }
+    let mut env = inherited;
+    if let Some(user) = user {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        env.extend([
+            ("HOME".to_owned(), text(&user.home)),
+            ("SHELL".to_owned(), text(&user.shell)),
+            ("USER".to_owned(), user.name.clone()),
+            ("LOGNAME".to_owned(), user.name.clone()),
+        ]);
     }
-    let home = user.map(|user| text(&user.home));
-    let shell = user.map(|user| text(&user.shell));
-    if let (Some(user), Some(home), Some(shell)) = (user, &home, &shell) {
-        env.insert("HOME", home);
-        env.insert("SHELL", shell);
-        env.insert("USER", &user.name);
-        env.insert("LOGNAME", &user.name);
-    }
-    for (name, value) in &rendered.env {
-        env.insert(name, value);
-    }
-    env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-fn inherits(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => name == pattern,
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::inherits;
-
-    #[test]
-    fn a_star_inherits_by_prefix_and_alone_everything() {
-        assert!(inherits("LC_*", "LC_ALL"));
-        assert!(!inherits("LC_*", "LANG"));
-        assert!(inherits("*", "ANYTHING"));
-        assert!(!inherits("PATH", "PATHS"));
-    }
+    env.extend(rendered.env.clone());
+    env.into_iter().collect()
 }
