@@ -22,8 +22,7 @@ impl Policy {
     ) -> BTreeMap<String, String> {
         let is_asked_for = |name: &str| patterns.iter().any(|pattern| names(pattern, name));
         let named = ours.iter().filter(|(name, _)| is_asked_for(name));
-        let mut passed: BTreeMap<_, _> =
-            named.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut passed: BTreeMap<_, _> = named.map(|(name, value)| (name.clone(), value.clone())).collect();
         let inherited = passed.remove("PATH");
         let path = if self.env.iter().any(EnvRules::guards_path) {
             joined(self.search_path().iter().filter_map(|dir| dir.to_str()))
