@@ -242,24 +242,44 @@ impl Allowlist {
         verdicts.ok()?.into_iter().next()
     }
 
-    /// Whether a running leader may have become this file: under which name it was called is not known.
-    pub(super) fn may_run(&self, exe: &FileIdentity) -> bool {
-        let name = base_name(&exe.path);
-        let below_project = self.own.as_ref().is_some_and(|own| exe.path.starts_with(&own.project));
-        // Where one user owns everything, a launcher may become a runtime of the list wherever he keeps it:
-        // version managers do, and nobody else could have put it there.
-        let own_runtime = || {
-            self.own.is_some()
-                && self
-                    .entries
-                    .iter()
-                    .any(|(entry, _)| matches!(entry, ExecEntry::Name(listed) if same_family(listed, name)))
-        };
-        below_project
-            || self.files.iter().any(|allowed| is_same(&allowed.file, exe))
-            || self.globs.iter().any(|glob| glob.matches(&exe.path))
-            || own_runtime()
+    /// Whether a running leader may have become this: under which name it was called is not known.
+    pub(super) fn may_run(&self, image: &Image) -> bool {
+        if image.here.as_ref().is_some_and(|here| self.broken_pin(here).is_some()) {
+            return false;
+        }
+        self.files.iter().any(|allowed| is_same(&allowed.file, &image.exe))
+            || self.globs.iter().any(|glob| image.here.is_some() && glob.matches(&image.exe.path))
+            || self.is_own_image(image)
     }
+
+    /// Below one user's project, or a runtime of the list wherever he keeps it: a launcher may become that, as
+    /// version managers do, and nobody else could have put it there.
+    fn is_own_image(&self, image: &Image) -> bool {
+        let Some(own) = &self.own else { return false };
+        let name = base_name(&image.exe.path);
+        let is_runtime = || {
+            let mut names = self.entries.iter().map(|(entry, _)| entry);
+            names.any(|entry| matches!(entry, ExecEntry::Name(listed) if same_family(listed, name)))
+        };
+        match &image.here {
+            Some(here) => {
+                let is_his = here.owner_uid == own.uid || here.owner_uid == 0;
+                self.is_own(here) || (is_his && is_runtime())
+            }
+            // What he builds anew while it runs is his still.
+            None => image.is_deleted && (image.exe.path.starts_with(&own.project) || is_runtime()),
+        }
+    }
+}
+
+/// What a running leader executes.
+pub(super) struct Image {
+    /// The path is the one that the process shows, without the note that it is deleted: in a mount namespace of
+    /// its own that is a text of its choice.
+    pub(super) exe: FileIdentity,
+    pub(super) is_deleted: bool,
+    /// That very file, found at that path from our side.
+    pub(super) here: Option<ResolvedFile>,
 }
 
 /// The same file by device and inode.
