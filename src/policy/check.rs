@@ -176,6 +176,7 @@ impl Policy {
         {
             let message = format!("the policy does not allow a manifest to inherit `{pattern}`");
             let help = match pattern.strip_suffix('*') {
+                Some("") => "name the variables, and allow each with `env_keys` below `[policy]`".to_owned(),
                 Some(prefix) => format!("allow it below `[policy]` with \"{prefix}\" in `env_prefixes`"),
                 None => self.env_help(pattern, "allow it below `[policy]`"),
             };

@@ -37,9 +37,19 @@ const INHERITED_BY_DEFAULT: &[&str] =
 pub(super) struct EnvRules {
     pub(super) keys: Option<BTreeSet<String>>,
     pub(super) prefixes: Option<Vec<String>>,
-    /// `PATH` decides what `#!/usr/bin/env NAME` comes to: where an allowlist is to mean something, it is
-    /// the operator's.
-    pub(super) guards_path: bool,
+    pub(super) guard: Guard,
+}
+
+/// How much of the environment is the operator's where no list says so; each includes the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Guard {
+    /// One user, and what he owns is allowed anyway.
+    #[default]
+    Open,
+    /// `PATH` decides what `#!/usr/bin/env NAME` comes to: an allowlist is to mean something.
+    Path,
+    /// Manifests by others: values that they did not write are none of their business.
+    Strangers,
 }
 
 /// The worst comes last.
@@ -52,11 +62,11 @@ pub(super) enum EnvVerdict {
 
 impl EnvRules {
     pub(super) fn of(rules: &Rules) -> Self {
-        Self { keys: rules.env_keys.clone(), prefixes: rules.env_prefixes.clone(), guards_path: false }
+        Self { keys: rules.env_keys.clone(), prefixes: rules.env_prefixes.clone(), guard: Guard::Open }
     }
 
     pub(super) fn guards_path(&self) -> bool {
-        self.guards_path
+        self.guard >= Guard::Path
     }
 
     /// May a manifest set this variable?
@@ -64,7 +74,7 @@ impl EnvRules {
         if self.keys.as_ref().is_some_and(|keys| keys.contains(key)) {
             return EnvVerdict::Allowed;
         }
-        if hijacks(key) || (self.guards_path && key == "PATH") {
+        if hijacks(key) || (self.guards_path() && key == "PATH") {
             return EnvVerdict::Hijack;
         }
         if !self.is_allowlist() || self.has_prefix_of(key) {
@@ -76,16 +86,21 @@ impl EnvRules {
     /// May a manifest inherit `pattern`, a name or a prefix followed by `*`?
     ///
     /// The values are the operator's own, so none is a hijack; with an allowlist, what is not on it stays
-    /// with the operator.
+    /// with the operator, and from strangers everything does that no list names: that any key may be set
+    /// (`env_prefixes = [""]`) gives nothing away.
     pub(super) fn inherits(&self, pattern: &str) -> bool {
-        if !self.is_allowlist() || INHERITED_BY_DEFAULT.contains(&pattern) {
+        let is_for_strangers = self.guard == Guard::Strangers;
+        if is_inherited_by_default(pattern) || !(self.is_allowlist() || is_for_strangers) {
             return true;
         }
+        let shortest = usize::from(is_for_strangers);
+        let is_below = |key: &str| {
+            let mut prefixes = self.prefixes.iter().flatten().filter(|prefix| prefix.len() >= shortest);
+            prefixes.any(|prefix| key.starts_with(prefix.as_str()))
+        };
         match pattern.strip_suffix('*') {
-            Some(prefix) => self.has_prefix_of(prefix),
-            None => {
-                self.keys.as_ref().is_some_and(|keys| keys.contains(pattern)) || self.has_prefix_of(pattern)
-            }
+            Some(prefix) => is_below(prefix),
+            None => self.keys.as_ref().is_some_and(|keys| keys.contains(pattern)) || is_below(pattern),
         }
     }
 
@@ -96,6 +111,14 @@ impl EnvRules {
     fn has_prefix_of(&self, key: &str) -> bool {
         self.prefixes.iter().flatten().any(|prefix| key.starts_with(prefix.as_str()))
     }
+}
+
+/// True as well for a part of a pattern: `LC_ALL`.
+fn is_inherited_by_default(pattern: &str) -> bool {
+    INHERITED_BY_DEFAULT.iter().any(|default| match default.strip_suffix('*') {
+        Some(prefix) => pattern.starts_with(prefix),
+        None => *default == pattern,
+    })
 }
 
 fn hijacks(key: &str) -> bool {
@@ -114,7 +137,7 @@ mod tests {
         EnvRules {
             keys: keys.map(own),
             prefixes: prefixes.map(|list| list.iter().map(|&text| text.to_owned()).collect()),
-            guards_path: false,
+            guard: Guard::Open,
         }
     }
 
@@ -162,9 +185,9 @@ mod tests {
 
     #[test]
     fn a_guarded_path_is_a_hijack_until_it_is_listed() {
-        let guarded = EnvRules { guards_path: true, ..rules(None, None) };
+        let guarded = EnvRules { guard: Guard::Path, ..rules(None, None) };
         assert_eq!(guarded.sets("PATH"), EnvVerdict::Hijack);
-        let listed = EnvRules { guards_path: true, ..rules(Some(&["PATH"]), None) };
+        let listed = EnvRules { guard: Guard::Path, ..rules(Some(&["PATH"]), None) };
         assert_eq!(listed.sets("PATH"), EnvVerdict::Allowed);
     }
 
@@ -179,5 +202,24 @@ mod tests {
             assert!(!listed.inherits(no), "{no}");
         }
         assert!(rules(None, Some(&[""])).inherits("*"));
+    }
+
+    #[test]
+    fn strangers_inherit_what_is_named_and_nothing_else() {
+        let strangers = |keys, prefixes| EnvRules { guard: Guard::Strangers, ..rules(keys, prefixes) };
+        let silent = strangers(None, None);
+        let any = strangers(None, Some(&[""]));
+        for no in ["*", "A*", "SECRET", "L*", "PATH*"] {
+            assert!(!silent.inherits(no) && !any.inherits(no), "{no}");
+        }
+        for yes in ["PATH", "LC_*", "LC_ALL", "HOME"] {
+            assert!(silent.inherits(yes) && any.inherits(yes), "{yes}");
+        }
+        let listed = strangers(Some(&["TOKEN"]), Some(&["AWS_", ""]));
+        for yes in ["TOKEN", "AWS_*", "AWS_REGION"] {
+            assert!(listed.inherits(yes), "{yes}");
+        }
+        assert!(!listed.inherits("*") && !listed.inherits("OTHER"));
+        assert_eq!(listed.sets("OTHER"), EnvVerdict::Allowed);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::allowlist::{Allowlist, OwnFiles, Role, Verdict, is_same};
 use super::builtin::SYSTEM_PATH;
 use super::config::{Config, OnExecAway, Rules};
-use super::env::EnvRules;
+use super::env::{EnvRules, Guard};
 use super::executable::{ExecEntry, NamedSet};
 use super::query::{ExecQuery, Resolution, ResolvedFile};
 use super::refusal::{self, Refused};
@@ -104,8 +104,16 @@ impl Policy {
         let allowed: Vec<_> = allow.iter().filter_map(|text| ExecEntry::parse(text).ok()).collect();
         run.add(&allowed, own.as_ref());
         let ceiling = config.ceiling.as_deref();
-        let env = std::iter::once(rules).chain(ceiling);
-        let env = env.map(|rules| EnvRules { guards_path: !is_own_default, ..EnvRules::of(rules) });
+        let guard = match &trust {
+            Trust::Strangers => Guard::Strangers,
+            Trust::OneUser { .. } if is_own_default => Guard::Open,
+            Trust::OneUser { .. } => Guard::Path,
+        };
+        // Where the ceiling is silent, what strangers may have of our values is for the configuration to say.
+        let ceilings =
+            EnvRules { guard: guard.min(Guard::Path), ..ceiling.map(EnvRules::of).unwrap_or_default() };
+        let own_env = EnvRules { guard, ..EnvRules::of(rules) };
+        let env = std::iter::once(own_env).chain(ceiling.map(|_| ceilings));
         Self {
             env: env.collect(),
             allow_shell,

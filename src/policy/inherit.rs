@@ -41,9 +41,33 @@ fn joined<'d>(dirs: impl Iterator<Item = &'d str>) -> Option<String> {
     (!dirs.is_empty()).then(|| dirs.join(":"))
 }
 
+/// What is said to us and not to our services, by ourselves (`RECONCILE_`) or by a service manager: a service
+/// that took up its notification socket, its sockets or its directories would pass for us. Sources:
+/// systemd.exec(5), sd_notify(3), sd_listen_fds(3).
+const OURS_ALONE: &[&str] = &[
+    "RECONCILE_",
+    "NOTIFY_SOCKET",
+    "LISTEN_",
+    "FDSTORE",
+    "WATCHDOG_",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "SYSTEMD_EXEC_PID",
+    "MAINPID",
+    "MANAGERPID",
+    "MEMORY_PRESSURE_",
+    "CREDENTIALS_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
+    "CACHE_DIRECTORY",
+    "LOGS_DIRECTORY",
+    "CONFIGURATION_DIRECTORY",
+];
+
+/// A pattern never means what is ours alone; the very name does.
 fn names(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
+        Some(prefix) => name.starts_with(prefix) && !OURS_ALONE.iter().any(|ours| name.starts_with(ours)),
         None => name == pattern,
     }
 }
@@ -71,6 +95,10 @@ mod tests {
             ("LC_*", "LANG", false),
             ("*", "ANYTHING", true),
             ("PATH", "PATHS", false),
+            ("*", "NOTIFY_SOCKET", false),
+            ("LISTEN_*", "LISTEN_FDS", false),
+            ("*", "RECONCILE_CONFIG", false),
+            ("NOTIFY_SOCKET", "NOTIFY_SOCKET", true),
         ] {
             assert_eq!(names(pattern, name), is_named, "{pattern} and {name}");
         }
