@@ -1,24 +1,30 @@
 //! Which environment variables a manifest may set or inherit.
 //!
-//! By default any but those that make a runtime load or run something other than what was checked; once
-//! `env_keys` or `env_prefixes` are given, only what they list. Sources: ld.so(8), bash(1), sh(1p) and the
-//! manuals of the runtimes.
+//! By default any but those that make a runtime load or run something other than what was checked, which
+//! for manifests by others are more; once `env_keys` or `env_prefixes` are given, only what they list.
+//! Sources: ld.so(8), bash(1), sh(1p) and the manuals of the runtimes.
 
 use std::collections::BTreeSet;
 
 use super::config::Rules;
 
-/// Names that hijack a process.
+/// Names that hijack a process: what they name or say is executed, before or in place of its own program.
 const HIJACK_NAMES: &str = "
     GLIBC_TUNABLES GCONV_PATH LOCPATH MALLOC_TRACE OPENSSL_CONF OPENSSL_ENGINES OPENSSL_MODULES
     BASH_ENV ENV SHELLOPTS BASHOPTS PS4 PROMPT_COMMAND IFS ZDOTDIR NODE_OPTIONS
     NODE_REPL_EXTERNAL_MODULE BUN_OPTIONS ELECTRON_RUN_AS_NODE PYTHONSTARTUP PYTHONHOME
-    PYTHONINSPECT PYTHONBREAKPOINT PYTHONUSERBASE PYTHONWARNINGS PERL5OPT PERL5DB RUBYOPT PHPRC
-    PHP_INI_SCAN_DIR JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS _JAVA_OPTIONS DOTNET_STARTUP_HOOKS
-    CORECLR_PROFILER CORECLR_ENABLE_PROFILING ERL_AFLAGS ERL_FLAGS ERL_ZFLAGS R_PROFILE
-    R_PROFILE_USER R_ENVIRON R_ENVIRON_USER RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER GOFLAGS";
+    PYTHONINSPECT PYTHONBREAKPOINT PYTHONUSERBASE PYTHONWARNINGS PERL5OPT PERL5DB PERL5SHELL RUBYOPT
+    PHPRC PHP_INI_SCAN_DIR JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS _JAVA_OPTIONS DOTNET_STARTUP_HOOKS
+    DOTNET_ADDITIONAL_DEPS CORECLR_PROFILER CORECLR_ENABLE_PROFILING ERL_AFLAGS ERL_FLAGS ERL_ZFLAGS
+    R_PROFILE R_PROFILE_USER R_ENVIRON R_ENVIRON_USER RUSTC RUSTDOC RUSTC_WRAPPER
+    RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC CARGO_BUILD_RUSTDOC CARGO_BUILD_RUSTC_WRAPPER
+    CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER GOFLAGS GIT_EXEC_PATH YARN_YARN_PATH YARN_PLUGINS
+    YARN_RC_FILENAME";
 
 const HIJACK_PREFIXES: &[&str] = &["LD_", "BASH_FUNC_", "CORECLR_PROFILER_PATH", "LUA_INIT"];
+
+/// Of `CARGO_TARGET_<triple>_…`.
+const HIJACK_CARGO_TARGET: &[&str] = &["_RUNNER", "_LINKER"];
 
 /// npm reads these in either case, and with `-` for `_`.
 const HIJACK_NPM: &[&str] = &[
@@ -26,7 +32,28 @@ const HIJACK_NPM: &[&str] = &[
     "npm_config_script_shell",
     "npm_config_userconfig",
     "npm_config_globalconfig",
+    "npm_config_git",
+    "npm_config_shell",
+    "npm_config_editor",
+    "npm_config_python",
+    "npm_config_node_gyp",
+    "npm_config_onload_script",
+    "npm_config_prefix",
+    "npm_config_init_module",
 ];
+
+/// Names that say where a runtime finds its parts, or how it is run: everyday values where one user owns
+/// everything, and as good as a hijack in the hands of others.
+const STEERING_NAMES: &str = "
+    PYTHONPATH PYTHONPYCACHEPREFIX UV_PYTHON NODE_PATH PERL5LIB PERLLIB RUBYLIB GEM_PATH GEM_HOME
+    BUNDLE_GEMFILE BUNDLE_PATH JAVA_HOME JAVA_OPTS CLASSPATH MAVEN_OPTS MAVEN_ARGS GRADLE_OPTS
+    GRADLE_USER_HOME SBT_OPTS DOTNET_ROOT JULIA_LOAD_PATH JULIA_DEPOT_PATH ERL_LIBS PSModulePath
+    RUSTFLAGS RUSTDOCFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_HOME RUSTUP_HOME RUSTUP_TOOLCHAIN GOROOT
+    GOPATH GOENV GOTOOLCHAIN CC CXX AR MAKEFILES MAKEFLAGS GIT_ASKPASS GIT_EDITOR
+    GIT_SEQUENCE_EDITOR GIT_PAGER GIT_EXTERNAL_DIFF GIT_PROXY_COMMAND GIT_TEMPLATE_DIR";
+
+const STEERING_PREFIXES: &[&str] =
+    &["CARGO_BUILD_", "GIT_SSH", "GIT_CONFIG", "LUA_PATH", "LUA_CPATH", "R_LIBS", "CGO_"];
 
 /// Inherited without being asked for; a policy has nothing against them.
 const INHERITED_BY_DEFAULT: &[&str] =
@@ -74,7 +101,9 @@ impl EnvRules {
         if self.keys.as_ref().is_some_and(|keys| keys.contains(key)) {
             return EnvVerdict::Allowed;
         }
-        if hijacks(key) || (self.guards_path() && key == "PATH") {
+        let is_guarded =
+            (self.guards_path() && key == "PATH") || (self.guard == Guard::Strangers && steers(key));
+        if hijacks(key) || is_guarded {
             return EnvVerdict::Hijack;
         }
         if !self.is_allowlist() || self.has_prefix_of(key) {
@@ -123,9 +152,21 @@ fn is_inherited_by_default(pattern: &str) -> bool {
 
 fn hijacks(key: &str) -> bool {
     let as_npm_reads_it = || key.to_ascii_lowercase().replace('-', "_");
-    HIJACK_NAMES.split_ascii_whitespace().any(|name| name == key)
-        || HIJACK_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+    let is_of_cargo =
+        || key.starts_with("CARGO_TARGET_") && HIJACK_CARGO_TARGET.iter().any(|suffix| key.ends_with(suffix));
+    is_listed(key, HIJACK_NAMES, HIJACK_PREFIXES)
+        || is_of_cargo()
         || HIJACK_NPM.contains(&as_npm_reads_it().as_str())
+}
+
+fn steers(key: &str) -> bool {
+    let is_flags = key.starts_with("CARGO_TARGET_") && key.ends_with("FLAGS");
+    is_flags || is_listed(key, STEERING_NAMES, STEERING_PREFIXES)
+}
+
+fn is_listed(key: &str, names: &str, prefixes: &[&str]) -> bool {
+    names.split_ascii_whitespace().any(|name| name == key)
+        || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -144,7 +185,7 @@ mod tests {
     #[test]
     fn by_default_any_key_but_those_that_hijack() {
         let open = rules(None, None);
-        for key in ["PORT", "NODE_ENV", "PYTHONPATH", "PATH", "env"] {
+        for key in ["PORT", "NODE_ENV", "PYTHONPATH", "JAVA_HOME", "CARGO_TARGET_DIR", "PATH", "env"] {
             assert_eq!(open.sets(key), EnvVerdict::Allowed, "{key}");
         }
         for key in [
@@ -160,6 +201,9 @@ mod tests {
             "LUA_INIT_5_4",
             "NPM_CONFIG_NODE-OPTIONS",
             "npm_config_script_shell",
+            "npm_config_node-gyp",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+            "RUSTC",
         ] {
             assert_eq!(open.sets(key), EnvVerdict::Hijack, "{key}");
         }
@@ -172,6 +216,23 @@ mod tests {
         assert_eq!(prefix.sets("ANY"), EnvVerdict::Allowed, "the empty prefix is any other key");
         assert_eq!(rules(Some(&["LD_PRELOAD"]), None).sets("LD_PRELOAD"), EnvVerdict::Allowed);
         assert_eq!(rules(Some(&["LD_PRELOAD"]), None).sets("LD_AUDIT"), EnvVerdict::Hijack);
+    }
+
+    #[test]
+    fn where_a_runtime_finds_its_parts_is_not_for_strangers_to_say() {
+        for key in
+            ["PYTHONPATH", "NODE_PATH", "CLASSPATH", "GIT_SSH_COMMAND", "CARGO_BUILD_TARGET", "LUA_PATH_5_4"]
+        {
+            let under = |guard| EnvRules { guard, ..rules(None, None) }.sets(key);
+            assert_eq!(under(Guard::Strangers), EnvVerdict::Hijack, "{key}");
+            assert_eq!(under(Guard::Path), EnvVerdict::Allowed, "{key}");
+            let listed = EnvRules { guard: Guard::Strangers, ..rules(Some(&[key]), None) };
+            assert_eq!(listed.sets(key), EnvVerdict::Allowed, "{key}");
+        }
+        let strangers = EnvRules { guard: Guard::Strangers, ..rules(None, None) };
+        for key in ["PORT", "CARGO_TARGET_DIR", "JAVA_PORT", "BUNDLE_WITHOUT"] {
+            assert_eq!(strangers.sets(key), EnvVerdict::Allowed, "{key}");
+        }
     }
 
     #[test]
