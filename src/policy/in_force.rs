@@ -1,6 +1,6 @@
 //! The policy in force: the configuration, its ceiling, whom we trust, and what this run allows.
 //!
-//! Pure. Made by `commands` once per configuration; `reconciler` has the host resolve the entries
+//! Pure. Made once per configuration, and anew when it turns out that others can write manifests; `reconciler` has the host resolve the entries
 //! ([`Policy::resolve_entries`]) before each pass that judges, and asks before a spec is accepted, before a
 //! start, and of what runs.
 
@@ -125,6 +125,14 @@ impl Policy {
             env_files: Vec::new(),
             given: Given { config: config.clone(), trust, allow: allow.to_vec() },
         }
+    }
+
+    /// The policy that follows where trust has been judged anew, its entries not resolved yet; `None` if it is
+    /// what it was.
+    #[must_use]
+    pub fn judged_anew(&self, trust: Trust) -> Option<Self> {
+        let Given { config, trust: before, allow } = &self.given;
+        (trust != *before).then(|| Self::in_force(config, trust, allow))
     }
 
     pub(super) fn rules(&self) -> &Rules {

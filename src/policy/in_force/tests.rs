@@ -355,3 +355,17 @@ fn a_policy_has_changed_when_what_it_is_made_from_has() {
     assert_ne!(unresolved, machine.policy("[policy]\nmax_ttl = '1d'\n"));
     assert_ne!(unresolved, machine.policy_of(&Config::default(), Trust::Strangers, &["nc"]));
 }
+
+#[test]
+fn trust_that_is_judged_anew_makes_another_policy_if_it_has_changed() {
+    let machine = Machine::usual();
+    let config = config_of("[policy]\nmax_ttl = '1d'\n");
+    let policy = machine.policy_of(&config, one_user(&["/usr/bin"]), &["wget"]);
+    assert_eq!(policy.judged_anew(one_user(&["/usr/bin"])), None);
+    let mut strict = policy.judged_anew(Trust::Strangers).unwrap();
+    assert_eq!(strict, machine.policy_of(&config, Trust::Strangers, &["wget"]));
+    strict.resolve_entries(&mut |query| machine.resolve(query));
+    assert_eq!(machine.refused(&policy, "./server"), None);
+    assert_eq!(machine.refused(&strict, "./server").as_deref(), Some(code::EXEC_NOT_ALLOWED));
+    assert_eq!(machine.refused(&strict, "wget"), None, "what this run allows stays allowed");
+}
