@@ -186,3 +186,72 @@ fn environment(
     env.extend(rendered.env.clone());
     env.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::host::StateLayout;
+    use crate::host::fake::FakeHost;
+    use crate::identity::InstanceId;
+    use crate::policy::{Config, Policy, Trust};
+    use crate::reconciler::Settings;
+    use crate::state::Ledger;
+
+    /// The request for `web` with these lines, where one user owns everything.
+    fn requested(more: &str) -> SpawnRequest {
+        let host = FakeHost::new();
+        host.add_user(UserFacts {
+            name: "www-data".to_owned(),
+            uid: 33,
+            gid: 33,
+            groups: vec![33],
+            home: "/var/www".into(),
+            shell: "/bin/false".into(),
+        });
+        host.write("web.toml", &format!("[service.web]\ncommand = [\"node\"]\n{more}\n"));
+        let settings = Settings {
+            layout: StateLayout { dir: PathBuf::from("/state") },
+            instance: InstanceId::from_u64(1),
+            project_dir: PathBuf::from("/srv/app"),
+            home: Some(PathBuf::from("/home/op")),
+            config: Config::default(),
+            watching: true,
+        };
+        let trust = Trust::OneUser {
+            uid: host.own_uid(),
+            home_project: PathBuf::from("/srv/app"),
+            search_path: vec![PathBuf::from("/usr/bin")],
+        };
+        let policy = Policy::in_force(&settings.config, trust, &[]);
+        let mut reconciler = Reconciler::new(host, settings, policy, Ledger::default());
+        reconciler.pass();
+        let accepted =
+            reconciler.accepted(&ServiceId::new("default", "web").unwrap()).expect("it is accepted");
+        let rendered = reconciler.render(&accepted.spec);
+        let files = reconciler.judge_rendered(&accepted.spec, &rendered).files;
+        reconciler.request(&accepted.spec, &rendered, &rendered.argv, &files).unwrap()
+    }
+
+    fn value<'r>(request: &'r SpawnRequest, name: &str) -> Option<&'r str> {
+        request.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn the_tilde_and_home_are_those_of_the_services_user() {
+        let own = requested("cwd = '~/app'");
+        assert_eq!((own.cwd.as_path(), value(&own, "HOME")), (Path::new("/home/op/app"), Some("/home/op")));
+        let www = requested("cwd = '~/app'\nuser = 'www-data'");
+        assert_eq!((www.cwd.as_path(), value(&www, "HOME")), (Path::new("/var/www/app"), Some("/var/www")));
+        assert_eq!((value(&www, "USER"), value(&www, "SHELL")), (Some("www-data"), Some("/bin/false")));
+    }
+
+    #[test]
+    fn declared_variables_come_before_the_users_and_those_before_inherited_ones() {
+        let request = requested("user = 'www-data'\nenv = { HOME = '/srv', A = '1' }\ninherit_env = ['*']");
+        assert_eq!((value(&request, "HOME"), value(&request, "USER")), (Some("/srv"), Some("www-data")));
+        assert_eq!((value(&request, "A"), value(&request, "LANG")), (Some("1"), Some("C.UTF-8")));
+        assert_eq!(value(&requested("inherit_env = []"), "LANG"), None);
+    }
+}
