@@ -130,7 +130,7 @@ impl Resolver {
             found_in,
             owner_uid: metadata.uid(),
             writable_by_others: self.writers.has_others(&real, &metadata),
-            file: identity(real, &metadata),
+            file: file_identity(real, &metadata),
             found: path,
             is_script,
             blake3: None,
@@ -284,7 +284,9 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_a_file()) }
 }
 
-fn identity(path: PathBuf, metadata: &Metadata) -> FileIdentity {
+/// The file under a path as its metadata has it. A change time that nanoseconds cannot hold is the nearest that
+/// they can: some file systems make such times up.
+pub(super) fn file_identity(path: PathBuf, metadata: &Metadata) -> FileIdentity {
     FileIdentity { path, dev: metadata.dev(), inode: metadata.ino(), ctime_ns: ctime_ns(metadata) }
 }
 

@@ -1,7 +1,8 @@
 //! Who can write here: whether manifests, project and configuration are one user's alone.
 //!
 //! Reads owners and modes, follows links as loading does, and decides no more than that: what follows from it
-//! is in `policy`. Called by `commands` when a configuration is loaded. Sources: path_resolution(7), acl(5).
+//! is in `policy`. Called when a configuration is loaded, and in each full pass: it costs a few stat(2) for each
+//! manifest. Sources: path_resolution(7), acl(5).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
@@ -60,6 +61,9 @@ fn callers_path() -> Vec<PathBuf> {
     }
 }
 
+/// As many links as the kernel follows.
+const MAX_LINKS: usize = 40;
+
 /// One look at directories, for one user.
 struct Look {
     uid: u32,
@@ -80,8 +84,13 @@ impl Look {
         found
     }
 
-    /// The directory itself, and those above it: who can write there can put another one in its place.
+    /// The directory itself, those above it, and the links on the way: who can write there can put another one
+    /// in its place.
     fn of_directory(&mut self, dir: &Path) -> Option<String> {
+        let way = self.of_way(dir, MAX_LINKS);
+        if way.is_some() {
+            return way;
+        }
         let real = match std::fs::canonicalize(dir) {
             Ok(real) => real,
             Err(error) => return Some(format!("{} cannot be looked at: {error}", dir.display())),
@@ -94,6 +103,38 @@ impl Look {
             found = found.or_else(|| self.of_ancestor(above));
         }
         found
+    }
+
+    /// Every link that the path leads through, one after the other: whose it is, and who could lead it
+    /// elsewhere.
+    fn of_way(&mut self, path: &Path, links_left: usize) -> Option<String> {
+        let path = match std::path::absolute(path) {
+            Ok(path) => path,
+            Err(error) => return Some(format!("{} cannot be looked at: {error}", path.display())),
+        };
+        let parts: Vec<_> = path.ancestors().collect();
+        let link = parts.into_iter().rev().find(|part| part.is_symlink())?;
+        let failed =
+            |error: &dyn std::fmt::Display| format!("{} cannot be followed: {error}", link.display());
+        if links_left == 0 {
+            return Some(failed(&"too many links"));
+        }
+        let (metadata, target) = match (std::fs::symlink_metadata(link), std::fs::read_link(link)) {
+            (Ok(metadata), Ok(target)) => (metadata, target),
+            (Err(error), _) | (_, Err(error)) => return Some(failed(&error)),
+        };
+        if metadata.uid() != 0 && metadata.uid() != self.uid {
+            return Some(format!("the link {} belongs to {}", link.display(), name_of(metadata.uid())));
+        }
+        // All that is above the first link is no link itself.
+        let mut found = None;
+        for above in link.ancestors().skip(1) {
+            found = found.or_else(|| self.of_ancestor(above));
+        }
+        let rest = path.strip_prefix(link).unwrap_or(Path::new(""));
+        let onward = link.parent().unwrap_or(Path::new("/")).join(target);
+        let onward = if rest.as_os_str().is_empty() { onward } else { onward.join(rest) };
+        found.or_else(|| self.of_way(&onward, links_left - 1))
     }
 
     fn of_ancestor(&mut self, dir: &Path) -> Option<String> {
@@ -146,6 +187,7 @@ impl Look {
         let mut found = self.of_own(path, &metadata);
         if path.is_symlink() {
             let target = std::fs::canonicalize(path).ok()?;
+            found = found.or_else(|| self.of_way(path, MAX_LINKS));
             found = found.or_else(|| self.of_directory(target.parent()?));
         }
         if metadata.is_dir() {

@@ -35,6 +35,7 @@ pub use spec::{
     CommandLine, Health, HealthCheck, Limits, OnUnhealthy, Restart, RestartPolicy, Shell, SignalName,
     SignalTo, Spec, Stdin, Stop, WantedState,
 };
+pub(crate) use suggest::nearest;
 pub use units::{format_duration, parse_duration, parse_size};
 
 /// The reference manifest: every field with its default. It declares no service until its lines are

@@ -24,7 +24,7 @@ const ALIASES: &[(&str, &str)] = &[
 ];
 
 /// The nearest of `words`, if one is near.
-pub(super) fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     // A hostile key may be a megabyte long, and the distance costs the product of the lengths.
     const MAX_BYTES: usize = 40;
     if word.len() > MAX_BYTES {

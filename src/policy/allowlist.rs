@@ -30,6 +30,7 @@ pub(super) struct Allowlist {
     own: Option<OwnFiles>,
     search_path: Vec<PathBuf>,
     files: Vec<AllowedFile>,
+    pins: Vec<Pin>,
 }
 
 /// Executables of one user, below his project directory.
@@ -45,13 +46,45 @@ struct AllowedFile {
     name: String,
     file: FileIdentity,
     role: Role,
-    pin: Option<Pin>,
 }
 
+/// What a pinned path came to.
 #[derive(Debug, Clone, PartialEq)]
 struct Pin {
+    /// As it is written, and without links to its directory.
+    places: [PathBuf; 2],
     expected: String,
-    found: Option<String>,
+    /// The file with its digest; `None` if there was none that could be read.
+    found: Option<(FileIdentity, String)>,
+}
+
+impl Pin {
+    fn new(path: &Path, expected: &str, found: Option<&ResolvedFile>) -> Self {
+        let place = found.map_or_else(|| path.to_owned(), place_of);
+        let content = found.and_then(|found| Some((found.file.clone(), found.blake3.clone()?)));
+        Self { places: [path.to_owned(), place], expected: expected.to_owned(), found: content }
+    }
+
+    /// True if the pin is meant for this file: the one that was found, or whatever has taken its place.
+    fn binds(&self, file: &FileIdentity, places: &[&Path]) -> bool {
+        let is_at = |place: &Path| self.places.iter().any(|pinned| pinned == place);
+        let was_found =
+            self.found.as_ref().is_some_and(|(found, _)| is_same(found, file) || found.path == file.path);
+        was_found || is_at(&file.path) || places.iter().any(|place| is_at(place))
+    }
+
+    /// `Err` has the digest that was found in place of the pinned one. It was taken when the entries were
+    /// resolved: it is that of this file as long as it is the same one, with the same change time.
+    fn holds(&self, file: &FileIdentity) -> Result<(), Option<String>> {
+        let is_that_content = |found: &FileIdentity| is_same(found, file) && found.ctime_ns == file.ctime_ns;
+        let known = self.found.as_ref().filter(|(found, _)| is_that_content(found)).map(|(_, digest)| digest);
+        if known == Some(&self.expected) { Ok(()) } else { Err(known.cloned()) }
+    }
+}
+
+/// Where it was found, without links to its directory.
+fn place_of(file: &ResolvedFile) -> PathBuf {
+    file.found.file_name().map_or_else(|| file.found.clone(), |name| file.found_in.join(name))
 }
 
 /// Whether a file is allowed, and if not, what comes nearest.
@@ -77,7 +110,14 @@ pub(super) enum Verdict {
 
 impl Allowlist {
     pub(super) fn new(search_path: Vec<PathBuf>) -> Self {
-        Self { entries: Vec::new(), globs: Vec::new(), own: None, search_path, files: Vec::new() }
+        Self {
+            entries: Vec::new(),
+            globs: Vec::new(),
+            own: None,
+            search_path,
+            files: Vec::new(),
+            pins: Vec::new(),
+        }
     }
 
     /// Adds entries; `own` joins with [`NamedSet::Default`].
@@ -114,9 +154,9 @@ impl Allowlist {
     /// A name stands for its file in every directory of the search path, so that a script which names its
     /// interpreter by path is not refused because another directory comes first.
     pub(super) fn resolve(&mut self, ask: &mut dyn FnMut(&ExecQuery) -> Resolution) {
-        let mut files = Vec::new();
+        let (mut files, mut pins) = (Vec::new(), Vec::new());
         for (entry, role) in &self.entries {
-            let pin = match entry {
+            let pinned = match entry {
                 ExecEntry::Pin { blake3, .. } => Some(blake3),
                 _ => None,
             };
@@ -125,20 +165,18 @@ impl Allowlist {
                     word: path.to_string_lossy().into_owned(),
                     cwd: PathBuf::from("/"),
                     search_path: self.search_path.clone(),
-                    digest: pin.is_some(),
+                    digest: pinned.is_some(),
                 };
-                let Some(found) = ask(&query).ok().and_then(|chain| chain.into_iter().next()) else {
-                    continue;
-                };
-                files.push(AllowedFile {
+                let found = ask(&query).ok().and_then(|chain| chain.into_iter().next());
+                pins.extend(pinned.map(|expected| Pin::new(&path, expected, found.as_ref())));
+                files.extend(found.map(|found| AllowedFile {
                     name: base_name(&path).to_owned(),
                     file: found.file,
                     role: *role,
-                    pin: pin.map(|expected| Pin { expected: expected.clone(), found: found.blake3 }),
-                });
+                }));
             }
         }
-        self.files = files;
+        (self.files, self.pins) = (files, pins);
     }
 
     /// Where an entry's file may be.
@@ -195,37 +233,53 @@ impl Allowlist {
         })
     }
 
-    /// The digest that was found in place of the pinned one.
-    ///
-    /// A pin binds whatever else allows the file. The digest was taken when the entries were resolved: it
-    /// is that of this file as long as its change time is the same.
+    /// The digest that was found in place of the pinned one, if any. A pin binds whatever else allows the file;
+    /// of several for one file one must hold.
     fn broken_pin(&self, file: &ResolvedFile) -> Option<Option<String>> {
-        self.files.iter().filter(|allowed| is_same(&allowed.file, &file.file)).find_map(|allowed| {
-            let pin = allowed.pin.as_ref()?;
-            let is_that_content = allowed.file.ctime_ns == file.file.ctime_ns;
-            let found = pin.found.clone().filter(|_| is_that_content);
-            (found.as_ref() != Some(&pin.expected)).then_some(found)
-        })
+        let places = [file.found.as_path(), &place_of(file)];
+        let binding = self.pins.iter().filter(|pin| pin.binds(&file.file, &places));
+        let verdicts: Result<Vec<_>, ()> = binding.map(|pin| pin.holds(&file.file).err().ok_or(())).collect();
+        verdicts.ok()?.into_iter().next()
     }
 
-    /// Whether a running leader may have become this file: under which name it was called is not known.
-    pub(super) fn may_run(&self, exe: &FileIdentity) -> bool {
-        let name = base_name(&exe.path);
-        let below_project = self.own.as_ref().is_some_and(|own| exe.path.starts_with(&own.project));
-        // Where one user owns everything, a launcher may become a runtime of the list wherever he keeps it:
-        // version managers do, and nobody else could have put it there.
-        let own_runtime = || {
-            self.own.is_some()
-                && self
-                    .entries
-                    .iter()
-                    .any(|(entry, _)| matches!(entry, ExecEntry::Name(listed) if same_family(listed, name)))
-        };
-        below_project
-            || self.files.iter().any(|allowed| is_same(&allowed.file, exe))
-            || self.globs.iter().any(|glob| glob.matches(&exe.path))
-            || own_runtime()
+    /// Whether a running leader may have become this: under which name it was called is not known.
+    pub(super) fn may_run(&self, image: &Image) -> bool {
+        if image.here.as_ref().is_some_and(|here| self.broken_pin(here).is_some()) {
+            return false;
+        }
+        self.files.iter().any(|allowed| is_same(&allowed.file, &image.exe))
+            || self.globs.iter().any(|glob| image.here.is_some() && glob.matches(&image.exe.path))
+            || self.is_own_image(image)
     }
+
+    /// Below one user's project, or a runtime of the list wherever he keeps it: a launcher may become that, as
+    /// version managers do, and nobody else could have put it there.
+    fn is_own_image(&self, image: &Image) -> bool {
+        let Some(own) = &self.own else { return false };
+        let name = base_name(&image.exe.path);
+        let is_runtime = || {
+            let mut names = self.entries.iter().map(|(entry, _)| entry);
+            names.any(|entry| matches!(entry, ExecEntry::Name(listed) if same_family(listed, name)))
+        };
+        match &image.here {
+            Some(here) => {
+                let is_his = here.owner_uid == own.uid || here.owner_uid == 0;
+                self.is_own(here) || (is_his && is_runtime())
+            }
+            // What he builds anew while it runs is his still.
+            None => image.is_deleted && (image.exe.path.starts_with(&own.project) || is_runtime()),
+        }
+    }
+}
+
+/// What a running leader executes.
+pub(super) struct Image {
+    /// The path is the one that the process shows, without the note that it is deleted: in a mount namespace of
+    /// its own that is a text of its choice.
+    pub(super) exe: FileIdentity,
+    pub(super) is_deleted: bool,
+    /// That very file, found at that path from our side.
+    pub(super) here: Option<ResolvedFile>,
 }
 
 /// The same file by device and inode.

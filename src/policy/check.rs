@@ -9,7 +9,7 @@ use super::code;
 use super::config::{Cap, Requirement, SELF};
 use super::env::EnvVerdict;
 use super::in_force::Policy;
-use crate::manifest::{CommandLine, HealthCheck, Limits, Problem, Spec};
+use crate::manifest::{CommandLine, HealthCheck, Limits, Problem, Spec, escape};
 use crate::time::human;
 
 /// What a spec came to once rendered, as far as a policy looks at it.
@@ -82,7 +82,7 @@ impl Policy {
             return;
         }
         let message = match &spec.user {
-            Some(user) => format!("the policy does not allow the user `{user}`"),
+            Some(user) => format!("the policy does not allow the user `{}`", escape(user)),
             None => "no `user` is given, and the policy wants one".to_owned(),
         };
         let mut line = users.clone();
@@ -128,7 +128,8 @@ impl Policy {
             found.push(Problem::refused(code::LIMITS_REQUIRED, message).help(help));
         }
         if self.wants_git_workdir() && !facts.is_git_worktree {
-            let message = format!("`{}` is not the top of a git worktree, as the policy wants it", spec.cwd);
+            let message =
+                format!("`{}` is not the top of a git worktree, as the policy wants it", escape(&spec.cwd));
             let help = "set `cwd` to a repository or to what `git worktree add` made";
             found.push(Problem::refused(code::GIT_WORKDIR_REQUIRED, message).help(help));
         }
@@ -160,12 +161,14 @@ impl Policy {
             match verdicts.max().unwrap_or(EnvVerdict::Allowed) {
                 EnvVerdict::Allowed => {}
                 EnvVerdict::Hijack => {
-                    let message = format!("`{key}` can make the process run something else than its command");
+                    let shown = escape(key);
+                    let message =
+                        format!("`{shown}` can make the process run something else than its command");
                     let help = self.env_help(key, "only that very key below `[policy]` allows it");
                     found.push(Problem::refused(code::ENV_HIJACK, message).help(help));
                 }
                 EnvVerdict::NotListed => {
-                    let message = format!("the policy does not allow a manifest to set `{key}`");
+                    let message = format!("the policy does not allow a manifest to set `{}`", escape(key));
                     let help = self.env_help(key, "allow it below `[policy]`");
                     found.push(Problem::refused(code::ENV_NOT_ALLOWED, message).help(help));
                 }
@@ -174,9 +177,12 @@ impl Policy {
         for pattern in
             spec.inherit_env.iter().filter(|name| self.env.iter().any(|rules| !rules.inherits(name)))
         {
-            let message = format!("the policy does not allow a manifest to inherit `{pattern}`");
+            let message = format!("the policy does not allow a manifest to inherit `{}`", escape(pattern));
             let help = match pattern.strip_suffix('*') {
-                Some(prefix) => format!("allow it below `[policy]` with \"{prefix}\" in `env_prefixes`"),
+                Some("") => "name the variables, and allow each with `env_keys` below `[policy]`".to_owned(),
+                Some(prefix) => {
+                    format!("allow it below `[policy]` with \"{}\" in `env_prefixes`", escape(prefix))
+                }
                 None => self.env_help(pattern, "allow it below `[policy]`"),
             };
             found.push(Problem::refused(code::INHERIT_NOT_ALLOWED, message).help(help));

@@ -1,24 +1,30 @@
 //! Which environment variables a manifest may set or inherit.
 //!
-//! By default any but those that make a runtime load or run something other than what was checked; once
-//! `env_keys` or `env_prefixes` are given, only what they list. Sources: ld.so(8), bash(1), sh(1p) and the
-//! manuals of the runtimes.
+//! By default any but those that make a runtime load or run something other than what was checked, which
+//! for manifests by others are more; once `env_keys` or `env_prefixes` are given, only what they list.
+//! Sources: ld.so(8), bash(1), sh(1p) and the manuals of the runtimes.
 
 use std::collections::BTreeSet;
 
 use super::config::Rules;
 
-/// Names that hijack a process.
+/// Names that hijack a process: what they name or say is executed, before or in place of its own program.
 const HIJACK_NAMES: &str = "
     GLIBC_TUNABLES GCONV_PATH LOCPATH MALLOC_TRACE OPENSSL_CONF OPENSSL_ENGINES OPENSSL_MODULES
     BASH_ENV ENV SHELLOPTS BASHOPTS PS4 PROMPT_COMMAND IFS ZDOTDIR NODE_OPTIONS
     NODE_REPL_EXTERNAL_MODULE BUN_OPTIONS ELECTRON_RUN_AS_NODE PYTHONSTARTUP PYTHONHOME
-    PYTHONINSPECT PYTHONBREAKPOINT PYTHONUSERBASE PYTHONWARNINGS PERL5OPT PERL5DB RUBYOPT PHPRC
-    PHP_INI_SCAN_DIR JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS _JAVA_OPTIONS DOTNET_STARTUP_HOOKS
-    CORECLR_PROFILER CORECLR_ENABLE_PROFILING ERL_AFLAGS ERL_FLAGS ERL_ZFLAGS R_PROFILE
-    R_PROFILE_USER R_ENVIRON R_ENVIRON_USER RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER GOFLAGS";
+    PYTHONINSPECT PYTHONBREAKPOINT PYTHONUSERBASE PYTHONWARNINGS PERL5OPT PERL5DB PERL5SHELL RUBYOPT
+    PHPRC PHP_INI_SCAN_DIR JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS _JAVA_OPTIONS DOTNET_STARTUP_HOOKS
+    DOTNET_ADDITIONAL_DEPS CORECLR_PROFILER CORECLR_ENABLE_PROFILING ERL_AFLAGS ERL_FLAGS ERL_ZFLAGS
+    R_PROFILE R_PROFILE_USER R_ENVIRON R_ENVIRON_USER RUSTC RUSTDOC RUSTC_WRAPPER
+    RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC CARGO_BUILD_RUSTDOC CARGO_BUILD_RUSTC_WRAPPER
+    CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER GOFLAGS GIT_EXEC_PATH YARN_YARN_PATH YARN_PLUGINS
+    YARN_RC_FILENAME";
 
 const HIJACK_PREFIXES: &[&str] = &["LD_", "BASH_FUNC_", "CORECLR_PROFILER_PATH", "LUA_INIT"];
+
+/// Of `CARGO_TARGET_<triple>_…`.
+const HIJACK_CARGO_TARGET: &[&str] = &["_RUNNER", "_LINKER"];
 
 /// npm reads these in either case, and with `-` for `_`.
 const HIJACK_NPM: &[&str] = &[
@@ -26,7 +32,28 @@ const HIJACK_NPM: &[&str] = &[
     "npm_config_script_shell",
     "npm_config_userconfig",
     "npm_config_globalconfig",
+    "npm_config_git",
+    "npm_config_shell",
+    "npm_config_editor",
+    "npm_config_python",
+    "npm_config_node_gyp",
+    "npm_config_onload_script",
+    "npm_config_prefix",
+    "npm_config_init_module",
 ];
+
+/// Names that say where a runtime finds its parts, or how it is run: everyday values where one user owns
+/// everything, and as good as a hijack in the hands of others.
+const STEERING_NAMES: &str = "
+    PYTHONPATH PYTHONPYCACHEPREFIX UV_PYTHON NODE_PATH PERL5LIB PERLLIB RUBYLIB GEM_PATH GEM_HOME
+    BUNDLE_GEMFILE BUNDLE_PATH JAVA_HOME JAVA_OPTS CLASSPATH MAVEN_OPTS MAVEN_ARGS GRADLE_OPTS
+    GRADLE_USER_HOME SBT_OPTS DOTNET_ROOT JULIA_LOAD_PATH JULIA_DEPOT_PATH ERL_LIBS PSModulePath
+    RUSTFLAGS RUSTDOCFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_HOME RUSTUP_HOME RUSTUP_TOOLCHAIN GOROOT
+    GOPATH GOENV GOTOOLCHAIN CC CXX AR MAKEFILES MAKEFLAGS GIT_ASKPASS GIT_EDITOR
+    GIT_SEQUENCE_EDITOR GIT_PAGER GIT_EXTERNAL_DIFF GIT_PROXY_COMMAND GIT_TEMPLATE_DIR";
+
+const STEERING_PREFIXES: &[&str] =
+    &["CARGO_BUILD_", "GIT_SSH", "GIT_CONFIG", "LUA_PATH", "LUA_CPATH", "R_LIBS", "CGO_"];
 
 /// Inherited without being asked for; a policy has nothing against them.
 const INHERITED_BY_DEFAULT: &[&str] =
@@ -37,9 +64,19 @@ const INHERITED_BY_DEFAULT: &[&str] =
 pub(super) struct EnvRules {
     pub(super) keys: Option<BTreeSet<String>>,
     pub(super) prefixes: Option<Vec<String>>,
-    /// `PATH` decides what `#!/usr/bin/env NAME` comes to: where an allowlist is to mean something, it is
-    /// the operator's.
-    pub(super) guards_path: bool,
+    pub(super) guard: Guard,
+}
+
+/// How much of the environment is the operator's where no list says so; each includes the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Guard {
+    /// One user, and what he owns is allowed anyway.
+    #[default]
+    Open,
+    /// `PATH` decides what `#!/usr/bin/env NAME` comes to: an allowlist is to mean something.
+    Path,
+    /// Manifests by others: values that they did not write are none of their business.
+    Strangers,
 }
 
 /// The worst comes last.
@@ -52,7 +89,11 @@ pub(super) enum EnvVerdict {
 
 impl EnvRules {
     pub(super) fn of(rules: &Rules) -> Self {
-        Self { keys: rules.env_keys.clone(), prefixes: rules.env_prefixes.clone(), guards_path: false }
+        Self { keys: rules.env_keys.clone(), prefixes: rules.env_prefixes.clone(), guard: Guard::Open }
+    }
+
+    pub(super) fn guards_path(&self) -> bool {
+        self.guard >= Guard::Path
     }
 
     /// May a manifest set this variable?
@@ -60,7 +101,9 @@ impl EnvRules {
         if self.keys.as_ref().is_some_and(|keys| keys.contains(key)) {
             return EnvVerdict::Allowed;
         }
-        if hijacks(key) || (self.guards_path && key == "PATH") {
+        let is_guarded =
+            (self.guards_path() && key == "PATH") || (self.guard == Guard::Strangers && steers(key));
+        if hijacks(key) || is_guarded {
             return EnvVerdict::Hijack;
         }
         if !self.is_allowlist() || self.has_prefix_of(key) {
@@ -72,16 +115,21 @@ impl EnvRules {
     /// May a manifest inherit `pattern`, a name or a prefix followed by `*`?
     ///
     /// The values are the operator's own, so none is a hijack; with an allowlist, what is not on it stays
-    /// with the operator.
+    /// with the operator, and from strangers everything does that no list names: that any key may be set
+    /// (`env_prefixes = [""]`) gives nothing away.
     pub(super) fn inherits(&self, pattern: &str) -> bool {
-        if !self.is_allowlist() || INHERITED_BY_DEFAULT.contains(&pattern) {
+        let is_for_strangers = self.guard == Guard::Strangers;
+        if is_inherited_by_default(pattern) || !(self.is_allowlist() || is_for_strangers) {
             return true;
         }
+        let shortest = usize::from(is_for_strangers);
+        let is_below = |key: &str| {
+            let mut prefixes = self.prefixes.iter().flatten().filter(|prefix| prefix.len() >= shortest);
+            prefixes.any(|prefix| key.starts_with(prefix.as_str()))
+        };
         match pattern.strip_suffix('*') {
-            Some(prefix) => self.has_prefix_of(prefix),
-            None => {
-                self.keys.as_ref().is_some_and(|keys| keys.contains(pattern)) || self.has_prefix_of(pattern)
-            }
+            Some(prefix) => is_below(prefix),
+            None => self.keys.as_ref().is_some_and(|keys| keys.contains(pattern)) || is_below(pattern),
         }
     }
 
@@ -94,11 +142,31 @@ impl EnvRules {
     }
 }
 
+/// True as well for a part of a pattern: `LC_ALL`.
+fn is_inherited_by_default(pattern: &str) -> bool {
+    INHERITED_BY_DEFAULT.iter().any(|default| match default.strip_suffix('*') {
+        Some(prefix) => pattern.starts_with(prefix),
+        None => *default == pattern,
+    })
+}
+
 fn hijacks(key: &str) -> bool {
     let as_npm_reads_it = || key.to_ascii_lowercase().replace('-', "_");
-    HIJACK_NAMES.split_ascii_whitespace().any(|name| name == key)
-        || HIJACK_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+    let is_of_cargo =
+        || key.starts_with("CARGO_TARGET_") && HIJACK_CARGO_TARGET.iter().any(|suffix| key.ends_with(suffix));
+    is_listed(key, HIJACK_NAMES, HIJACK_PREFIXES)
+        || is_of_cargo()
         || HIJACK_NPM.contains(&as_npm_reads_it().as_str())
+}
+
+fn steers(key: &str) -> bool {
+    let is_flags = key.starts_with("CARGO_TARGET_") && key.ends_with("FLAGS");
+    is_flags || is_listed(key, STEERING_NAMES, STEERING_PREFIXES)
+}
+
+fn is_listed(key: &str, names: &str, prefixes: &[&str]) -> bool {
+    names.split_ascii_whitespace().any(|name| name == key)
+        || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -110,14 +178,14 @@ mod tests {
         EnvRules {
             keys: keys.map(own),
             prefixes: prefixes.map(|list| list.iter().map(|&text| text.to_owned()).collect()),
-            guards_path: false,
+            guard: Guard::Open,
         }
     }
 
     #[test]
     fn by_default_any_key_but_those_that_hijack() {
         let open = rules(None, None);
-        for key in ["PORT", "NODE_ENV", "PYTHONPATH", "PATH", "env"] {
+        for key in ["PORT", "NODE_ENV", "PYTHONPATH", "JAVA_HOME", "CARGO_TARGET_DIR", "PATH", "env"] {
             assert_eq!(open.sets(key), EnvVerdict::Allowed, "{key}");
         }
         for key in [
@@ -133,6 +201,9 @@ mod tests {
             "LUA_INIT_5_4",
             "NPM_CONFIG_NODE-OPTIONS",
             "npm_config_script_shell",
+            "npm_config_node-gyp",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+            "RUSTC",
         ] {
             assert_eq!(open.sets(key), EnvVerdict::Hijack, "{key}");
         }
@@ -148,6 +219,23 @@ mod tests {
     }
 
     #[test]
+    fn where_a_runtime_finds_its_parts_is_not_for_strangers_to_say() {
+        for key in
+            ["PYTHONPATH", "NODE_PATH", "CLASSPATH", "GIT_SSH_COMMAND", "CARGO_BUILD_TARGET", "LUA_PATH_5_4"]
+        {
+            let under = |guard| EnvRules { guard, ..rules(None, None) }.sets(key);
+            assert_eq!(under(Guard::Strangers), EnvVerdict::Hijack, "{key}");
+            assert_eq!(under(Guard::Path), EnvVerdict::Allowed, "{key}");
+            let listed = EnvRules { guard: Guard::Strangers, ..rules(Some(&[key]), None) };
+            assert_eq!(listed.sets(key), EnvVerdict::Allowed, "{key}");
+        }
+        let strangers = EnvRules { guard: Guard::Strangers, ..rules(None, None) };
+        for key in ["PORT", "CARGO_TARGET_DIR", "JAVA_PORT", "BUNDLE_WITHOUT"] {
+            assert_eq!(strangers.sets(key), EnvVerdict::Allowed, "{key}");
+        }
+    }
+
+    #[test]
     fn once_given_the_lists_are_all_there_is() {
         let listed = rules(Some(&["PORT"]), Some(&["VITE_"]));
         assert_eq!(listed.sets("PORT"), EnvVerdict::Allowed);
@@ -158,9 +246,9 @@ mod tests {
 
     #[test]
     fn a_guarded_path_is_a_hijack_until_it_is_listed() {
-        let guarded = EnvRules { guards_path: true, ..rules(None, None) };
+        let guarded = EnvRules { guard: Guard::Path, ..rules(None, None) };
         assert_eq!(guarded.sets("PATH"), EnvVerdict::Hijack);
-        let listed = EnvRules { guards_path: true, ..rules(Some(&["PATH"]), None) };
+        let listed = EnvRules { guard: Guard::Path, ..rules(Some(&["PATH"]), None) };
         assert_eq!(listed.sets("PATH"), EnvVerdict::Allowed);
     }
 
@@ -175,5 +263,24 @@ mod tests {
             assert!(!listed.inherits(no), "{no}");
         }
         assert!(rules(None, Some(&[""])).inherits("*"));
+    }
+
+    #[test]
+    fn strangers_inherit_what_is_named_and_nothing_else() {
+        let strangers = |keys, prefixes| EnvRules { guard: Guard::Strangers, ..rules(keys, prefixes) };
+        let silent = strangers(None, None);
+        let any = strangers(None, Some(&[""]));
+        for no in ["*", "A*", "SECRET", "L*", "PATH*"] {
+            assert!(!silent.inherits(no) && !any.inherits(no), "{no}");
+        }
+        for yes in ["PATH", "LC_*", "LC_ALL", "HOME"] {
+            assert!(silent.inherits(yes) && any.inherits(yes), "{yes}");
+        }
+        let listed = strangers(Some(&["TOKEN"]), Some(&["AWS_", ""]));
+        for yes in ["TOKEN", "AWS_*", "AWS_REGION"] {
+            assert!(listed.inherits(yes), "{yes}");
+        }
+        assert!(!listed.inherits("*") && !listed.inherits("OTHER"));
+        assert_eq!(listed.sets("OTHER"), EnvVerdict::Allowed);
     }
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use crate::manifest::escape;
+
 /// One entry of `executables`, or one `--allow`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEntry {
@@ -45,7 +47,8 @@ impl ExecEntry {
             "@default" => return Ok(Self::Set(NamedSet::Default)),
             "@agents" => return Ok(Self::Set(NamedSet::Agents)),
             _ if text.starts_with('@') => {
-                return Err(format!("there is no set `{text}`; the sets are `@default` and `@agents`"));
+                let set = escape(text);
+                return Err(format!("there is no set `{set}`; the sets are `@default` and `@agents`"));
             }
             _ => {}
         }

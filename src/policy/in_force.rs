@@ -1,6 +1,6 @@
 //! The policy in force: the configuration, its ceiling, whom we trust, and what this run allows.
 //!
-//! Pure. Made by `commands` once per configuration; `reconciler` has the host resolve the entries
+//! Pure. Made once per configuration, and anew when it turns out that others can write manifests; `reconciler` has the host resolve the entries
 //! ([`Policy::resolve_entries`]) before each pass that judges, and asks before a spec is accepted, before a
 //! start, and of what runs.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::allowlist::{Allowlist, OwnFiles, Role, Verdict, is_same};
 use super::builtin::SYSTEM_PATH;
 use super::config::{Config, OnExecAway, Rules};
-use super::env::EnvRules;
+use super::env::{EnvRules, Guard};
 use super::executable::{ExecEntry, NamedSet};
 use super::query::{ExecQuery, Resolution, ResolvedFile};
 use super::refusal::{self, Refused};
@@ -104,8 +104,16 @@ impl Policy {
         let allowed: Vec<_> = allow.iter().filter_map(|text| ExecEntry::parse(text).ok()).collect();
         run.add(&allowed, own.as_ref());
         let ceiling = config.ceiling.as_deref();
-        let env = std::iter::once(rules).chain(ceiling);
-        let env = env.map(|rules| EnvRules { guards_path: !is_own_default, ..EnvRules::of(rules) });
+        let guard = match &trust {
+            Trust::Strangers => Guard::Strangers,
+            Trust::OneUser { .. } if is_own_default => Guard::Open,
+            Trust::OneUser { .. } => Guard::Path,
+        };
+        // Where the ceiling is silent, what strangers may have of our values is for the configuration to say.
+        let ceilings =
+            EnvRules { guard: guard.min(Guard::Path), ..ceiling.map(EnvRules::of).unwrap_or_default() };
+        let own_env = EnvRules { guard, ..EnvRules::of(rules) };
+        let env = std::iter::once(own_env).chain(ceiling.map(|_| ceilings));
         Self {
             env: env.collect(),
             allow_shell,
@@ -117,6 +125,14 @@ impl Policy {
             env_files: Vec::new(),
             given: Given { config: config.clone(), trust, allow: allow.to_vec() },
         }
+    }
+
+    /// The policy that follows where trust has been judged anew, its entries not resolved yet; `None` if it is
+    /// what it was.
+    #[must_use]
+    pub fn judged_anew(&self, trust: Trust) -> Option<Self> {
+        let Given { config, trust: before, allow } = &self.given;
+        (trust != *before).then(|| Self::in_force(config, trust, allow))
     }
 
     pub(super) fn rules(&self) -> &Rules {

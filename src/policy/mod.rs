@@ -14,6 +14,7 @@ mod config;
 mod env;
 mod executable;
 mod in_force;
+mod inherit;
 #[cfg(test)]
 mod machine;
 mod parse;

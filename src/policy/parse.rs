@@ -11,7 +11,7 @@ use super::code;
 use super::config::{Cap, Config, Logs, OnExecAway, OnExit, Prune, Requirement, Rules, SELF};
 use super::executable::ExecEntry;
 use super::reader::{self, Fault, Reader, Section};
-use crate::manifest::Problem;
+use crate::manifest::{Problem, escape};
 
 /// Reads a configuration. With a problem of severity `Invalid` the result is not to be used.
 pub fn parse_config(text: &str) -> (Config, Vec<Problem>) {
@@ -105,9 +105,8 @@ fn small_count(value: &DeValue<'_>) -> Result<u32, Fault> {
 fn executable(value: &DeValue<'_>) -> Result<ExecEntry, Fault> {
     let bad = |why: String| Fault::new(code::BAD_EXECUTABLE, why).help(EXECUTABLE_HELP);
     match value {
-        DeValue::String(text) => {
-            ExecEntry::parse(text).map_err(|why| bad(format!("`{text}` is not an executable: {why}")))
-        }
+        DeValue::String(text) => ExecEntry::parse(text)
+            .map_err(|why| bad(format!("`{}` is not an executable: {why}", escape(text)))),
         DeValue::Table(table) => pin(table).map_err(|fault| fault.help(EXECUTABLE_HELP)),
         other => Err(reader::wrong_type("a string, or `{ path, blake3 }`", other)),
     }
@@ -119,7 +118,10 @@ const EXECUTABLE_HELP: &str = "an executable is a name (`node`), an absolute pat
 fn pin(table: &DeTable<'_>) -> Result<ExecEntry, Fault> {
     if let Some((key, _)) = table.iter().find(|(key, _)| !matches!(key.get_ref().as_ref(), "path" | "blake3"))
     {
-        return Err(Fault::new(code::UNKNOWN_KEY, format!("there is no key `{}` in a pin", key.get_ref())));
+        return Err(Fault::new(
+            code::UNKNOWN_KEY,
+            format!("there is no key `{}` in a pin", escape(key.get_ref())),
+        ));
     }
     let part = |wanted: &str| {
         let value = table.iter().find(|(key, _)| key.get_ref() == wanted).map(|(_, value)| value.get_ref());
@@ -128,23 +130,27 @@ fn pin(table: &DeTable<'_>) -> Result<ExecEntry, Fault> {
     };
     let (path, blake3) = (part("path")?, part("blake3")?);
     ExecEntry::pin(&path, &blake3)
-        .map_err(|why| Fault::new(code::BAD_EXECUTABLE, format!("`{path}` is not a pin: {why}")))
+        .map_err(|why| Fault::new(code::BAD_EXECUTABLE, format!("`{}` is not a pin: {why}", escape(&path))))
 }
 
 fn directory(value: &DeValue<'_>) -> Result<PathBuf, Fault> {
-    let path = PathBuf::from(reader::text(value)?);
-    if path.is_absolute() {
-        Ok(path)
-    } else {
-        Err(Fault::new(code::BAD_PATH, format!("`{}` is not absolute", path.display()))
-            .help("a relative directory would be another one wherever we are started"))
+    let text = reader::text(value)?;
+    let path = PathBuf::from(&text);
+    if !path.is_absolute() {
+        return Err(Fault::new(code::BAD_PATH, format!("`{}` is not absolute", escape(&text)))
+            .help("a relative directory would be another one wherever we are started"));
     }
+    if text.contains(':') {
+        return Err(Fault::new(code::BAD_PATH, format!("`{}` has a `:`", escape(&text)))
+            .help("services get the search path as their `PATH`, whose directories `:` divides"));
+    }
+    Ok(path)
 }
 
 fn user(value: &DeValue<'_>) -> Result<String, Fault> {
     let name = reader::text(value)?;
     if name.is_empty() || (name.starts_with('@') && name != SELF) {
-        return Err(Fault::new(code::BAD_CHOICE, format!("`{name}` is not a user"))
+        return Err(Fault::new(code::BAD_CHOICE, format!("`{}` is not a user", escape(&name)))
             .help(format!("write names, and `{SELF}` for manifests that name no user")));
     }
     Ok(name)

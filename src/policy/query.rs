@@ -1,7 +1,8 @@
 //! The question put to the host about a command, and its answer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::manifest::escape_unseen;
 use crate::state::FileIdentity;
 
 /// What would be executed for this command word?
@@ -41,15 +42,15 @@ pub struct ResolvedFile {
 /// Why a command resolves to nothing that could be executed; each with a stable [`code`](ResolveError::code).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    #[error("`{word}` is not found{}", if searched.is_empty() { String::new() } else { format!(" on {searched}") })]
+    #[error("`{}` is not found{}", escape_unseen(word), if searched.is_empty() { String::new() } else { format!(" on {searched}") })]
     NotFound { word: String, searched: String },
-    #[error("{} is not executable", path.display())]
+    #[error("{} is not executable", shown(path))]
     NotExecutable { path: PathBuf },
-    #[error("{} is not a regular file", path.display())]
+    #[error("{} is not a regular file", shown(path))]
     NotAFile { path: PathBuf },
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}", shown(path))]
     Unreadable { path: PathBuf, error: String },
-    #[error("{}: more than four interpreters follow each other", path.display())]
+    #[error("{}: more than four interpreters follow each other", shown(path))]
     TooDeep { path: PathBuf },
 }
 
@@ -64,4 +65,9 @@ impl ResolveError {
             Self::TooDeep { .. } => "interpreters-too-deep",
         }
     }
+}
+
+/// Whole, since it is to be looked for.
+pub(super) fn shown(path: &Path) -> String {
+    escape_unseen(&path.to_string_lossy())
 }

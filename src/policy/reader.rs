@@ -9,10 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::code;
-use crate::manifest::{Problem, Span, parse_duration, parse_size};
-
-/// Two keys at least this alike (Jaro-Winkler, 0 to 1) are taken for a slip of the pen.
-const ALIKE: f64 = 0.8;
+use crate::manifest::{Problem, Span, escape, nearest, parse_duration, parse_size};
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -134,19 +131,14 @@ impl<'r, 't, 'v> Section<'r, 't, 'v> {
 
     pub(super) fn finish(self) {
         for (key, _) in self.table.iter().filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref())) {
+            let word = key.get_ref();
             let whole = match self.name {
-                "" => key.get_ref().to_string(),
-                name => format!("{name}.{}", key.get_ref()),
+                "" => escape(word),
+                name => format!("{name}.{}", escape(word)),
             };
             let fault = Fault::new(code::UNKNOWN_KEY, format!("there is no key `{whole}`"));
-            let meant = self
-                .known
-                .iter()
-                .map(|known| (strsim::jaro_winkler(known, key.get_ref()), known))
-                .filter(|(likeness, _)| *likeness >= ALIKE)
-                .max_by(|(a, _), (b, _)| a.total_cmp(b));
-            let help = match meant {
-                Some((_, known)) => format!("did you mean `{known}`?"),
+            let help = match nearest(&word.to_ascii_lowercase(), self.known.iter().copied()) {
+                Some(known) => format!("did you mean `{known}`?"),
                 None => format!("the keys here are {}", self.known.join(", ")),
             };
             self.reader.add(key.span(), fault.help(help));
@@ -187,7 +179,7 @@ pub(super) fn fraction(value: &DeValue<'_>) -> Result<f64, Fault> {
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Fault> {
     let text = value.as_str().ok_or_else(|| wrong_type("a duration", value).help("write `\"10s\"`"))?;
     parse_duration(text).map_err(|error| {
-        Fault::new(code::BAD_DURATION, format!("`{text}` is not a duration: {error}"))
+        Fault::new(code::BAD_DURATION, format!("`{}` is not a duration: {error}", escape(text)))
             .help("a number and a unit: `250ms`, `10s`, `4h`, `7d`")
     })
 }
@@ -206,7 +198,7 @@ pub(super) fn positive_duration(value: &DeValue<'_>) -> Result<Duration, Fault> 
 pub(super) fn size(value: &DeValue<'_>) -> Result<u64, Fault> {
     let text = value.as_str().ok_or_else(|| wrong_type("a size", value).help("write `\"10MiB\"`"))?;
     let not_a_size = |error: String| {
-        Fault::new(code::BAD_SIZE, format!("`{text}` is not a size: {error}"))
+        Fault::new(code::BAD_SIZE, format!("`{}` is not a size: {error}", escape(text)))
             .help("a whole number and a unit: `512KiB`, `10MiB`, `1GiB`")
     };
     match parse_size(text) {
@@ -222,7 +214,7 @@ pub(super) fn choice<T: Copy>(choices: &[(&'static str, T)]) -> impl Fn(&DeValue
         let text = value.as_str().ok_or_else(|| wrong_type("a string", value))?;
         choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice).ok_or_else(|| {
             let words: Vec<_> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
-            Fault::new(code::BAD_CHOICE, format!("`{text}` is not a choice"))
+            Fault::new(code::BAD_CHOICE, format!("`{}` is not a choice", escape(text)))
                 .help(format!("it is one of {}", words.join(", ")))
         })
     }

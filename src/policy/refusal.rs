@@ -6,8 +6,8 @@ use super::allowlist::{Role, Verdict, base_name};
 use super::code;
 use super::executable::ExecEntry;
 use super::in_force::{Purpose, Source};
-use super::query::ResolvedFile;
-use crate::manifest::Problem;
+use super::query::{ResolvedFile, shown};
+use crate::manifest::{Problem, escape_unseen};
 
 /// A file of a chain that is not allowed, and why.
 pub(super) struct Refused<'f> {
@@ -39,9 +39,9 @@ impl Refused<'_> {
     fn shown(&self) -> String {
         let target = &self.file.file.path;
         if Path::new(&self.file.called) == target {
-            format!("`{}`", self.file.called)
+            format!("`{}`", escape_unseen(&self.file.called))
         } else {
-            format!("`{}` ({})", self.file.called, target.display())
+            format!("`{}` ({})", escape_unseen(&self.file.called), shown(target))
         }
     }
 
@@ -62,7 +62,7 @@ impl Refused<'_> {
                 (code::EXEC_OTHER_NAME, format!("{list} allows that file only as `{name}`"))
             }
             Verdict::OtherFile { path } => {
-                (code::EXEC_OTHER_FILE, format!("what {list} allows by that name is {}", path.display()))
+                (code::EXEC_OTHER_FILE, format!("what {list} allows by that name is {}", shown(path)))
             }
             Verdict::Allowed | Verdict::NotListed => match self.role {
                 Role::Command => (code::EXEC_NOT_ALLOWED, format!("{list} does not allow it")),

@@ -4,8 +4,9 @@
 
 use std::path::PathBuf;
 
-use super::allowlist::is_same;
+use super::allowlist::{Image, is_same};
 use super::in_force::Policy;
+use super::query::{ExecQuery, Resolution};
 use crate::state::{ExecFacts, FileIdentity};
 
 /// What became of a running leader's executable.
@@ -27,26 +28,53 @@ impl Policy {
     /// Compares what a leader executes now with what it was started from, by device and inode.
     ///
     /// `now_exe` is `/proc/PID/exe`: the file itself, with the path as the link reads, which ends in
-    /// ` (deleted)` once another file has taken the name.
-    pub fn permit_running(&self, started: &ExecFacts, now_exe: Option<&FileIdentity>) -> RunningVerdict {
-        const DELETED: &str = " (deleted)";
+    /// ` (deleted)` once another file has taken the name. A path counts only where `ask` finds the same file
+    /// under it: the process may have other mounts than we.
+    pub fn permit_running(
+        &self,
+        started: &ExecFacts,
+        now_exe: Option<&FileIdentity>,
+        ask: &mut dyn FnMut(&ExecQuery) -> Resolution,
+    ) -> RunningVerdict {
         let Some(exe) = now_exe else { return RunningVerdict::Unknown };
-        let text = exe.path.to_string_lossy();
-        let path = text.strip_suffix(DELETED).map_or_else(|| exe.path.clone(), PathBuf::from);
+        let image = Image::of(exe);
         if started.files.iter().any(|file| is_same(file, exe)) {
-            let is_replaced = text.ends_with(DELETED);
-            return if is_replaced { RunningVerdict::ReplacedOnDisk } else { RunningVerdict::Same };
+            return if image.is_deleted { RunningVerdict::ReplacedOnDisk } else { RunningVerdict::Same };
         }
         let is_script = started.files.len() > 1;
         let is_on_its_way = is_script && self.env_files.iter().any(|env| is_same(env, exe));
-        let exe = FileIdentity { path, ..exe.clone() };
-        let is_listed = (self.config.may_run(&exe) || self.run.may_run(&exe))
-            && self.ceiling.as_ref().is_none_or(|list| list.may_run(&exe));
+        let image = image.found_by(ask);
+        let is_listed = (self.config.may_run(&image) || self.run.may_run(&image))
+            && self.ceiling.as_ref().is_none_or(|list| list.may_run(&image));
         if is_on_its_way || is_listed {
             RunningVerdict::AnotherAllowed
         } else {
-            RunningVerdict::ExecAway { path: exe.path }
+            RunningVerdict::ExecAway { path: image.exe.path }
         }
+    }
+}
+
+impl Image {
+    fn of(exe: &FileIdentity) -> Self {
+        const DELETED: &str = " (deleted)";
+        let text = exe.path.to_string_lossy();
+        let before = text.strip_suffix(DELETED).map(PathBuf::from);
+        let is_deleted = before.is_some();
+        let path = before.unwrap_or_else(|| exe.path.clone());
+        Self { exe: FileIdentity { path, ..exe.clone() }, is_deleted, here: None }
+    }
+
+    fn found_by(mut self, ask: &mut dyn FnMut(&ExecQuery) -> Resolution) -> Self {
+        let Some(word) = self.exe.path.to_str().filter(|word| word.starts_with('/')) else { return self };
+        let query = ExecQuery {
+            word: word.to_owned(),
+            cwd: PathBuf::from("/"),
+            search_path: Vec::new(),
+            digest: false,
+        };
+        let found = ask(&query).ok().and_then(|chain| chain.into_iter().next());
+        self.here = found.filter(|found| is_same(&found.file, &self.exe));
+        self
     }
 }
 
@@ -54,7 +82,16 @@ impl Policy {
 mod tests {
     use super::*;
     use crate::policy::Config;
-    use crate::policy::machine::{Machine, UID, one_user};
+    use crate::policy::machine::{Machine, PROJECT, UID, one_user};
+
+    fn verdict(
+        machine: &Machine,
+        policy: &Policy,
+        started: &ExecFacts,
+        exe: &FileIdentity,
+    ) -> RunningVerdict {
+        policy.permit_running(started, Some(exe), &mut |query| machine.resolve(query))
+    }
 
     #[test]
     fn a_leader_is_compared_by_device_and_inode() {
@@ -62,7 +99,7 @@ mod tests {
         machine.file("/usr/bin/nc");
         let policy = machine.policy("");
         let facts = |word: &str| policy.exec_facts(&machine.chain(&policy, word), UID);
-        let running = |word: &str, exe: FileIdentity| policy.permit_running(&facts(word), Some(&exe));
+        let running = |word: &str, exe: FileIdentity| verdict(&machine, &policy, &facts(word), &exe);
 
         assert_eq!(running("node", machine.identity("/usr/bin/node")), RunningVerdict::Same);
         assert_eq!(running("npm", machine.identity("/usr/bin/node")), RunningVerdict::Same);
@@ -75,7 +112,10 @@ mod tests {
         let mut moved = machine.identity("/usr/bin/node");
         moved.inode = 99;
         assert_eq!(running("node", moved), RunningVerdict::ExecAway { path: "/usr/bin/node".into() });
-        assert_eq!(policy.permit_running(&facts("node"), None), RunningVerdict::Unknown);
+        assert_eq!(
+            policy.permit_running(&facts("node"), None, &mut |query| machine.resolve(query)),
+            RunningVerdict::Unknown
+        );
     }
 
     #[test]
@@ -83,11 +123,11 @@ mod tests {
         let machine = Machine::usual();
         let policy = machine.policy("");
         let env = machine.identity("/usr/bin/env");
-        let verdict = |word: &str| {
-            policy.permit_running(&policy.exec_facts(&machine.chain(&policy, word), UID), Some(&env))
+        let met = |word: &str| {
+            verdict(&machine, &policy, &policy.exec_facts(&machine.chain(&policy, word), UID), &env)
         };
-        assert_eq!(verdict("npm"), RunningVerdict::AnotherAllowed);
-        assert_eq!(verdict("node"), RunningVerdict::ExecAway { path: "/usr/bin/env".into() });
+        assert_eq!(met("npm"), RunningVerdict::AnotherAllowed);
+        assert_eq!(met("node"), RunningVerdict::ExecAway { path: "/usr/bin/env".into() });
     }
 
     #[test]
@@ -97,9 +137,9 @@ mod tests {
         machine.owned("/home/ann/.pyenv/versions/3.12/bin/miner", UID);
         let policy = machine.policy_of(&Config::default(), one_user(&["/usr/bin"]), &[]);
         let facts = policy.exec_facts(&machine.chain(&policy, "python3"), UID);
-        let became = |path: &str| policy.permit_running(&facts, Some(&machine.identity(path)));
-        let verdict = became("/home/ann/.pyenv/versions/3.12/bin/python3.12");
-        assert_eq!(verdict, RunningVerdict::AnotherAllowed);
+        let became = |path: &str| verdict(&machine, &policy, &facts, &machine.identity(path));
+        let python = became("/home/ann/.pyenv/versions/3.12/bin/python3.12");
+        assert_eq!(python, RunningVerdict::AnotherAllowed);
         assert!(matches!(
             became("/home/ann/.pyenv/versions/3.12/bin/miner"),
             RunningVerdict::ExecAway { .. }
@@ -107,6 +147,37 @@ mod tests {
 
         let strict = machine.policy("");
         let exe = machine.identity("/home/ann/.pyenv/versions/3.12/bin/python3.12");
-        assert!(matches!(strict.permit_running(&facts, Some(&exe)), RunningVerdict::ExecAway { .. }));
+        assert!(matches!(verdict(&machine, &strict, &facts, &exe), RunningVerdict::ExecAway { .. }));
+    }
+
+    #[test]
+    fn a_path_of_another_mount_namespace_proves_nothing() {
+        let mut machine = Machine::usual();
+        machine.file("/opt/apps/server");
+        machine.owned("/home/ann/.pyenv/bin/python3", UID);
+        machine.owned(&format!("{PROJECT}/bobs"), UID + 1);
+        let inside = |path: &str| FileIdentity { path: path.into(), dev: 7, inode: 7, ctime_ns: 1 };
+        let away = |path: &str| RunningVerdict::ExecAway { path: path.into() };
+
+        let globs = machine.policy("[policy]\nexecutables = ['node', '/opt/apps/*']\n");
+        let facts = globs.exec_facts(&machine.chain(&globs, "node"), UID);
+        let became = |exe: &FileIdentity| verdict(&machine, &globs, &facts, exe);
+        assert_eq!(became(&machine.identity("/opt/apps/server")), RunningVerdict::AnotherAllowed);
+        for path in ["/opt/apps/server", "/opt/apps/none"] {
+            assert_eq!(became(&inside(path)), away(path));
+        }
+        assert_eq!(became(&inside("/opt/apps/server (deleted)")), away("/opt/apps/server"));
+
+        let own = machine.policy_of(&Config::default(), one_user(&["/usr/bin"]), &[]);
+        let became = |exe: &FileIdentity| verdict(&machine, &own, &facts, exe);
+        let server = format!("{PROJECT}/server");
+        assert_eq!(became(&machine.identity(&server)), RunningVerdict::AnotherAllowed);
+        for path in [server.as_str(), "/home/ann/.pyenv/bin/python3"] {
+            assert_eq!(became(&inside(path)), away(path));
+        }
+        let bobs = format!("{PROJECT}/bobs");
+        assert_eq!(became(&machine.identity(&bobs)), away(&bobs), "he did not put it there");
+        let rebuilt = inside(&format!("{server} (deleted)"));
+        assert_eq!(became(&rebuilt), RunningVerdict::AnotherAllowed);
     }
 }

@@ -77,7 +77,9 @@ impl<H: Host> Reconciler<H> {
             };
             let Some(process) = &run.process else { continue };
             let now = self.host.executable(process);
-            let verdict = self.policy.permit_running(&run.exec, now.as_ref());
+            let host = &mut self.host;
+            let verdict =
+                self.policy.permit_running(&run.exec, now.as_ref(), &mut |query| host.resolve(query));
             self.take_verdict(&service, verdict);
         }
     }

@@ -3,6 +3,8 @@
 //! Asks `host` what the commands resolve to and `policy` whether that is allowed. Called before a spec is
 //! accepted, before each start, and in each full pass.
 
+use std::path::Path;
+
 use super::Reconciler;
 use crate::host::Host;
 use crate::identity::ServiceId;
@@ -32,10 +34,24 @@ impl Judgement {
 }
 
 impl<H: Host> Reconciler<H> {
-    pub(super) fn render(&self, spec: &Spec) -> Rendered {
-        let around =
-            Surroundings { project_dir: &self.settings.project_dir, home: self.settings.home.as_deref() };
-        manifest::render(spec, &around)
+    /// `~/` is the home of the user that the service runs as. One who is not known has none, and what is to
+    /// be started says so.
+    pub(super) fn render(&mut self, spec: &Spec) -> Rendered {
+        let home = match &spec.user {
+            Some(user) => self.host.user(user).ok().map(|user| user.home),
+            None => self.settings.home.clone(),
+        };
+        self.render_in(spec, home.as_deref())
+    }
+
+    /// As [`Self::render`], asking nobody: for what is shown and not executed.
+    pub(super) fn render_shown(&self, spec: &Spec) -> Rendered {
+        let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
+        self.render_in(spec, home)
+    }
+
+    fn render_in(&self, spec: &Spec, home: Option<&Path>) -> Rendered {
+        manifest::render(spec, &Surroundings { project_dir: &self.settings.project_dir, home })
     }
 
     pub(super) fn judge(&mut self, accepted: &Accepted) -> Judgement {

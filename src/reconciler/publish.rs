@@ -95,7 +95,7 @@ impl<H: Host> Reconciler<H> {
         let run = entry.run.as_ref();
         let started_at = run.and_then(|run| run.started_at.as_ref());
         let now = self.host.now();
-        let rendered = spec.map(|spec| self.render(spec));
+        let rendered = spec.map(|spec| self.render_shown(spec));
         let (phase, message) = self.shown_phase(view, entry);
         ServiceStatus {
             name: service.to_string(),

@@ -85,13 +85,14 @@ impl<H: Host> Reconciler<H> {
         };
         let first =
             files.first().ok_or_else(|| gate("executable-not-found", "its command resolves to nothing"))?;
+        let inherited = self.policy.inherited(&spec.inherit_env, self.host.environment());
         Ok(SpawnRequest {
             service: spec.id.clone(),
             nonce: self.host.nonce(),
             epoch: self.host.epoch(),
             exec: ExecTarget { file: first.file.clone(), script: first.is_script },
             argv: argv.to_vec(),
-            env: environment(spec, rendered, self.host.environment(), user.as_ref()),
+            env: environment(rendered, inherited, user.as_ref()),
             cwd: rendered.cwd.clone(),
             stdin: spec.stdin.into(),
             user,
@@ -176,53 +177,91 @@ fn gate(gate: &str, message: &str) -> Reason {
     Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
 }
 
-/// Inherited variables by name, then those of the service's user, then the declared ones.
+/// Inherited variables, then those of the service's user, then the declared ones.
 fn environment(
-    spec: &Spec,
     rendered: &Rendered,
-    own: &BTreeMap<String, String>,
+    inherited: BTreeMap<String, String>,
     user: Option<&UserFacts>,
 ) -> Vec<(String, String)> {
-    let mut env: BTreeMap<&str, &str> = BTreeMap::new();
-    for (name, value) in own {
-        if spec.inherit_env.iter().any(|pattern| inherits(pattern, name)) {
-            env.insert(name, value);
-        }
+    let mut env = inherited;
+    if let Some(user) = user {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        env.extend([
+            ("HOME".to_owned(), text(&user.home)),
+            ("SHELL".to_owned(), text(&user.shell)),
+            ("USER".to_owned(), user.name.clone()),
+            ("LOGNAME".to_owned(), user.name.clone()),
+        ]);
     }
-    let home = user.map(|user| text(&user.home));
-    let shell = user.map(|user| text(&user.shell));
-    if let (Some(user), Some(home), Some(shell)) = (user, &home, &shell) {
-        env.insert("HOME", home);
-        env.insert("SHELL", shell);
-        env.insert("USER", &user.name);
-        env.insert("LOGNAME", &user.name);
-    }
-    for (name, value) in &rendered.env {
-        env.insert(name, value);
-    }
-    env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-fn inherits(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => name == pattern,
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+    env.extend(rendered.env.clone());
+    env.into_iter().collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::inherits;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::host::StateLayout;
+    use crate::host::fake::FakeHost;
+    use crate::identity::InstanceId;
+    use crate::policy::{Config, Policy, Trust};
+    use crate::reconciler::Settings;
+    use crate::state::Ledger;
+
+    /// The request for `web` with these lines, where one user owns everything.
+    fn requested(more: &str) -> SpawnRequest {
+        let host = FakeHost::new();
+        host.add_user(UserFacts {
+            name: "www-data".to_owned(),
+            uid: 33,
+            gid: 33,
+            groups: vec![33],
+            home: "/var/www".into(),
+            shell: "/bin/false".into(),
+        });
+        host.write("web.toml", &format!("[service.web]\ncommand = [\"node\"]\n{more}\n"));
+        let settings = Settings {
+            layout: StateLayout { dir: PathBuf::from("/state") },
+            instance: InstanceId::from_u64(1),
+            project_dir: PathBuf::from("/srv/app"),
+            home: Some(PathBuf::from("/home/op")),
+            config: Config::default(),
+            watching: true,
+        };
+        let trust = Trust::OneUser {
+            uid: host.own_uid(),
+            home_project: PathBuf::from("/srv/app"),
+            search_path: vec![PathBuf::from("/usr/bin")],
+        };
+        let policy = Policy::in_force(&settings.config, trust, &[]);
+        let mut reconciler = Reconciler::new(host, settings, policy, Ledger::default());
+        reconciler.pass();
+        let accepted =
+            reconciler.accepted(&ServiceId::new("default", "web").unwrap()).expect("it is accepted");
+        let rendered = reconciler.render(&accepted.spec);
+        let files = reconciler.judge_rendered(&accepted.spec, &rendered).files;
+        reconciler.request(&accepted.spec, &rendered, &rendered.argv, &files).unwrap()
+    }
+
+    fn value<'r>(request: &'r SpawnRequest, name: &str) -> Option<&'r str> {
+        request.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
 
     #[test]
-    fn a_star_inherits_by_prefix_and_alone_everything() {
-        assert!(inherits("LC_*", "LC_ALL"));
-        assert!(!inherits("LC_*", "LANG"));
-        assert!(inherits("*", "ANYTHING"));
-        assert!(!inherits("PATH", "PATHS"));
+    fn the_tilde_and_home_are_those_of_the_services_user() {
+        let own = requested("cwd = '~/app'");
+        assert_eq!((own.cwd.as_path(), value(&own, "HOME")), (Path::new("/home/op/app"), Some("/home/op")));
+        let www = requested("cwd = '~/app'\nuser = 'www-data'");
+        assert_eq!((www.cwd.as_path(), value(&www, "HOME")), (Path::new("/var/www/app"), Some("/var/www")));
+        assert_eq!((value(&www, "USER"), value(&www, "SHELL")), (Some("www-data"), Some("/bin/false")));
+    }
+
+    #[test]
+    fn declared_variables_come_before_the_users_and_those_before_inherited_ones() {
+        let request = requested("user = 'www-data'\nenv = { HOME = '/srv', A = '1' }\ninherit_env = ['*']");
+        assert_eq!((value(&request, "HOME"), value(&request, "USER")), (Some("/srv"), Some("www-data")));
+        assert_eq!((value(&request, "A"), value(&request, "LANG")), (Some("1"), Some("C.UTF-8")));
+        assert_eq!(value(&requested("inherit_env = []"), "LANG"), None);
     }
 }

@@ -133,6 +133,47 @@ fn links_are_looked_at_where_they_lead() {
 }
 
 #[test]
+fn every_link_on_the_way_counts() {
+    let world = World::new();
+    for directory in ["shared", "shared/by-name", "own"] {
+        world.directory(directory);
+    }
+    world.file("own/other.toml");
+    symlink(world.path("own"), world.path("shared/by-name/own")).unwrap();
+    symlink("../shared/by-name/own/other.toml", world.path("project/other.toml")).unwrap();
+    symlink("../other.toml", world.path("project/manifests/other.toml")).unwrap();
+    assert_eq!(world.strangers(), None);
+    world.mode("shared/by-name", 0o777);
+    assert!(world.strangers().unwrap().contains("by-name"), "anybody can lead the second link elsewhere");
+    world.mode("shared/by-name", 0o1777);
+    assert_eq!(world.strangers(), None, "the link is root's or ours");
+    if geteuid().is_root() {
+        std::os::unix::fs::lchown(world.path("shared/by-name/own"), Some(SOMEBODY + 1), None).unwrap();
+        assert!(world.strangers().unwrap().contains("the link"), "its owner can lead it elsewhere");
+    }
+}
+
+#[test]
+fn the_way_to_a_root_counts_as_well() {
+    let world = World::new();
+    world.directory("shared");
+    symlink(world.path("project"), world.path("shared/shop")).unwrap();
+    let look =
+        || Look::new(world.uid).strangers(&[world.path("shared/shop/manifests")], &world.path("project"));
+    assert_eq!(look(), None);
+    world.mode("shared", 0o777);
+    assert!(look().unwrap().contains("shared"));
+}
+
+#[test]
+fn links_in_circles_end() {
+    let world = World::new();
+    symlink("b", world.path("a")).unwrap();
+    symlink("a", world.path("b")).unwrap();
+    assert!(Look::new(world.uid).of_way(&world.path("a/x"), MAX_LINKS).unwrap().contains("too many links"));
+}
+
+#[test]
 fn a_root_that_is_not_there_is_nobodys() {
     let world = World::new();
     let why = Look::new(world.uid).strangers(&[world.path("none")], &world.path("project"));

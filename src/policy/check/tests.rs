@@ -161,10 +161,12 @@ fn the_environment_is_held_to_its_lists() {
     assert_eq!(codes("env_keys = ['PORT']", &with("HOST")), [code::ENV_NOT_ALLOWED]);
     assert_eq!(codes("env_keys = ['PORT']\nenv_prefixes = ['HO']", &with("HOST")), [""; 0]);
     let inherits = Spec { inherit_env: vec!["PATH".into(), "AWS_*".into(), "TOKEN".into()], ..spec() };
-    assert_eq!(codes("", &inherits), [""; 0]);
+    assert_eq!(codes("", &inherits), [code::INHERIT_NOT_ALLOWED; 2]);
     assert_eq!(codes("env_keys = ['TOKEN']", &inherits), [code::INHERIT_NOT_ALLOWED]);
+    assert_eq!(codes("env_keys = ['TOKEN']\nenv_prefixes = ['AWS_']", &inherits), [""; 0]);
 
     let one = Policy::in_force(&Config::default(), one_user(&["/usr/bin"]), &[]);
+    assert_eq!(problems_of(&one, &inherits, false), []);
     assert_eq!(problems_of(&one, &with("PATH"), false), []);
 }
 
@@ -178,6 +180,17 @@ fn the_lines_of_an_environment_refusal_allow_it() {
         let lines: Vec<_> = help.split('`').filter(|part| part.starts_with("env_")).collect();
         assert_eq!(codes(&lines.join("\n"), &spec), [""; 0], "{help}");
     }
+}
+
+#[test]
+fn a_ceiling_that_is_silent_leaves_what_is_inherited_to_the_configuration() {
+    let (config, _) =
+        config_of("[policy]\nenv_keys = ['TOKEN']\n").under(config_of("[policy]\nmax_ttl = '4h'\n"));
+    let policy = Policy::in_force(&config, Trust::Strangers, &[]);
+    let spec = Spec { ttl: Some(Duration::from_secs(60)), inherit_env: vec!["TOKEN".into()], ..spec() };
+    assert_eq!(problems_of(&policy, &spec, false), []);
+    let all = Spec { inherit_env: vec!["*".into()], ..spec };
+    assert_eq!(problems_of(&policy, &all, false).len(), 1);
 }
 
 #[test]

@@ -138,6 +138,42 @@ fn a_pin_holds_the_content_whatever_else_allows_the_file() {
     assert!(help.contains(blake3::hash(b"evil").to_hex().as_str()), "{help}");
 }
 
+/// `node` by name, and pinned to what is there.
+fn pinned_node() -> String {
+    let digest = blake3::hash(b"/usr/bin/node").to_hex();
+    executables(&format!("'node', '/opt/**', {{ path = '/usr/bin/node', blake3 = '{digest}' }}"))
+}
+
+#[test]
+fn a_pin_holds_at_once_for_what_takes_the_files_place() {
+    let mut machine = Machine::usual();
+    let mut policy = machine.policy(&pinned_node());
+    machine.files.remove(Path::new("/usr/bin/node"));
+    machine.file("/opt/other");
+    machine.file("/usr/bin/node").content = "evil".to_owned();
+    for word in ["node", "/usr/bin/node"] {
+        let (code, help) = refusal(&machine, &policy, word);
+        assert_eq!((code.as_str(), help.contains("next pass")), (code::PIN_MISMATCH, true), "{word}");
+    }
+    machine.link("/usr/bin/node", "/opt/other");
+    assert_eq!(machine.refused(&policy, "node").as_deref(), Some(code::PIN_MISMATCH), "a link instead");
+    policy.resolve_entries(&mut |query| machine.resolve(query));
+    assert_eq!(machine.refused(&policy, "node").as_deref(), Some(code::PIN_MISMATCH));
+}
+
+#[test]
+fn a_pinned_file_that_was_not_there_is_not_let_in_by_another_entry() {
+    let mut machine = Machine::usual();
+    machine.files.remove(Path::new("/usr/bin/node"));
+    let text = pinned_node().replace("'/opt/**'", "'/usr/bin/*'");
+    let mut policy = machine.policy(&text);
+    machine.file("/usr/bin/other");
+    machine.file("/usr/bin/node");
+    assert_eq!(machine.refused(&policy, "node").as_deref(), Some(code::PIN_MISMATCH));
+    policy.resolve_entries(&mut |query| machine.resolve(query));
+    assert_eq!(machine.refused(&policy, "node"), None, "its content is the pinned one");
+}
+
 #[test]
 fn a_file_that_others_can_change_is_never_allowed() {
     let mut machine = Machine::usual();
@@ -318,4 +354,18 @@ fn a_policy_has_changed_when_what_it_is_made_from_has() {
     unresolved.resolve_entries(&mut |query| machine.resolve(query));
     assert_ne!(unresolved, machine.policy("[policy]\nmax_ttl = '1d'\n"));
     assert_ne!(unresolved, machine.policy_of(&Config::default(), Trust::Strangers, &["nc"]));
+}
+
+#[test]
+fn trust_that_is_judged_anew_makes_another_policy_if_it_has_changed() {
+    let machine = Machine::usual();
+    let config = config_of("[policy]\nmax_ttl = '1d'\n");
+    let policy = machine.policy_of(&config, one_user(&["/usr/bin"]), &["wget"]);
+    assert_eq!(policy.judged_anew(one_user(&["/usr/bin"])), None);
+    let mut strict = policy.judged_anew(Trust::Strangers).unwrap();
+    assert_eq!(strict, machine.policy_of(&config, Trust::Strangers, &["wget"]));
+    strict.resolve_entries(&mut |query| machine.resolve(query));
+    assert_eq!(machine.refused(&policy, "./server"), None);
+    assert_eq!(machine.refused(&strict, "./server").as_deref(), Some(code::EXEC_NOT_ALLOWED));
+    assert_eq!(machine.refused(&strict, "wget"), None, "what this run allows stays allowed");
 }

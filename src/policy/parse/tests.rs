@@ -56,6 +56,14 @@ fn an_unknown_key_is_an_error_with_a_suggestion() {
 }
 
 #[test]
+fn what_is_quoted_is_short_and_to_be_seen() {
+    let long = "policy".repeat(10_000);
+    let (_, found) = parse_config(&format!("\"{long}\" = 1\non_exit = \"st\\u202Eop\"\n"));
+    assert!(found[0].message.len() < 200 && found[0].help.as_ref().unwrap().contains("the keys here"));
+    assert!(found[1].message.contains("st\\u{202e}op"), "{}", found[1].message);
+}
+
+#[test]
 fn every_problem_is_told_at_its_place() {
     let text = "resync = '10'\non_exit = 'stay'\n[policy]\nexecutables = ['node', './x', 3]\nmax_ttl = '0s'\n\
         allow_shell = 'yes'\nsearch_path = ['bin']\nrequire = ['help']\nusers = ['@me']\n\
@@ -118,7 +126,7 @@ fn a_preset_is_a_start_that_keys_replace() {
 }
 
 #[test]
-fn the_agents_preset_has_the_figures_of_its_ancestor() {
+fn the_agents_preset_has_its_figures() {
     let (config, _) = parse_config("[policy]\npreset = 'agents'\n");
     let rules = config.policy;
     let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
