@@ -43,6 +43,11 @@ pub enum Found {
         others: bool,
         other_boot: bool,
     },
+    /// The leader is dead or about to be, and a living keeper has not yet recorded how: whoever attaches to it
+    /// is told, first [`Event::Exited`], then [`Event::Gone`].
+    Ending {
+        born: Option<(ProcessIdentity, Containment)>,
+    },
     /// The intent never came to an execution, and can no longer.
     NeverBorn,
     /// A spawn of it is under way in the keeper.

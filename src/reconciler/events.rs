@@ -88,7 +88,9 @@ impl<H: Host> Reconciler<H> {
     fn take_in_sighting(&mut self, sighting: Sighting) {
         let Sighting { service, nonce, found } = sighting;
         match found {
-            Found::Alive { .. } | Found::Ended { others: true, .. } if self.foreign.is_some() => {
+            Found::Alive { .. } | Found::Ending { .. } | Found::Ended { others: true, .. }
+                if self.foreign.is_some() =>
+            {
                 let why = self.foreign.clone().expect("just looked");
                 self.service_mut(&service).seen = Seen::Unverifiable(why);
             }
@@ -100,6 +102,11 @@ impl<H: Host> Reconciler<H> {
                 self.note_born(&service, &nonce, born);
                 let at = at.unwrap_or_else(|| self.host.now());
                 self.leader_ended(&service, &nonce, Ended { status, at, others, other_boot });
+            }
+            Found::Ending { born } => {
+                self.note_born(&service, &nonce, born);
+                // A run that is remembered and not seen: nothing is done until the keeper has told its end.
+                self.service_mut(&service).seen = Seen::None;
             }
             Found::NeverBorn => {
                 self.spawn_failed(&service, &nonce, interrupted());

@@ -288,7 +288,7 @@ impl Host for LinuxHost {
         let mut sightings = observed(observe(self.state_dir.layout(), claims, intents), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
             match &sighting.found {
-                Found::Alive { born } | Found::Ended { born, others: true, .. } => {
+                Found::Alive { born } | Found::Ending { born } | Found::Ended { born, others: true, .. } => {
                     let mut claim = claim.clone();
                     if let Some((process, containment)) = born {
                         claim.process = Some(process.clone());
