@@ -230,8 +230,20 @@ impl<H: Host> Reconciler<H> {
         plan::fold(&mut self.service_mut(service).health, result, &now);
     }
 
+    /// No verdict; the next probe is due after an interval, or one that is always cancelled would never rest.
+    fn probe_cancelled(&mut self, service: &ServiceId, of: &Nonce) {
+        if self.run(service, of).is_none() {
+            return;
+        }
+        let now = self.host.now();
+        let health = &mut self.service_mut(service).health;
+        health.in_flight = false;
+        health.last_probe = Some(now);
+    }
+
     fn job_done(&mut self, purpose: JobPurpose, service: &ServiceId, of: &Nonce, outcome: &JobOutcome) {
         match purpose {
+            JobPurpose::Health if *outcome == JobOutcome::Cancelled => self.probe_cancelled(service, of),
             JobPurpose::Health => {
                 let expect =
                     self.accepted(service).and_then(|accepted| match &accepted.spec.health.as_ref()?.check {

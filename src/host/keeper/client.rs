@@ -206,18 +206,28 @@ impl KeeperClient {
         self.lists.recv().await
     }
 
-    /// The next thing that happened. [`Event::KeeperLost`] is the last. Cancel safe.
+    /// The next thing that happened. Cancel safe. [`Event::KeeperLost`] is the last; before it, every job that
+    /// is under way ends as cancelled.
     pub async fn next(&mut self) -> Event {
         if self.lost {
             return std::future::pending().await;
         }
-        match self.events.recv().await {
-            Some(event) => event,
-            None => {
-                self.lost = true;
-                Event::KeeperLost
-            }
+        if let Some(event) = self.events.recv().await {
+            return event;
         }
+        if let Some(event) = self.cancel_one_job() {
+            return event;
+        }
+        self.lost = true;
+        Event::KeeperLost
+    }
+
+    /// Whoever asked for a job of this connection hears nothing else of it any more.
+    pub fn cancel_one_job(&self) -> Option<Event> {
+        let mut jobs = self.jobs();
+        let nonce = jobs.keys().next()?.clone();
+        let (purpose, service, of) = jobs.remove(&nonce)?;
+        Some(Event::JobDone { purpose, service, of, outcome: JobOutcome::Cancelled })
     }
 
     fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<Nonce, (JobPurpose, ServiceId, Nonce)>> {
