@@ -117,6 +117,7 @@ pub enum Event {
         of: Nonce,
         outcome: JobOutcome,
     },
-    /// The keeper is gone; everything must be observed anew.
+    /// The keeper is gone, or is back after a silence; what it was asked for and has not answered may or may not
+    /// have come about. Everything must be observed anew.
     KeeperLost,
 }

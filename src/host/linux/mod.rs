@@ -4,6 +4,7 @@
 //! directory, or only looks: then it writes nothing, starts nothing and signals nothing, for `status` and
 //! `plan`.
 
+mod backoff;
 mod link;
 mod looking;
 
@@ -36,7 +37,7 @@ use super::{
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, Record};
 use crate::time::Stamp;
 
 /// How long children that are being born may hold the gate of a starting reconciler.
@@ -148,7 +149,6 @@ impl LinuxHost {
 
     /// Waits until the keeper has heard everything that it was asked: before we end.
     pub async fn settle(&mut self) {
-        self.link.connect_if_needed().await;
         self.link.settle().await;
     }
 
@@ -283,19 +283,17 @@ impl Host for LinuxHost {
     }
 
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
+        self.link.ping();
         let intents = self.judge_open_intents(claims);
         self.trim_exits_if_large(claims);
         let mut sightings = observed(observe(self.state_dir.layout(), claims, intents), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
             match &sighting.found {
-                Found::Alive { born } | Found::Ending { born } | Found::Ended { born, others: true, .. } => {
-                    let mut claim = claim.clone();
-                    if let Some((process, containment)) = born {
-                        claim.process = Some(process.clone());
-                        claim.containment = Some(containment.clone());
-                    }
-                    self.link.attach(claim);
+                Found::Alive { born } | Found::Ended { born, others: true, .. } => {
+                    self.link.attach_if_needed(born_of(claim, born.as_ref()));
                 }
+                // Even if it was told before: it is dead, and nothing else would tell.
+                Found::Ending { born } => self.link.attach(born_of(claim, born.as_ref())),
                 Found::Ended { .. }
                 | Found::NeverBorn
                 | Found::InFlight
@@ -360,7 +358,6 @@ impl Host for LinuxHost {
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
-        self.link.connect_if_needed().await;
         let mut events: Vec<Event> = self.first_event(at_most).await.into_iter().collect();
         self.queued_events(&mut events).await;
         if events.contains(&Event::KeeperLost) {
@@ -368,6 +365,16 @@ impl Host for LinuxHost {
             self.intents_are_judged = false;
         }
         events
+    }
+}
+
+/// The claim as it will be once its birth is on record.
+fn born_of(claim: &Claim, born: Option<&(ProcessIdentity, Containment)>) -> Claim {
+    match born {
+        Some((process, containment)) => {
+            Claim { process: Some(process.clone()), containment: Some(containment.clone()), ..claim.clone() }
+        }
+        None => claim.clone(),
     }
 }
 
