@@ -199,6 +199,11 @@ impl KeeperClient {
         self.ask(&Request::Job { of: job.of, timeout_ms, spawn: Box::new(job.spawn) });
     }
 
+    /// A job that was asked for has not been answered.
+    pub fn has_jobs(&self) -> bool {
+        !self.jobs().is_empty()
+    }
+
     pub fn cancel_job(&self, nonce: &Nonce) {
         self.ask(&Request::CancelJob { nonce: nonce.clone() });
     }

@@ -108,6 +108,13 @@ impl KeeperLink {
         self.ask(Asked::Job(request));
     }
 
+    /// Neither a spawn nor a job waits here or runs at the keeper, as far as this connection knows; spawns that
+    /// the keeper has not answered are open in the ledger.
+    pub fn is_idle(&self) -> bool {
+        let has_jobs = matches!(&self.line, Line::Up(client, _) if client.has_jobs());
+        self.waiting.is_empty() && !has_jobs
+    }
+
     /// Only a keeper that is connected is told: nobody else may rewrite the journal.
     pub fn trim_exits(&self, keep: Vec<Nonce>) {
         if let Line::Up(client, _) = &self.line {
