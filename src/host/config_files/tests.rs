@@ -245,7 +245,7 @@ fn a_file_that_goes_away_between_a_look_and_the_reading_is_not_taken_for_none() 
     std::fs::remove_file(&own).unwrap();
     let newer = world.load().unwrap().seen;
     assert_eq!(seen.lost_in(&newer), Some(own.as_path()));
-    assert_eq!(seen.change(), Change::Gone(own.clone()));
+    assert_eq!(seen.change(), Change::Gone(own));
     world.write("here/reconcile.toml", 7);
     world.write("user/config.toml", 8);
     let newer = world.load().unwrap().seen;

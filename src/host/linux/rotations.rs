@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_log_is_rotated_once_at_a_time() {
         let rotations = Rotations::default();
-        let first = rotations.clone().begin("/logs/web.log".into());
+        let first = rotations.begin("/logs/web.log".into());
         assert!(first.is_some());
         assert!(rotations.begin("/logs/web.log".into()).is_none());
         assert!(rotations.begin("/logs/db.log".into()).is_some());
