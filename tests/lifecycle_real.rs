@@ -178,3 +178,24 @@ fn a_vanished_directory_stops_nothing() {
     world.once().expect_code(0);
     assert_eq!(world.pid("web"), pid);
 }
+
+#[test]
+fn a_keeper_that_hangs_holds_its_services_until_it_answers_again() {
+    use nix::sys::signal::{Signal, kill};
+    let mut world = World::new();
+    world.service("web", FOREVER, "");
+    world.watch();
+    world.until_phase("web", "running");
+    let pid = world.pid("web");
+    let keeper = nix::unistd::Pid::from_raw(world.keeper().unwrap());
+    kill(keeper, Signal::SIGSTOP).unwrap();
+    // Whatever is asked of it now finds out. Each look at the status cuts a wait short.
+    world.service("db", FOREVER, "");
+    world.until_phase("web", "held");
+    assert_eq!(world.service_status("web").unwrap()["reason"], "keeper-unresponsive");
+    kill(keeper, Signal::SIGCONT).unwrap();
+    world.until_phase("web", "running");
+    world.until_phase("db", "running");
+    assert_eq!(world.pid("web"), pid);
+    assert_eq!(world.keeper(), Some(keeper.as_raw()));
+}

@@ -3,6 +3,8 @@
 //! Believes no file that somebody else could have written. The texts are parsed in `policy`. Called by
 //! `commands` at the start and on SIGHUP.
 
+mod seen;
+
 use std::fs::Metadata;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use super::resolve::open_regular;
 use super::trust;
 use crate::manifest::{Problem, Severity};
 use crate::policy::{Config, parse_config};
+
+pub use seen::{Change, Seen};
 
 /// The machine's own rules, which other configurations can only tighten.
 pub const CEILING: &str = "/etc/reconcile/config.toml";
@@ -32,6 +36,8 @@ pub struct LoadedConfig {
     pub files: Vec<ConfigFile>,
     /// Warnings, each with the file it is about.
     pub problems: Vec<(PathBuf, Problem)>,
+    /// Every place that was looked at, to tell later whether it has changed.
+    pub seen: Seen,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,37 +78,6 @@ impl ConfigError {
     }
 }
 
-/// A configuration file as it was when it was read: tells whether it has changed since.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    path: PathBuf,
-    version: Option<(u64, u64, i64, i64, u64)>,
-}
-
-impl Seen {
-    fn look(path: &Path) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let version = std::fs::metadata(path)
-            .ok()
-            .map(|file| (file.dev(), file.ino(), file.ctime(), file.ctime_nsec(), file.size()));
-        Self { path: path.to_owned(), version }
-    }
-
-    pub fn has_changed(&self) -> bool {
-        *self != Self::look(&self.path)
-    }
-
-    /// Takes what is there now for what was read.
-    pub fn look_again(&mut self) {
-        *self = Self::look(&self.path);
-    }
-}
-
-/// The files of a configuration as they are now.
-pub fn seen(loaded: &LoadedConfig) -> Vec<Seen> {
-    loaded.files.iter().map(|file| Seen::look(&file.path)).collect()
-}
-
 /// Where configurations are looked for.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
@@ -129,6 +104,16 @@ impl Places {
             ceiling: Some(PathBuf::from(CEILING)),
         }
     }
+
+    /// Every path at which a file could be taken.
+    fn candidates(&self) -> impl Iterator<Item = PathBuf> {
+        let found = [self.here.as_ref().map(|dir| dir.join(FILE_NAME)), self.user.clone()];
+        let chosen = match &self.explicit {
+            Some(path) => vec![path.clone()],
+            None => found.into_iter().flatten().collect(),
+        };
+        chosen.into_iter().chain(self.ceiling.clone())
+    }
 }
 
 /// Loads the configuration for `roots`: the first of `--config`, `$RECONCILE_CONFIG`, `./reconcile.toml` and
@@ -139,7 +124,7 @@ pub fn load(explicit: Option<&Path>, roots: &[PathBuf]) -> Result<LoadedConfig, 
 
 /// As [`load`], from other places.
 pub fn load_from(places: &Places, roots: &[PathBuf]) -> Result<LoadedConfig, ConfigError> {
-    let mut loaded = LoadedConfig::default();
+    let mut loaded = LoadedConfig { seen: Seen::look(places.candidates()), ..LoadedConfig::default() };
     if let Some(path) = choose(places, roots, &mut loaded) {
         refuse_inside_root(&path, roots)?;
         loaded.config = read_into(path, &mut loaded)?;
@@ -207,6 +192,7 @@ fn read_into(path: PathBuf, loaded: &mut LoadedConfig) -> Result<Config, ConfigE
         return Err(ConfigError::Invalid { path, text, problems });
     }
     loaded.problems.extend(problems.into_iter().map(|problem| (path.clone(), problem)));
+    loaded.seen.was_read(&path, &metadata);
     loaded.files.push(ConfigFile { path, text });
     Ok(config)
 }

@@ -43,6 +43,11 @@ pub enum Found {
         others: bool,
         other_boot: bool,
     },
+    /// The leader is dead or about to be, and a living keeper has not yet recorded how: whoever attaches to it
+    /// is told, first [`Event::Exited`], then [`Event::Gone`].
+    Ending {
+        born: Option<(ProcessIdentity, Containment)>,
+    },
     /// The intent never came to an execution, and can no longer.
     NeverBorn,
     /// A spawn of it is under way in the keeper.
@@ -112,6 +117,7 @@ pub enum Event {
         of: Nonce,
         outcome: JobOutcome,
     },
-    /// The keeper is gone; everything must be observed anew.
+    /// The keeper is gone, or is back after a silence; what it was asked for and has not answered may or may not
+    /// have come about. Everything must be observed anew.
     KeeperLost,
 }

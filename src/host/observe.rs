@@ -1,7 +1,8 @@
 //! What became of every claim, from `/proc`, the cgroups and the two journals.
 //!
 //! Reads only, locks nothing, and needs no keeper: `status` and `plan` look this way too. What cannot be proved
-//! is said to be so. Identity is boot id, pid namespace, pid and start ticks; a zombie is dead.
+//! is said to be so. A leader that died under our eyes is looked at twice, for its end may have been written after
+//! the journal was read. Identity is boot id, pid namespace, pid and start ticks; a zombie is dead.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -50,17 +51,42 @@ pub fn observe(
     } else {
         BTreeMap::new()
     };
+    let mut view = View { here, births, exits: read_exits(layout)?, intents };
+    let mut found: Vec<Found> = claims.iter().map(|claim| view.look_at(claim)).collect();
+    let unexplained: Vec<usize> = (0..claims.len()).filter(|&index| is_unexplained(&found[index])).collect();
+    if !unexplained.is_empty() {
+        // In this order: whatever a keeper recorded that is gone by now is in the journal by now.
+        let keeper_lives = keeper_lives(layout)?;
+        view.exits = read_exits(layout)?;
+        for index in unexplained {
+            found[index] = view.look_again_at(&claims[index], keeper_lives);
+        }
+    }
+    let sighting = |(claim, found): (&Claim, Found)| Sighting {
+        service: claim.service.clone(),
+        nonce: claim.nonce.clone(),
+        found,
+    };
+    Ok(claims.iter().zip(found).map(sighting).collect())
+}
+
+fn read_exits(layout: &StateLayout) -> Result<BTreeMap<Nonce, Ending>, ObserveError> {
     let path = layout.exits();
-    let exits = journal::exits(&path).map_err(fail(path.display().to_string()))?;
-    let view = View { here, births, exits, intents };
-    Ok(claims
-        .iter()
-        .map(|claim| Sighting {
-            service: claim.service.clone(),
-            nonce: claim.nonce.clone(),
-            found: view.look_at(claim),
-        })
-        .collect())
+    journal::exits(&path).map_err(|source| ObserveError::Io { what: path.display().to_string(), source })
+}
+
+/// What may be explained by a line that was recorded after the journal was read.
+fn is_unexplained(found: &Found) -> bool {
+    match found {
+        Found::Ended { status: None, other_boot: false, .. } | Found::ContainmentLost { .. } => true,
+        Found::Ended { .. }
+        | Found::Alive { .. }
+        | Found::Ending { .. }
+        | Found::NeverBorn
+        | Found::InFlight
+        | Found::Unverifiable { .. }
+        | Found::KeeperUnresponsive => false,
+    }
 }
 
 /// True if a keeper lives, whether or not it answers.
@@ -91,6 +117,17 @@ impl View {
             // Its exec failed after the birth.
             (Some(None), _) | (None, Intents::Judged) => Found::NeverBorn,
             (None, Intents::Open) => Found::InFlight,
+        }
+    }
+
+    /// With the exits read anew. Dead and not on record means that nobody saw it end, unless a keeper lives,
+    /// which records the end of a child while it is still a zombie.
+    fn look_again_at(&self, claim: &Claim, keeper_lives: bool) -> Found {
+        match self.look_at(claim) {
+            Found::Ended { born, status: None, other_boot: false, .. } if keeper_lives => {
+                Found::Ending { born }
+            }
+            found => found,
         }
     }
 

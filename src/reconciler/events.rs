@@ -34,7 +34,9 @@ impl<H: Host> Reconciler<H> {
                 self.job_done(purpose, &service, &of, &outcome);
             }
             Event::KeeperLost => {
-                tracing::warn!("the keeper is gone; services live on, everything is observed anew");
+                tracing::warn!(
+                    "the keeper was lost or is back; services live on, everything is observed anew"
+                );
                 self.forget_flights();
                 self.observe_everything();
             }
@@ -98,6 +100,11 @@ impl<H: Host> Reconciler<H> {
                 self.note_born(&service, &nonce, born);
                 let at = at.unwrap_or_else(|| self.host.now());
                 self.leader_ended(&service, &nonce, Ended { status, at, others, other_boot });
+            }
+            Found::Ending { born } => {
+                self.note_born(&service, &nonce, born);
+                // A run that is remembered and not seen: nothing is done until the keeper has told its end.
+                self.service_mut(&service).seen = Seen::None;
             }
             Found::NeverBorn => {
                 self.spawn_failed(&service, &nonce, interrupted());
@@ -263,13 +270,21 @@ impl<H: Host> Reconciler<H> {
         plan::fold(&mut self.service_mut(service).health, result, &now);
     }
 
+    /// No verdict; the next probe is due after an interval, or one that is always cancelled would never rest.
+    fn probe_cancelled(&mut self, service: &ServiceId, of: &Nonce) {
+        if self.run(service, of).is_none() {
+            return;
+        }
+        let now = self.host.now();
+        let health = &mut self.service_mut(service).health;
+        health.in_flight = false;
+        health.last_probe = Some(now);
+    }
+
     fn job_done(&mut self, purpose: JobPurpose, service: &ServiceId, of: &Nonce, outcome: &JobOutcome) {
         match purpose {
+            JobPurpose::Health if *outcome == JobOutcome::Cancelled => self.probe_cancelled(service, of),
             JobPurpose::Health => {
-                if *outcome == JobOutcome::Cancelled {
-                    self.service_mut(service).health.in_flight = false;
-                    return;
-                }
                 let expect =
                     self.accepted(service).and_then(|accepted| match &accepted.spec.health.as_ref()?.check {
                         HealthCheck::Command { expect_regex, .. } => expect_regex.clone(),

@@ -14,7 +14,7 @@ use super::inbox::{Inbox, Message, ShutdownKind};
 use super::options::Options;
 use super::status::{ManifestStatus, PassReport, Status};
 use super::{Reconciler, Settings};
-use crate::host::config_files::{self, ConfigError, LoadedConfig};
+use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
 use crate::host::ledger_file::{LedgerError, LedgerFile, OpenReport};
 use crate::host::linux::{LinuxHost, Looking, Parts};
@@ -131,7 +131,7 @@ pub struct Session {
     options: Options,
     place: Place,
     reconciler: Reconciler<LinuxHost>,
-    config_seen: Vec<config_files::Seen>,
+    config_seen: config_files::Seen,
 }
 
 impl Session {
@@ -158,7 +158,7 @@ impl Session {
             standing => whose(standing, &mut random),
         };
         state_dir.record_roots(&place.roots, &lock)?;
-        let config_seen = config_files::seen(&loaded);
+        let config_seen = loaded.seen.clone();
         let settings = place.settings(layout, instance.clone(), loaded);
         let host = LinuxHost::new(Parts {
             state_dir,
@@ -255,23 +255,35 @@ impl Session {
     }
 
     fn reload_if_changed(&mut self) {
-        if self.config_seen.iter().any(config_files::Seen::has_changed) {
-            self.reload();
+        match self.config_seen.change() {
+            Change::None => {}
+            Change::Gone(path) => keep_without(&path),
+            Change::Changed => match self.place.config(&self.options) {
+                // It went away between our looking and our reading.
+                Ok(loaded) if self.config_seen.lost_in(&loaded.seen).is_some() => {}
+                loaded => self.take_in(loaded),
+            },
         }
     }
 
-    /// Reads the configuration again; one that cannot be used leaves the one in force.
+    /// Reads the configuration again, as it is now.
     fn reload(&mut self) {
-        match self.place.config(&self.options) {
+        let loaded = self.place.config(&self.options);
+        self.take_in(loaded);
+    }
+
+    /// One that cannot be used leaves the one in force.
+    fn take_in(&mut self, loaded: Result<LoadedConfig, ConfigError>) {
+        match loaded {
             Ok(loaded) => {
                 tracing::info!("the configuration was read again");
                 let policy = self.place.policy(&loaded, &self.options);
-                self.config_seen = config_files::seen(&loaded);
+                self.config_seen = loaded.seen.clone();
                 self.reconciler.take_configuration(loaded.config, policy);
             }
             Err(error) => {
                 tracing::error!(code = error.code(), "{error}; the configuration in force stays");
-                self.config_seen.iter_mut().for_each(config_files::Seen::look_again);
+                self.config_seen.look_again();
             }
         }
     }
@@ -294,6 +306,13 @@ fn whose(standing: Standing, random: &mut clock::Random) -> (InstanceId, Option<
             (random.instance(), Some(Reason::ForeignLedger { instance: name }))
         }
     }
+}
+
+fn keep_without(path: &Path) {
+    tracing::warn!(
+        file = %path.display(),
+        "the configuration is not there any more; what it says stays in force until it is back, or SIGHUP"
+    );
 }
 
 fn tell(report: &OpenReport) {

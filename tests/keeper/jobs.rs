@@ -6,7 +6,7 @@ use reconcile::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest};
 use reconcile::state::{ExitStatus, SpawnStage};
 
 use crate::contain::kinds;
-use crate::world::{BOUND, World};
+use crate::world::{BOUND, Kind, World};
 
 fn job(world: &mut World, of: &Claim, script: &str, timeout: Duration) -> JobRequest {
     let spawn = world.shell("web", script);
@@ -122,7 +122,7 @@ async fn a_job_does_not_outlive_its_keeper_for_long() {
 
 #[tokio::test]
 async fn a_job_of_a_run_that_is_not_there_is_not_started() {
-    let mut world = World::new(crate::world::Kind::Found).await;
+    let mut world = World::new(Kind::Found).await;
     let claim = world.run("web", "exit 0").await;
     world.gone(&claim).await;
     let proof = world.path("executed");
@@ -130,4 +130,20 @@ async fn a_job_of_a_run_that_is_not_there_is_not_started() {
     world.client().run_job(request);
     assert_eq!(outcome(&mut world).await, JobOutcome::Cancelled);
     assert!(!proof.exists());
+}
+
+#[tokio::test]
+async fn a_job_that_the_keeper_took_along_is_cancelled_before_the_loss_is_told() {
+    let mut world = World::new(Kind::Found).await;
+    let claim = world.run("web", "exec sleep 1000").await;
+    let request = job(&mut world, &claim, "exec sleep 1000", BOUND);
+    world.client().run_job(request);
+    world.kill_keeper().await;
+    let client = world.client.as_mut().unwrap();
+    let told = [client.next().await, client.next().await];
+    assert!(
+        matches!(&told, [Event::JobDone { of, outcome: JobOutcome::Cancelled, .. }, Event::KeeperLost]
+            if *of == claim.nonce),
+        "{told:?}"
+    );
 }

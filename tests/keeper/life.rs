@@ -133,6 +133,27 @@ async fn a_keeper_that_holds_its_lock_in_silence_is_unresponsive() {
 }
 
 #[tokio::test]
+async fn a_keeper_that_falls_silent_is_lost_and_one_that_answers_is_not() {
+    let mut world = World::new(Kind::Found).await;
+    let claim = world.run("web", "exec sleep 1000").await;
+    for _ in 0..100 {
+        world.client().ping();
+    }
+    assert_eq!(world.client.as_mut().unwrap().list().await.unwrap().len(), 1);
+    let keeper = world.here.pin(world.keeper()).unwrap();
+    keeper.signal(libc::SIGSTOP).unwrap();
+    world.client().ping();
+    world.until(|event| *event == Event::KeeperLost).await;
+    assert!(world.client().is_silent());
+    keeper.signal(libc::SIGCONT).unwrap();
+    world.disconnect().await;
+    world.connect().await;
+    world.client().kill(&claim);
+    world.gone(&claim).await;
+    assert!(!world.client().is_silent());
+}
+
+#[tokio::test]
 async fn a_new_client_takes_the_place_of_the_old() {
     let mut world = World::new(Kind::Found).await;
     let claim = world.run("web", "exec sleep 1000").await;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use reconcile::host::{Event, Found};
-use reconcile::state::ExitStatus;
+use reconcile::state::{Containment, ExitStatus};
 
 use crate::contain::{kinds, with_escaped};
 use crate::world::{EXE, Kind, World};
@@ -72,7 +72,7 @@ async fn an_end_that_nobody_saw_is_called_unknown() {
     let go = world.path("go");
     let claim =
         world.run("web", &format!("while ! [ -e {} ]; do sleep 0.01; done; exit 5", go.display())).await;
-    if matches!(claim.containment, Some(reconcile::state::Containment::Holder { .. })) {
+    if matches!(claim.containment, Some(Containment::Holder { .. })) {
         return;
     }
     world.kill_keeper().await;
@@ -144,9 +144,9 @@ async fn a_recycled_pid_is_left_alone() {
     let mut stranger = claim.clone();
     stranger.nonce = world.nonce();
     stranger.containment = match claim.containment.clone() {
-        Some(reconcile::state::Containment::Cgroup { path }) => {
+        Some(Containment::Cgroup { path }) => {
             let path = path.with_file_name(format!("default.web.{}", stranger.nonce));
-            Some(reconcile::state::Containment::Cgroup { path })
+            Some(Containment::Cgroup { path })
         }
         other => other,
     };
@@ -169,4 +169,28 @@ async fn a_claim_of_another_pid_namespace_is_not_touched() {
     let cells = world.client.as_mut().unwrap().list().await.unwrap();
     assert_eq!(cells.len(), 1);
     assert!(world.is_alive(claim.process.as_ref().unwrap()));
+}
+
+#[tokio::test]
+async fn an_end_that_is_not_yet_recorded_is_waited_for_while_a_keeper_lives() {
+    for kind in kinds() {
+        let mut world = World::new(kind).await;
+        let claim = world.run("web", "exec sleep 1000").await;
+        // Whoever is to record the end does not come to it.
+        let recorder = match claim.containment.clone() {
+            Some(Containment::Holder { process }) => process,
+            _ => world.keeper().clone(),
+        };
+        let recorder = world.here.pin(&recorder).unwrap();
+        recorder.signal(libc::SIGSTOP).unwrap();
+        let leader = claim.process.clone().unwrap();
+        world.here.pin(&leader).unwrap().signal(libc::SIGKILL).unwrap();
+        world.eventually("the leader is dead", || !world.is_alive(&leader)).await;
+        assert_eq!(world.found(&claim), Found::Ending { born: None }, "{kind:?}");
+        recorder.signal(libc::SIGCONT).unwrap();
+        assert_eq!(world.exited(&claim).await, (Some(ExitStatus::Signal(libc::SIGKILL)), false));
+        world.gone(&claim).await;
+        let Found::Ended { status, .. } = world.found(&claim) else { panic!("{:?}", world.found(&claim)) };
+        assert_eq!(status, Some(ExitStatus::Signal(libc::SIGKILL)));
+    }
 }

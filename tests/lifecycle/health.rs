@@ -1,9 +1,9 @@
 //! Probes: ready, unhealthy, and the deadline of a start.
 
-use reconcile::host::fake::Behaviour;
+use reconcile::host::fake::{Behaviour, Birth};
 use reconcile::plan::Phase;
 
-use crate::rig::{Rig, secs};
+use crate::rig::{Rig, millis, secs};
 
 const HEALTH: &str = "[service.web.health]\nurl = \"http://127.0.0.1:8080/\"\n";
 
@@ -87,4 +87,20 @@ fn a_health_command_runs_beside_its_service() {
     rig.run_until_phase("web", Phase::Ready);
     assert!(rig.counts().jobs > 1);
     assert_eq!(rig.counts().probes, 0);
+}
+
+#[test]
+fn a_check_that_is_cut_off_by_the_keepers_death_is_no_verdict() {
+    let check = "[service.web.health]\ncommand = [\"node\", \"check.js\"]\nretries = 1\ninterval = \"10s\"\n";
+    let mut rig = Rig::with("web", check);
+    rig.host.behave("web", Behaviour::default().probe_latency(secs(1)));
+    rig.run_until_phase("web", Phase::Ready);
+    let before = rig.counts().jobs;
+    rig.run_until("a check is on its way", |rig| rig.counts().jobs > before);
+    rig.host.kill_keeper(Birth::Never);
+    rig.run_for(millis(500));
+    assert_eq!(rig.phase("web"), Some(Phase::Ready));
+    rig.run_for(secs(60));
+    assert!(rig.counts().jobs > before + 4, "{}", rig.host.story());
+    assert_eq!((rig.counts().spawns, rig.phase("web")), (1, Some(Phase::Ready)));
 }

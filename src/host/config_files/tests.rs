@@ -197,3 +197,71 @@ fn the_places_of_a_process_are_absolute() {
         assert!(place.is_absolute(), "{}", place.display());
     }
 }
+
+/// Puts a file there as editors do: under another name first.
+fn replace(world: &World, name: &str, seconds: u32) {
+    let new = world.write("new.toml", seconds);
+    std::fs::rename(new, world.path(name)).unwrap();
+}
+
+#[test]
+fn a_configuration_that_appears_or_changes_is_to_be_read_again() {
+    let world = World::new();
+    let mut seen = world.load().unwrap().seen;
+    for name in ["etc/config.toml", "user/config.toml", "here/reconcile.toml"] {
+        assert_eq!(seen.change(), Change::None);
+        replace(&world, name, 5);
+        assert_eq!(seen.change(), Change::Changed, "{name} has appeared");
+        seen = world.load().unwrap().seen;
+        replace(&world, name, 6);
+        assert_eq!(seen.change(), Change::Changed, "{name} has changed");
+        seen = world.load().unwrap().seen;
+    }
+    // Of no consequence, but that is for the reader to say.
+    std::fs::remove_file(world.path("user/config.toml")).unwrap();
+    assert_eq!(seen.change(), Change::Changed);
+}
+
+#[test]
+fn a_file_in_force_that_is_gone_is_told_once_and_waited_for() {
+    let world = World::new();
+    world.write("user/config.toml", 5);
+    let mut seen = world.load().unwrap().seen;
+    std::fs::rename(world.path("user/config.toml"), world.path("user/config.toml~")).unwrap();
+    assert_eq!(seen.change(), Change::Gone(world.path("user/config.toml")));
+    world.write("etc/config.toml", 7);
+    assert_eq!(seen.change(), Change::None, "all or nothing");
+    replace(&world, "user/config.toml", 6);
+    assert_eq!(seen.change(), Change::Changed);
+}
+
+#[test]
+fn a_file_that_goes_away_between_a_look_and_the_reading_is_not_taken_for_none() {
+    let world = World::new();
+    let own = world.write("user/config.toml", 5);
+    let mut seen = world.load().unwrap().seen;
+    replace(&world, "user/config.toml", 6);
+    assert_eq!(seen.change(), Change::Changed);
+    std::fs::remove_file(&own).unwrap();
+    let newer = world.load().unwrap().seen;
+    assert_eq!(seen.lost_in(&newer), Some(own.as_path()));
+    assert_eq!(seen.change(), Change::Gone(own));
+    world.write("here/reconcile.toml", 7);
+    world.write("user/config.toml", 8);
+    let newer = world.load().unwrap().seen;
+    assert_eq!(seen.lost_in(&newer), None, "another is before it, and it is still there");
+}
+
+#[test]
+fn a_mistake_is_told_once() {
+    let world = World::new();
+    world.write("user/config.toml", 5);
+    let mut seen = world.load().unwrap().seen;
+    world.write_text("user/config.toml", "resinc = '1s'\n");
+    assert_eq!(seen.change(), Change::Changed);
+    world.load().unwrap_err();
+    seen.look_again();
+    assert_eq!(seen.change(), Change::None);
+    world.write("user/config.toml", 6);
+    assert_eq!(seen.change(), Change::Changed);
+}

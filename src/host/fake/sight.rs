@@ -75,7 +75,10 @@ impl World {
         };
         let is_new = run.knowledge == Knowledge::Unattached;
         run.knowledge = match found {
-            Found::Alive { .. } | Found::InFlight | Found::Ended { others: true, .. } => Knowledge::Attached,
+            Found::Alive { .. }
+            | Found::Ending { .. }
+            | Found::InFlight
+            | Found::Ended { others: true, .. } => Knowledge::Attached,
             Found::Ended { others: false, .. } | Found::NeverBorn => Knowledge::ToldGone,
             Found::Unverifiable { .. } | Found::ContainmentLost { .. } | Found::KeeperUnresponsive => return,
         };
@@ -132,6 +135,7 @@ fn summary(found: &Found) -> String {
             let boot = if *other_boot { ", in another boot" } else { "" };
             format!("ended ({how}{left}{boot})")
         }
+        Found::Ending { .. } => "ending".to_owned(),
         Found::NeverBorn => "never born".to_owned(),
         Found::InFlight => "in flight".to_owned(),
         Found::Unverifiable { detail } => format!("unverifiable: {detail}"),

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::protocol::{CellInfo, JobEnd, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
 use super::start::EXIT_HELD;
@@ -26,7 +27,7 @@ use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest
 use crate::identity::{InstanceId, Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 
-/// A keeper answers a hello within this, or counts as unresponsive.
+/// A keeper answers a hello or a ping within this, or counts as unresponsive.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// From the start of a keeper until it listens.
@@ -70,6 +71,9 @@ pub struct KeeperClient {
     events: mpsc::UnboundedReceiver<Event>,
     lists: mpsc::UnboundedReceiver<Vec<CellInfo>>,
     jobs: Jobs,
+    pings: mpsc::UnboundedSender<u64>,
+    last_ping: AtomicU64,
+    silent: Arc<AtomicBool>,
     hearing: tokio::task::AbortHandle,
     lost: bool,
 }
@@ -146,11 +150,21 @@ impl KeeperClient {
         let (requests, to_write) = mpsc::unbounded_channel();
         let (to_hear, events) = mpsc::unbounded_channel();
         let (to_list, lists) = mpsc::unbounded_channel();
+        let (pings, pinged) = mpsc::unbounded_channel();
         let jobs = Jobs::default();
+        let silent = Arc::<AtomicBool>::default();
         tokio::spawn(write_requests(to_write, writer));
-        let hearing = Hearing { events: to_hear, lists: to_list, jobs: jobs.clone() };
+        let hearing = Hearing {
+            events: to_hear,
+            lists: to_list,
+            jobs: jobs.clone(),
+            pinged,
+            awaited: None,
+            silent: silent.clone(),
+        };
         let hearing = tokio::spawn(hearing.read(reader)).abort_handle();
-        Self { info, requests, events, lists, jobs, hearing, lost: false }
+        let last_ping = AtomicU64::default();
+        Self { info, requests, events, lists, jobs, pings, last_ping, silent, hearing, lost: false }
     }
 
     fn ask(&self, request: &Request) {
@@ -185,6 +199,11 @@ impl KeeperClient {
         self.ask(&Request::Job { of: job.of, timeout_ms, spawn: Box::new(job.spawn) });
     }
 
+    /// A job that was asked for has not been answered.
+    pub fn has_jobs(&self) -> bool {
+        !self.jobs().is_empty()
+    }
+
     pub fn cancel_job(&self, nonce: &Nonce) {
         self.ask(&Request::CancelJob { nonce: nonce.clone() });
     }
@@ -200,24 +219,46 @@ impl KeeperClient {
         self.ask(&Request::Upgrade { exe: exe.to_owned() });
     }
 
+    /// Has the keeper show that it still serves us: if it says nothing in time, it is lost.
+    pub fn ping(&self) {
+        let id = self.last_ping.fetch_add(1, Ordering::Relaxed) + 1;
+        self.ask(&Request::Ping { id });
+        let _ = self.pings.send(id);
+    }
+
+    /// Why it is lost: it is connected, and does not answer.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
     /// What the keeper holds, for people. `None` once it is lost.
     pub async fn list(&mut self) -> Option<Vec<CellInfo>> {
         self.ask(&Request::List);
         self.lists.recv().await
     }
 
-    /// The next thing that happened. [`Event::KeeperLost`] is the last. Cancel safe.
+    /// The next thing that happened. Cancel safe. [`Event::KeeperLost`] is the last; before it, every job that
+    /// is under way ends as cancelled.
     pub async fn next(&mut self) -> Event {
         if self.lost {
             return std::future::pending().await;
         }
-        match self.events.recv().await {
-            Some(event) => event,
-            None => {
-                self.lost = true;
-                Event::KeeperLost
-            }
+        if let Some(event) = self.events.recv().await {
+            return event;
         }
+        if let Some(event) = self.cancel_one_job() {
+            return event;
+        }
+        self.lost = true;
+        Event::KeeperLost
+    }
+
+    /// Whoever asked for a job of this connection hears nothing else of it any more.
+    pub fn cancel_one_job(&self) -> Option<Event> {
+        let mut jobs = self.jobs();
+        let nonce = jobs.keys().next()?.clone();
+        let (purpose, service, of) = jobs.remove(&nonce)?;
+        Some(Event::JobDone { purpose, service, of, outcome: JobOutcome::Cancelled })
     }
 
     fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<Nonce, (JobPurpose, ServiceId, Nonce)>> {
@@ -299,25 +340,47 @@ struct Hearing {
     events: mpsc::UnboundedSender<Event>,
     lists: mpsc::UnboundedSender<Vec<CellInfo>>,
     jobs: Jobs,
+    pinged: mpsc::UnboundedReceiver<u64>,
+    /// The newest ping without an answer, and how long anything at all is waited for.
+    awaited: Option<(u64, Instant)>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Hearing {
-    async fn read(self, mut reader: BufReader<OwnedReadHalf>) {
+    /// The deadline is kept here, where the socket is read: after a suspend, or a long pass of ours, what the
+    /// keeper has said meanwhile is heard first.
+    async fn read(mut self, mut reader: BufReader<OwnedReadHalf>) {
         let mut line = Vec::new();
         loop {
-            line.clear();
-            match reader.read_until(b'\n', &mut line).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            match serde_json::from_slice(&line) {
-                Ok(message) => self.hear(message),
-                Err(error) => tracing::warn!(%error, "the keeper said something that is not understood"),
+            let over = self.awaited.map(|(_, deadline)| deadline);
+            tokio::select! {
+                biased;
+                // Cut short by another branch, it leaves what it has read in `line`, and goes on there.
+                read = reader.read_until(b'\n', &mut line) => match read {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => self.hear_line(&std::mem::take(&mut line)),
+                },
+                Some(id) = self.pinged.recv() => {
+                    let deadline = over.unwrap_or_else(|| Instant::now() + ANSWER_WITHIN);
+                    self.awaited = Some((id, deadline));
+                }
+                () = sleep_until(over.unwrap_or_else(Instant::now)), if over.is_some() => {
+                    return self.silent.store(true, Ordering::Relaxed);
+                }
             }
         }
     }
 
-    fn hear(&self, message: Message) {
+    fn hear_line(&mut self, line: &[u8]) {
+        // Whatever it says, it lives.
+        self.awaited = self.awaited.map(|(id, _)| (id, Instant::now() + ANSWER_WITHIN));
+        match serde_json::from_slice(line) {
+            Ok(message) => self.hear(message),
+            Err(error) => tracing::warn!(%error, "the keeper said something that is not understood"),
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
         let event = match message {
             Message::Spawned { service, nonce, process, containment } => {
                 Event::Spawned { service, nonce, process, containment }
@@ -341,7 +404,11 @@ impl Hearing {
                 tracing::warn!(nonce = nonce.as_ref().map(Nonce::as_str), %detail, "the keeper refuses");
                 return;
             }
-            Message::Hello { .. } | Message::Pong { .. } => return,
+            Message::Pong { id } => {
+                self.awaited = self.awaited.filter(|(newest, _)| *newest > id);
+                return;
+            }
+            Message::Hello { .. } => return,
         };
         // Nobody listens any more: the reconciler is on its way out.
         let _ = self.events.send(event);

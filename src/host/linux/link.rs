@@ -1,21 +1,26 @@
-//! The connection to the keeper: made when there is something to ask, mended when it is lost.
+//! The link to the keeper: made when there is something to ask, mended when it is lost.
 //!
-//! Requests wait here until there is a keeper. One that holds its lock and does not answer is never
-//! replaced: what is asked for then fails, and every claim is held.
+//! Requests wait here until there is a keeper; connecting is a task of its own, so that whoever waits for the
+//! next event may be interrupted at any time. A keeper that holds its lock and does not answer is never
+//! replaced: it is tried again and again, and until it answers every claim is held and every request fails.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
 use crate::host::keeper::{KeeperClient, KeeperError};
 use crate::host::{Claim, Event, JobOutcome, JobRequest, SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
 use crate::state::{SpawnFailure, SpawnStage};
 
-/// The keeper takes requests in within this, or is stuck.
-const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+/// The keeper is there and has taken requests in within this, or is stuck.
+const SETTLE_WITHIN: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 enum Asked {
@@ -27,15 +32,28 @@ enum Asked {
 }
 
 #[derive(Debug)]
+enum Line {
+    Down,
+    Connecting(JoinHandle<Result<KeeperClient, KeeperError>>),
+    Up(Box<KeeperClient>, Instant),
+}
+
+#[derive(Debug)]
 pub(super) struct KeeperLink {
     layout: StateLayout,
     instance: InstanceId,
-    client: Option<KeeperClient>,
+    /// What to start a keeper with.
+    exe: PathBuf,
+    line: Line,
+    backoff: Backoff,
     /// Asked while there was no connection.
     waiting: Vec<Asked>,
+    /// Runs that the keeper of this connection tells about without being asked again.
+    attached: HashSet<Nonce>,
     /// What came of requests that found no keeper.
     events: VecDeque<Event>,
-    unresponsive: bool,
+    /// A keeper holds its lock and does not answer: what becomes of requests meanwhile.
+    silence: Option<SpawnFailure>,
     /// Something was asked since the keeper was last known to have heard everything.
     asked: bool,
 }
@@ -45,10 +63,13 @@ impl KeeperLink {
         Self {
             layout,
             instance,
-            client: None,
+            exe: own_executable(),
+            line: Line::Down,
+            backoff: Backoff::default(),
             waiting: Vec::new(),
+            attached: HashSet::new(),
             events: VecDeque::new(),
-            unresponsive: false,
+            silence: None,
             asked: false,
         }
     }
@@ -59,10 +80,11 @@ impl KeeperLink {
     }
 
     pub fn is_unresponsive(&self) -> bool {
-        self.unresponsive
+        self.silence.is_some()
     }
 
     pub fn spawn(&mut self, request: SpawnRequest) {
+        self.attached.insert(request.nonce.clone());
         self.ask(Asked::Spawn(request));
     }
 
@@ -74,7 +96,16 @@ impl KeeperLink {
         self.ask(Asked::Kill(claim.clone()));
     }
 
+    /// Nothing happens if this connection knows the run already.
+    pub fn attach_if_needed(&mut self, claim: Claim) {
+        if !self.attached.contains(&claim.nonce) {
+            self.attach(claim);
+        }
+    }
+
+    /// Of a run that has ended, the end is told again.
     pub fn attach(&mut self, claim: Claim) {
+        self.attached.insert(claim.nonce.clone());
         self.ask(Asked::Attach(claim));
     }
 
@@ -82,84 +113,182 @@ impl KeeperLink {
         self.ask(Asked::Job(request));
     }
 
+    /// Neither a spawn nor a job waits here or runs at the keeper, as far as this connection knows; spawns that
+    /// the keeper has not answered are open in the ledger.
+    pub fn is_idle(&self) -> bool {
+        let has_jobs = matches!(&self.line, Line::Up(client, _) if client.has_jobs());
+        self.waiting.is_empty() && !has_jobs
+    }
+
     /// Only a keeper that is connected is told: nobody else may rewrite the journal.
     pub fn trim_exits(&self, keep: Vec<Nonce>) {
-        if let Some(client) = &self.client {
+        if let Line::Up(client, _) = &self.line {
             client.trim_exits(keep);
         }
     }
 
-    fn ask(&mut self, asked: Asked) {
-        self.asked = true;
-        match &self.client {
-            Some(client) => tell(client, asked),
-            None => self.waiting.push(asked),
+    /// Finds out, in time, whether the keeper still serves us.
+    pub fn ping(&self) {
+        if let Line::Up(client, _) = &self.line {
+            client.ping();
         }
     }
 
-    /// Cancel safe: what was not told to a keeper yet goes on waiting.
-    pub async fn connect_if_needed(&mut self) {
-        if self.client.is_some() || self.waiting.is_empty() {
+    fn ask(&mut self, asked: Asked) {
+        if let Some(failure) = self.silence.clone() {
+            return self.fail(asked, &failure);
+        }
+        self.asked = true;
+        match &self.line {
+            Line::Up(client, _) => {
+                tell(client, asked);
+                client.ping();
+            }
+            Line::Down | Line::Connecting(_) => self.waiting.push(asked),
+        }
+    }
+
+    fn connect_if_needed(&mut self) {
+        let is_wanted = self.is_unresponsive() || !self.waiting.is_empty();
+        if !is_wanted || !matches!(self.line, Line::Down) {
             return;
         }
-        match KeeperClient::connect_or_start(&self.layout, &self.instance, &own_executable()).await {
-            Ok(client) => {
-                for asked in self.waiting.drain(..) {
-                    tell(&client, asked);
-                }
-                if let Some(why) = &client.info.holders {
-                    tracing::info!("services are held together without cgroups: {why}");
-                }
-                self.client = Some(client);
-                self.unresponsive = false;
-            }
-            Err(error) => self.fail_all(&error),
+        let (layout, instance, exe) = (self.layout.clone(), self.instance.clone(), self.exe.clone());
+        let pause = self.backoff.pause();
+        self.line = Line::Connecting(tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            KeeperClient::connect_or_start(&layout, &instance, &exe).await
+        }));
+    }
+
+    fn connected(&mut self, outcome: Result<KeeperClient, KeeperError>) {
+        let client = match outcome {
+            Ok(client) => client,
+            Err(error) => return self.not_connected(&error),
+        };
+        for asked in self.waiting.drain(..) {
+            tell(&client, asked);
+        }
+        client.ping();
+        if let Some(why) = &client.info.holders {
+            tracing::info!("services are held together without cgroups: {why}");
+        }
+        self.line = Line::Up(Box::new(client), Instant::now());
+        if self.silence.take().is_some() {
+            tracing::info!("the keeper answers again");
+            // What was asked for meanwhile has failed.
+            self.attached.clear();
+            self.events.push_back(Event::KeeperLost);
         }
     }
 
-    fn fail_all(&mut self, error: &KeeperError) {
+    /// Fails all that waits. A signal, a kill or an attach has no answer of its own: what they are for is in
+    /// the ledger, and is asked again by whoever hears that the keeper was lost.
+    fn not_connected(&mut self, error: &KeeperError) {
         tracing::error!("{error}");
-        let failure = SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message: error.to_string() };
-        let is_news = !self.unresponsive;
-        self.unresponsive = matches!(error, KeeperError::Unresponsive { .. });
-        for asked in self.waiting.drain(..) {
-            match asked {
-                Asked::Spawn(SpawnRequest { service, nonce, .. }) => {
-                    self.events.push_back(Event::SpawnFailed { service, nonce, failure: failure.clone() });
-                }
-                Asked::Job(JobRequest { purpose, of, spawn, .. }) => {
-                    let outcome = JobOutcome::NotStarted(failure.clone());
-                    self.events.push_back(Event::JobDone { purpose, service: spawn.service, of, outcome });
-                }
-                // Asked again by a later pass: what they are for is in the ledger.
-                Asked::Signal(..) | Asked::Kill(_) | Asked::Attach(_) => {}
-            }
+        self.line = Line::Down;
+        self.backoff.failed();
+        let failure = failure(error);
+        let was_silent = self.is_unresponsive();
+        let is_silent = matches!(error, KeeperError::Unresponsive { .. });
+        self.silence = is_silent.then(|| failure.clone());
+        let waiting = std::mem::take(&mut self.waiting);
+        let is_news = !waiting.is_empty() || was_silent != is_silent;
+        self.attached.clear();
+        for asked in waiting {
+            self.fail(asked, &failure);
         }
-        if self.unresponsive && is_news {
+        if is_news {
             self.events.push_back(Event::KeeperLost);
+        }
+    }
+
+    fn fail(&mut self, asked: Asked, failure: &SpawnFailure) {
+        match asked {
+            Asked::Spawn(SpawnRequest { service, nonce, .. }) => {
+                self.events.push_back(Event::SpawnFailed { service, nonce, failure: failure.clone() });
+            }
+            Asked::Job(JobRequest { purpose, of, spawn, .. }) => {
+                let outcome = JobOutcome::NotStarted(failure.clone());
+                self.events.push_back(Event::JobDone { purpose, service: spawn.service, of, outcome });
+            }
+            Asked::Signal(..) | Asked::Kill(_) | Asked::Attach(_) => {}
         }
     }
 
     /// Waits, with a bound, until the keeper has taken in all that was asked since the last time.
     pub async fn settle(&mut self) {
-        if let Some(client) = self.client.as_mut().filter(|_| std::mem::take(&mut self.asked)) {
-            // One that does not answer now will be found unresponsive by the next reconciler.
-            let _ = tokio::time::timeout(SETTLE_WITHIN, client.list()).await;
+        // One that does not answer now will be found unresponsive by the next reconciler.
+        let _ = tokio::time::timeout(SETTLE_WITHIN, self.be_heard()).await;
+    }
+
+    async fn be_heard(&mut self) {
+        if !self.waiting.is_empty() {
+            self.connect_if_needed();
+            if let Line::Connecting(connecting) = &mut self.line {
+                let outcome = connecting.await.expect("connecting never panics and is not aborted");
+                self.connected(outcome);
+            }
+        }
+        if let Line::Up(client, _) = &mut self.line
+            && std::mem::take(&mut self.asked)
+        {
+            client.list().await;
         }
     }
 
-    /// Cancel safe.
+    /// The next thing that happened. [`Event::KeeperLost`] follows whatever got lost with a connection, and
+    /// the end of a silence. Cancel safe.
     pub async fn next(&mut self) -> Event {
-        if let Some(event) = self.events.pop_front() {
-            return event;
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            self.connect_if_needed();
+            match &mut self.line {
+                Line::Down => return std::future::pending().await,
+                Line::Connecting(connecting) => {
+                    let outcome = connecting.await.expect("connecting never panics and is not aborted");
+                    self.connected(outcome);
+                }
+                Line::Up(client, _) => {
+                    let event = client.next().await;
+                    self.note(&event);
+                    return event;
+                }
+            }
         }
-        let Some(client) = &mut self.client else { return std::future::pending().await };
-        let event = client.next().await;
-        if event == Event::KeeperLost {
-            self.client = None;
-        }
-        event
     }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Gone { nonce } | Event::SpawnFailed { nonce, .. } => {
+                self.attached.remove(nonce);
+            }
+            Event::KeeperLost => self.lost(),
+            Event::Changed(_)
+            | Event::Spawned { .. }
+            | Event::Exited { .. }
+            | Event::Unkillable { .. }
+            | Event::Probed { .. }
+            | Event::JobDone { .. } => {}
+        }
+    }
+
+    fn lost(&mut self) {
+        self.attached.clear();
+        let Line::Up(client, since) = std::mem::replace(&mut self.line, Line::Down) else { return };
+        self.backoff.lost_after(since.elapsed());
+        if client.is_silent() {
+            let error = KeeperError::Unresponsive { dir: self.layout.dir.clone() };
+            tracing::error!("{error}");
+            self.silence = Some(failure(&error));
+        }
+    }
+}
+
+fn failure(error: &KeeperError) -> SpawnFailure {
+    SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message: error.to_string() }
 }
 
 /// Ourselves, by the name that `ps` shall show, as long as that still names the file that we run.
@@ -181,3 +310,6 @@ fn tell(client: &KeeperClient, asked: Asked) {
         Asked::Job(request) => client.run_job(request),
     }
 }
+
+#[cfg(test)]
+mod tests;

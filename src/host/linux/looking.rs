@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Looker, observed};
+use super::looker::{Looker, observed};
 use crate::host::observe::{Intents, observe};
 use crate::host::proc::Here;
 use crate::host::scan::Scanner;
@@ -124,7 +124,7 @@ impl Host for Looking {
     }
 
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
-        Looker::executable(process)
+        self.looker.executable(process)
     }
 
     async fn wait(&mut self, _at_most: Option<Duration>) -> Vec<Event> {

@@ -4,8 +4,12 @@
 //! directory, or only looks: then it writes nothing, starts nothing and signals nothing, for `status` and
 //! `plan`.
 
+mod backoff;
+mod intents;
 mod link;
+mod looker;
 mod looking;
+mod rotations;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -15,19 +19,20 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use intents::OpenIntents;
 use link::KeeperLink;
+use looker::{Looker, observed};
 pub use looking::Looking;
+use rotations::Rotations;
 
-use super::keeper::{GateError, judge_intents};
+use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
-use super::logs::{self, Rotation};
-use super::observe::{Intents, ObserveError, observe};
+use super::logs;
+use super::observe::observe;
 use super::probe::Prober;
-use super::proc::{Here, Liveness};
-use super::resolve::Resolver;
+use super::proc::Here;
 use super::scan::Scanner;
 use super::state_dir::{ReconcilerLock, StateDir};
-use super::users::Users;
 use super::watch::{Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
@@ -36,11 +41,8 @@ use super::{
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, Record};
 use crate::time::Stamp;
-
-/// How long children that are being born may hold the gate of a starting reconciler.
-const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The journal of exits is trimmed once it is larger than this.
 const TRIM_EXITS_AT_BYTES: u64 = 256 * 1024;
@@ -72,48 +74,15 @@ pub struct LinuxHost {
     /// Results of what runs beside the loop.
     results: mpsc::UnboundedReceiver<Event>,
     to_results: mpsc::UnboundedSender<Event>,
-    epoch: u64,
-    /// Open intents of the ledger were judged; those that are open now are our own, and under way.
-    intents_are_judged: bool,
-}
-
-/// What acting and looking hosts do alike.
-#[derive(Debug)]
-pub(super) struct Looker {
-    resolver: Resolver,
-    users: Users,
-    environment: BTreeMap<String, String>,
-}
-
-impl Looker {
-    pub(super) fn new() -> Self {
-        let text = |os: std::ffi::OsString| os.into_string().ok();
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
-        Self { resolver: Resolver::default(), users: Users::default(), environment: environment.collect() }
-    }
-
-    /// The file that a proved process executes; `None` where it cannot be read.
-    pub(super) fn executable(process: &ProcessIdentity) -> Option<FileIdentity> {
-        use std::os::unix::fs::MetadataExt;
-        let here = Here::read().ok()?;
-        let link = PathBuf::from(format!("/proc/{}/exe", process.pid));
-        let path = std::fs::read_link(&link).ok()?;
-        let file = std::fs::metadata(&link).ok()?;
-        // The pid was ours before and after: what was read in between is its executable.
-        matches!(here.liveness(process), Liveness::Alive).then(|| FileIdentity {
-            path,
-            dev: file.dev(),
-            inode: file.ino(),
-            ctime_ns: file.ctime().saturating_mul(1_000_000_000).saturating_add(file.ctime_nsec()),
-        })
-    }
+    intents: OpenIntents,
+    rotations: Rotations,
 }
 
 impl LinuxHost {
     /// Fails where the birth gate cannot be read: without it nothing may be started or judged.
     pub fn new(parts: Parts) -> Result<Self, GateError> {
         let layout = parts.state_dir.layout().clone();
-        let epoch = judge_intents(&layout, &[], GATE_PATIENCE)?.epoch;
+        let intents = OpenIntents::new(layout.clone())?;
         // A limit on file sizes is an error of a write, not the end of us.
         sys::ignore_signal(libc::SIGXFSZ);
         let (to_results, results) = mpsc::unbounded_channel();
@@ -129,8 +98,8 @@ impl LinuxHost {
             prober: Arc::default(),
             results,
             to_results,
-            epoch,
-            intents_are_judged: false,
+            intents,
+            rotations: Rotations::default(),
         })
     }
 
@@ -148,28 +117,7 @@ impl LinuxHost {
 
     /// Waits until the keeper has heard everything that it was asked: before we end.
     pub async fn settle(&mut self) {
-        self.link.connect_if_needed().await;
         self.link.settle().await;
-    }
-
-    /// Settles what became of intents that a reconciler or keeper of before left open.
-    fn judge_open_intents(&mut self, claims: &[Claim]) -> Intents {
-        if self.intents_are_judged {
-            return Intents::Open;
-        }
-        let open: Vec<Nonce> =
-            claims.iter().filter(|claim| claim.process.is_none()).map(|claim| claim.nonce.clone()).collect();
-        match judge_intents(self.state_dir.layout(), &open, GATE_PATIENCE) {
-            Ok(judged) => {
-                self.epoch = judged.epoch;
-                self.intents_are_judged = true;
-                Intents::Judged
-            }
-            Err(error) => {
-                tracing::warn!("open starts cannot be judged yet: {error}");
-                Intents::Open
-            }
-        }
     }
 
     /// Ends that the ledger has taken in are of no use to anybody any more.
@@ -232,7 +180,7 @@ impl Host for LinuxHost {
     }
 
     fn epoch(&self) -> u64 {
-        self.epoch
+        self.intents.epoch()
     }
 
     fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {
@@ -285,19 +233,20 @@ impl Host for LinuxHost {
     }
 
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
-        let intents = self.judge_open_intents(claims);
+        self.link.ping();
+        let intents = self.intents.judge(claims);
+        if self.link.is_idle() {
+            self.intents.trim_if_large(claims);
+        }
         self.trim_exits_if_large(claims);
         let mut sightings = observed(observe(self.state_dir.layout(), claims, intents), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
             match &sighting.found {
                 Found::Alive { born } | Found::Ended { born, others: true, .. } => {
-                    let mut claim = claim.clone();
-                    if let Some((process, containment)) = born {
-                        claim.process = Some(process.clone());
-                        claim.containment = Some(containment.clone());
-                    }
-                    self.link.attach(claim);
+                    self.link.attach_if_needed(born_of(claim, born.as_ref()));
                 }
+                // Even if it was told before: it is dead, and nothing else would tell.
+                Found::Ending { born } => self.link.attach(born_of(claim, born.as_ref())),
                 Found::Ended { .. }
                 | Found::NeverBorn
                 | Found::InFlight
@@ -340,12 +289,9 @@ impl Host for LinuxHost {
 
     fn rotate_logs(&mut self, services: &[ServiceId], max_size: u64, keep: u32) {
         let Some(keep) = NonZeroU32::new(keep) else { return };
-        let paths: Vec<PathBuf> =
-            services.iter().map(|service| self.state_dir.layout().log(service)).collect();
-        let too_large =
-            paths.into_iter().filter(|path| path.metadata().is_ok_and(|log| log.len() > max_size));
-        for path in too_large {
-            tokio::task::spawn_blocking(move || rotate(&path, max_size, keep));
+        for service in services {
+            let log = self.state_dir.layout().log(service);
+            self.rotations.begin_if_needed(log, max_size, keep);
         }
     }
 
@@ -358,38 +304,26 @@ impl Host for LinuxHost {
     }
 
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
-        Looker::executable(process)
+        self.looker.executable(process)
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
-        self.link.connect_if_needed().await;
         let mut events: Vec<Event> = self.first_event(at_most).await.into_iter().collect();
         self.queued_events(&mut events).await;
         if events.contains(&Event::KeeperLost) {
             // Starts that it was asked for may or may not have come about.
-            self.intents_are_judged = false;
+            self.intents.doubt();
         }
         events
     }
 }
 
-fn rotate(path: &Path, max_size: u64, keep: NonZeroU32) {
-    match logs::rotate(path, max_size, keep) {
-        Ok(Rotation::NotNeeded | Rotation::Rotated { .. }) => {}
-        Ok(other) => tracing::warn!(log = %path.display(), "not rotated: {other:?}"),
-        Err(error) => tracing::warn!("{error}: {}", error.source),
+/// The claim as it will be once its birth is on record.
+fn born_of(claim: &Claim, born: Option<&(ProcessIdentity, Containment)>) -> Claim {
+    match born {
+        Some((process, containment)) => {
+            Claim { process: Some(process.clone()), containment: Some(containment.clone()), ..claim.clone() }
+        }
+        None => claim.clone(),
     }
-}
-
-/// An observation that failed as a whole proves nothing of any claim.
-fn observed(outcome: Result<Vec<Sighting>, ObserveError>, claims: &[Claim]) -> Vec<Sighting> {
-    outcome.unwrap_or_else(|error| {
-        let detail = error.to_string();
-        let unverifiable = |claim: &Claim| Sighting {
-            service: claim.service.clone(),
-            nonce: claim.nonce.clone(),
-            found: Found::Unverifiable { detail: detail.clone() },
-        };
-        claims.iter().map(unverifiable).collect()
-    })
 }

@@ -1,0 +1,70 @@
+//! What acting and looking hosts do alike.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use crate::host::observe::ObserveError;
+use crate::host::proc::{Here, Liveness};
+use crate::host::resolve::Resolver;
+use crate::host::users::Users;
+use crate::host::{Claim, Found, Sighting};
+use crate::identity::ProcessIdentity;
+use crate::state::FileIdentity;
+
+#[derive(Debug)]
+pub(super) struct Looker {
+    pub resolver: Resolver,
+    pub users: Users,
+    pub environment: BTreeMap<String, String>,
+    /// Boot and pid namespace stay what they are for as long as we live.
+    here: Option<Here>,
+}
+
+impl Looker {
+    pub fn new() -> Self {
+        let text = |os: std::ffi::OsString| os.into_string().ok();
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+        Self {
+            resolver: Resolver::default(),
+            users: Users::default(),
+            environment: environment.collect(),
+            here: None,
+        }
+    }
+
+    /// The file that a proved process executes; `None` where it cannot be read.
+    pub fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
+        let here = self.here()?;
+        let link = PathBuf::from(format!("/proc/{}/exe", process.pid));
+        let path = std::fs::read_link(&link).ok()?;
+        let file = std::fs::metadata(&link).ok()?;
+        // The pid was ours before and after: what was read in between is its executable.
+        matches!(here.liveness(process), Liveness::Alive).then(|| FileIdentity {
+            path,
+            dev: file.dev(),
+            inode: file.ino(),
+            ctime_ns: file.ctime().saturating_mul(1_000_000_000).saturating_add(file.ctime_nsec()),
+        })
+    }
+
+    fn here(&mut self) -> Option<&Here> {
+        if self.here.is_none() {
+            self.here = Here::read().ok();
+        }
+        self.here.as_ref()
+    }
+}
+
+/// An observation that failed as a whole proves nothing of any claim.
+pub(super) fn observed(outcome: Result<Vec<Sighting>, ObserveError>, claims: &[Claim]) -> Vec<Sighting> {
+    outcome.unwrap_or_else(|error| {
+        let detail = error.to_string();
+        let unverifiable = |claim: &Claim| Sighting {
+            service: claim.service.clone(),
+            nonce: claim.nonce.clone(),
+            found: Found::Unverifiable { detail: detail.clone() },
+        };
+        claims.iter().map(unverifiable).collect()
+    })
+}
