@@ -25,6 +25,8 @@ pub struct Stat {
     pub state: u8,
     pub ppid: i32,
     pub pgid: i32,
+    /// Field 20: threads that have not exited; a process whose last one has still shows 1.
+    pub threads: u32,
     /// Field 22: start time in clock ticks since boot.
     pub start_ticks: u64,
 }
@@ -41,13 +43,19 @@ impl Stat {
             state: *fields.first()?.as_bytes().first()?,
             ppid: fields.get(1)?.parse().ok()?,
             pgid: fields.get(2)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             start_ticks: fields.get(19)?.parse().ok()?,
         })
     }
 
-    /// A zombie is dead: it runs nothing and holds nothing but its number.
+    /// A zombie is dead: it runs nothing and holds nothing but its number. Not so one whose main thread has exited
+    /// while others run: that one shows the same state, and more than one thread.
     pub fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        match self.state {
+            b'X' | b'x' => true,
+            b'Z' => self.threads <= 1,
+            _ => false,
+        }
     }
 }
 
@@ -303,7 +311,20 @@ mod tests {
     fn a_name_full_of_brackets_and_spaces_does_not_shift_the_fields() {
         let line = "42 (a) b (c) S) R 7 41 41 0 -1 4194304 85 0 0 0 0 0 0 0 20 0 1 0 123456 1 2 3\n";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!(stat, Stat { pid: 42, state: b'R', ppid: 7, pgid: 41, start_ticks: 123_456 });
+        assert_eq!(stat, Stat { pid: 42, state: b'R', ppid: 7, pgid: 41, threads: 1, start_ticks: 123_456 });
+    }
+
+    /// As such lines look on Linux 6.18.
+    #[test]
+    fn a_process_whose_main_thread_alone_has_exited_is_alive() {
+        let line = |state, threads| {
+            format!("9 (x) {state} 1 9 9 0 -1 0 124 0 0 0 0 0 0 0 20 0 {threads} 0 737410 0")
+        };
+        let is_dead = |state, threads| Stat::parse(&line(state, threads)).unwrap().is_dead();
+        assert!(!is_dead('Z', 2));
+        assert!(is_dead('Z', 1));
+        assert!(is_dead('X', 2));
+        assert!(!is_dead('S', 1));
     }
 
     #[test]
