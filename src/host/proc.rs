@@ -153,13 +153,39 @@ pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
     }
 }
 
+/// True if `parent` has a child that lives, `dead` not counted: orphans come to a subreaper before whoever left them is
+/// seen dead, so that nothing descends from one whose children are all dead.
+pub fn has_living_child_beside(parent: &Pinned, dead: i32) -> io::Result<bool> {
+    let mut seen_dead = vec![dead];
+    loop {
+        let pids = children_of(parent)?;
+        let Some(&pid) = pids.iter().find(|pid| !seen_dead.contains(pid)) else { return Ok(false) };
+        if stat(pid)?.is_some_and(|stat| !stat.is_dead()) {
+            return Ok(true);
+        }
+        seen_dead.push(pid);
+    }
+}
+
+fn children_of(parent: &Pinned) -> io::Result<Vec<i32>> {
+    if has_children_files()? {
+        return parent.children();
+    }
+    Ok(scan_parents()?.remove(&parent.pid).unwrap_or_default())
+}
+
+/// Not where the kernel is built without CONFIG_PROC_CHILDREN.
+fn has_children_files() -> io::Result<bool> {
+    fs::exists("/proc/thread-self/children")
+}
+
 /// Visits every process that descends from `root`, dead ones included, parents before their children.
 ///
 /// Each is proved when it is visited: its parent is the process it was found under, or `root` itself (to which
 /// the orphans of a subreaper come). Processes that come and go meanwhile may be missed.
 pub fn visit_descendants(root: &Pinned, visit: &mut dyn FnMut(&Pinned, &Stat)) -> io::Result<()> {
-    let has_children_files = fs::exists("/proc/thread-self/children")?;
-    let walk = Walk { root: root.pid, scan: if has_children_files { None } else { Some(scan_parents()?) } };
+    let walk =
+        Walk { root: root.pid, scan: if has_children_files()? { None } else { Some(scan_parents()?) } };
     walk.below(root, &walk.children(root)?, visit, 0)
 }
 
@@ -242,6 +268,14 @@ pub enum Liveness {
     Unverifiable(String),
 }
 
+/// A pid that `/proc` does not show: with `hidepid=2` that may be a living process of another user.
+fn without_directory(pid: i32) -> Liveness {
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) {
+        Err(nix::errno::Errno::ESRCH) => Liveness::Dead,
+        Ok(()) | Err(_) => Liveness::Unverifiable(format!("/proc hides process {pid}")),
+    }
+}
+
 impl Here {
     pub fn read() -> io::Result<Self> {
         use std::os::linux::fs::MetadataExt;
@@ -281,7 +315,8 @@ impl Here {
         let unreadable = |error: io::Error| {
             Liveness::Unverifiable(format!("/proc/{} cannot be read: {error}", process.pid))
         };
-        let pinned = Pinned::open(process.pid.get()).map_err(unreadable)?.ok_or(Liveness::Dead)?;
+        let pinned = Pinned::open(process.pid.get()).map_err(unreadable)?;
+        let pinned = pinned.ok_or_else(|| without_directory(process.pid.get()))?;
         let stat = pinned.stat().map_err(unreadable)?.ok_or(Liveness::Dead)?;
         if stat.start_ticks != process.start_ticks || stat.is_dead() {
             return Err(Liveness::Dead);
@@ -331,6 +366,14 @@ mod tests {
     fn a_short_line_is_no_stat() {
         assert_eq!(Stat::parse("42 (a) R 7 41"), None);
         assert_eq!(Stat::parse(""), None);
+    }
+
+    #[test]
+    fn a_process_that_proc_does_not_show_is_dead_only_if_the_kernel_knows_none() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        assert!(matches!(without_directory(child.id() as i32), Liveness::Unverifiable(_)));
+        child.wait().unwrap();
+        assert_eq!(without_directory(child.id() as i32), Liveness::Dead);
     }
 
     #[test]
