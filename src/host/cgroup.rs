@@ -2,11 +2,13 @@
 //!
 //! No controller is used: a cgroup is a set of processes that nothing leaves by forking, with one file that
 //! kills it all. Nothing here blocks. Called by the keeper (makes, kills, removes) and by `observe` (reads).
-//! Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst; what was measured is in the page on limits.
+//! Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst. Files are opened without O_CREAT: with it, one that
+//! the kernel does not have is refused with EACCES instead of ENOENT (Linux 6.18).
 
-use std::fs;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -114,7 +116,7 @@ fn try_out(base: &Path) -> io::Result<()> {
     let outcome = trial.fork().and_then(|fork| match fork {
         Fork::Child => {
             let inside = trial.pids().is_ok_and(|pids| pids.contains(&(std::process::id() as i32)));
-            sys::exit_now(if inside || trial.enter().is_ok() { 0 } else { 1 })
+            sys::exit_now(if inside || enter(&trial.path).is_ok() { 0 } else { 1 })
         }
         Fork::Parent(pid) => await_trial(pid),
     });
@@ -196,11 +198,7 @@ impl Group {
 
     /// Moves the calling process here, if it is elsewhere: moving costs the kernel milliseconds.
     pub fn enter_if_needed(&self) -> io::Result<()> {
-        if self.pids()?.contains(&(std::process::id() as i32)) { Ok(()) } else { self.enter() }
-    }
-
-    fn enter(&self) -> io::Result<()> {
-        fs::write(self.path.join("cgroup.procs"), "0")
+        if self.pids()?.contains(&(std::process::id() as i32)) { Ok(()) } else { enter(&self.path) }
     }
 
     /// The processes of this cgroup alone; zombies are not among them.
@@ -228,37 +226,61 @@ impl Group {
 
     /// True if nothing lives in it or below it.
     pub fn is_empty(&self) -> io::Result<bool> {
-        match fs::read_to_string(self.path.join("cgroup.events")) {
-            Ok(text) => Ok(text.lines().any(|line| line == "populated 0")),
-            Err(error) if is_gone(&error) => Ok(true),
+        self.events()?.map_or(Ok(true), |events| events.is_empty())
+    }
+
+    /// True if anything lives in it, the cgroups directly below it of these names left out.
+    pub fn is_populated_beside(&self, names: &[String]) -> io::Result<bool> {
+        if names.is_empty() {
+            return Ok(!self.is_empty()?);
+        }
+        if !self.pids()?.is_empty() {
+            return Ok(true);
+        }
+        for child in self.children()? {
+            let is_named = child.name().is_some_and(|child| names.iter().any(|name| name == child));
+            if !is_named && !child.is_empty()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Its last name, where that is text.
+    pub fn name(&self) -> Option<&str> {
+        self.path.file_name().and_then(|name| name.to_str())
+    }
+
+    /// What tells when it becomes empty or populated; `None` once it is removed.
+    pub fn events(&self) -> io::Result<Option<Events>> {
+        match File::open(self.path.join("cgroup.events")) {
+            Ok(file) => Ok(Some(Events(file))),
+            Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Reports a priority event to poll(2) whenever it becomes empty or populated.
-    pub fn events(&self) -> io::Result<OwnedFd> {
-        Ok(open(&self.path.join("cgroup.events"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
-    }
-
     /// SIGKILL to everything in it and below it; the caller repeats it until it is empty.
     pub fn kill(&self) -> io::Result<()> {
-        match fs::write(self.path.join("cgroup.kill"), "1") {
-            Ok(()) => Ok(()),
+        match write(&self.path.join("cgroup.kill"), "1") {
             // Before 5.14 there is no such file: frozen, nothing can fork while each is killed.
             Err(error) if is_gone(&error) => self.kill_one_by_one(),
-            Err(error) => Err(error),
+            other => other,
         }
     }
 
     fn kill_one_by_one(&self) -> io::Result<()> {
         let freeze = self.path.join("cgroup.freeze");
-        match fs::write(&freeze, "1") {
-            Ok(()) => {}
-            Err(error) if is_gone(&error) => return Ok(()),
+        let frozen = match write(&freeze, "1") {
+            Ok(()) => true,
+            // Removed, and then nobody is visited; or older than 5.2.
+            Err(error) if is_gone(&error) => false,
             Err(error) => return Err(error),
-        }
+        };
         let killed = self.visit(&|_| false, &mut |member| member.signal(libc::SIGKILL).map(drop));
-        fs::write(&freeze, "0")?;
+        if frozen {
+            write(&freeze, "0")?;
+        }
         killed
     }
 
@@ -309,6 +331,39 @@ impl Group {
     }
 }
 
+/// `cgroup.events`, held open: poll(2) reports a priority event once it has changed since it was last read through
+/// this very descriptor, and at once if it never was.
+#[derive(Debug)]
+pub struct Events(File);
+
+impl Events {
+    /// True if nothing lives in the cgroup or below it, or it is removed. Arms the next event.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        let mut text = [0; 256];
+        match self.0.read_at(&mut text, 0) {
+            Ok(read) => Ok(text[..read].split(|&byte| byte == b'\n').any(|line| line == b"populated 0")),
+            Err(error) if is_gone(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Moves the calling process into the cgroup of this directory.
+pub fn enter(dir: &Path) -> io::Result<()> {
+    write(&dir.join("cgroup.procs"), "0")
+}
+
+/// Writes to a file that the kernel has made; `ErrorKind::NotFound` where it has not.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(text.as_bytes())
+}
+
 /// ENODEV is what files of a cgroup say that was removed while they were open.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
@@ -337,6 +392,24 @@ mod tests {
         assert!(Group::recall(misnamed, &nonce).is_err());
     }
 
+    /// A directory that looks like a cgroup of a kernel before 5.14: `cgroup.kill` is not made, but done without.
+    #[test]
+    fn a_kernel_without_a_kill_file_is_asked_to_freeze() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut member = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        fs::write(dir.path().join("cgroup.procs"), format!("{}\n", member.id())).unwrap();
+        fs::write(dir.path().join("cgroup.freeze"), "0").unwrap();
+        let killed = Group { path: dir.path().to_owned() }.kill();
+        let made = dir.path().join("cgroup.kill").exists();
+        if killed.is_err() || made {
+            member.kill().unwrap();
+        }
+        let status = member.wait().unwrap();
+        killed.unwrap();
+        assert!(!made);
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
+    }
+
     /// As on kernels before 5.14. Skipped where no cgroup may be made.
     #[test]
     fn without_a_kill_file_everything_is_frozen_and_killed_one_by_one() {
@@ -344,6 +417,8 @@ mod tests {
         let Ok(Some(mount)) = Mount::find() else { return };
         let base = mount.point.join(format!("reconcile-test-{instance}"));
         let Ok(group) = Group::create(base) else { return };
+        let missing = write(&group.path.join("cgroup.of-a-later-kernel"), "1").unwrap_err();
+        assert!(is_gone(&missing), "{missing}");
         let procs = group.path.join("cgroup.procs");
         let script = format!("echo 0 >{}; sleep 1000 & setsid sleep 1000 & exec sleep 1000", procs.display());
         let mut leader = std::process::Command::new("/bin/sh").args(["-c", &script]).spawn().unwrap();

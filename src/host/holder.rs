@@ -5,7 +5,7 @@
 //! whether or not the keeper still lives. It records how the leader ended before it reaps it, stays until it has
 //! no children, and decides and signals nothing; only the holder of a job ends the job when its keeper dies,
 //! since nobody else knows of it. Made by the keeper; read by the keeper and `observe`.
-//! Sources: prctl(2) on PR_SET_CHILD_SUBREAPER; the figures (40 to 80 kB each) are in the page on limits.
+//! Costs 40 to 80 kB of memory each. Sources: prctl(2) on PR_SET_CHILD_SUBREAPER.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::keeper::child::{self, Birth, Role};
 use super::keeper::journal::{ExitEntry, append_exit};
-use super::proc::{Here, Pinned, visit_descendants};
-use super::sys::{self, Drop, Fork, Wait, Whom};
+use super::proc::{Here, Pinned, has_living_child_beside, visit_descendants};
+use super::sys::{self, Fork, Wait, Whom};
 use crate::identity::{Nonce, ProcessIdentity};
 use crate::state::{Containment, ExitLine, ExitStatus, SpawnFailure, SpawnStage};
 
@@ -58,6 +58,10 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1)?;
     }
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
+    // Above all the keeper's lock and sockets: neither we nor a leader that hangs before it executes may keep them.
+    let mut keep = holder.birth.descriptors();
+    keep.push(holder.reports.as_raw_fd());
+    sys::close_descriptors(3, &keep)?;
     let (failed, failing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
     holder.birth.failed = Some(failing.into());
     let here = holder.birth.here.clone();
@@ -75,9 +79,9 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
         owed: None,
     };
     held.leader = Some(start_leader(holder.birth, &me)?);
-    // Above all the keeper's lock and the status pipe, which must end when the leader executes.
+    // Above all the status pipe, which must end when the leader executes.
     let keep = [held.reports.as_raw_fd(), held.failed.as_raw_fd()];
-    sys::drop_descriptors(3, &keep, Drop::Now)?;
+    sys::close_descriptors(3, &keep)?;
     let done = held.watch();
     // Its descriptors were closed behind its back; nothing of it may be dropped.
     std::mem::forget(held);
@@ -183,15 +187,8 @@ impl Held {
     }
 
     fn has_others(&self, leader: i32) -> bool {
-        let mut others = false;
-        let walked = Pinned::open(std::process::id() as i32)
-            .and_then(|me| me.ok_or_else(|| io::ErrorKind::NotFound.into()))
-            .and_then(|me| {
-                visit_descendants(&me, &mut |member, stat| {
-                    others |= member.pid() != leader && !stat.is_dead();
-                })
-            });
-        others || walked.is_err()
+        let me = Pinned::open(std::process::id() as i32).ok().flatten();
+        me.is_none_or(|me| has_living_child_beside(&me, leader).unwrap_or(true))
     }
 
     /// The keeper of a job is dead.
@@ -202,7 +199,7 @@ impl Held {
     fn end_abandoned(&self) {
         if let Ok(Some(me)) = Pinned::open(std::process::id() as i32) {
             // What goes wrong is tried again a little later.
-            let _ = kill_descendants(&me);
+            let _ = kill_descendants(&me, &[]);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -224,11 +221,12 @@ impl Held {
     }
 }
 
-/// Sends SIGKILL to everything that lives below a holder; how much that was. Zombies are the holder's to reap.
-pub fn kill_descendants(holder: &Pinned) -> io::Result<usize> {
+/// Sends SIGKILL to everything that lives below a holder, except these; how much that was. Zombies are the holder's to
+/// reap.
+pub fn kill_descendants(holder: &Pinned, spared: &[i32]) -> io::Result<usize> {
     let mut living = 0;
     visit_descendants(holder, &mut |member, stat| {
-        if !stat.is_dead() {
+        if !stat.is_dead() && !spared.contains(&member.pid()) {
             living += 1;
             // EPERM: it has become another user. It stays, and is named by the one who counts.
             let _ = member.signal(libc::SIGKILL);

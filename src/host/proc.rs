@@ -25,6 +25,8 @@ pub struct Stat {
     pub state: u8,
     pub ppid: i32,
     pub pgid: i32,
+    /// Field 20: threads that have not exited; a process whose last one has still shows 1.
+    pub threads: u32,
     /// Field 22: start time in clock ticks since boot.
     pub start_ticks: u64,
 }
@@ -41,13 +43,19 @@ impl Stat {
             state: *fields.first()?.as_bytes().first()?,
             ppid: fields.get(1)?.parse().ok()?,
             pgid: fields.get(2)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             start_ticks: fields.get(19)?.parse().ok()?,
         })
     }
 
-    /// A zombie is dead: it runs nothing and holds nothing but its number.
+    /// A zombie is dead: it runs nothing and holds nothing but its number. Not so one whose main thread has exited
+    /// while others run: that one shows the same state, and more than one thread.
     pub fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        match self.state {
+            b'X' | b'x' => true,
+            b'Z' => self.threads <= 1,
+            _ => false,
+        }
     }
 }
 
@@ -146,13 +154,39 @@ pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
     }
 }
 
+/// True if `parent` has a child that lives, `dead` not counted: orphans come to a subreaper before whoever left them is
+/// seen dead, so that nothing descends from one whose children are all dead.
+pub fn has_living_child_beside(parent: &Pinned, dead: i32) -> io::Result<bool> {
+    let mut seen_dead = vec![dead];
+    loop {
+        let pids = children_of(parent)?;
+        let Some(&pid) = pids.iter().find(|pid| !seen_dead.contains(pid)) else { return Ok(false) };
+        if stat(pid)?.is_some_and(|stat| !stat.is_dead()) {
+            return Ok(true);
+        }
+        seen_dead.push(pid);
+    }
+}
+
+fn children_of(parent: &Pinned) -> io::Result<Vec<i32>> {
+    if has_children_files()? {
+        return parent.children();
+    }
+    Ok(scan_parents()?.remove(&parent.pid).unwrap_or_default())
+}
+
+/// Not where the kernel is built without CONFIG_PROC_CHILDREN.
+fn has_children_files() -> io::Result<bool> {
+    fs::exists("/proc/thread-self/children")
+}
+
 /// Visits every process that descends from `root`, dead ones included, parents before their children.
 ///
 /// Each is proved when it is visited: its parent is the process it was found under, or `root` itself (to which
 /// the orphans of a subreaper come). Processes that come and go meanwhile may be missed.
 pub fn visit_descendants(root: &Pinned, visit: &mut dyn FnMut(&Pinned, &Stat)) -> io::Result<()> {
-    let has_children_files = fs::exists("/proc/thread-self/children")?;
-    let walk = Walk { root: root.pid, scan: if has_children_files { None } else { Some(scan_parents()?) } };
+    let walk =
+        Walk { root: root.pid, scan: if has_children_files()? { None } else { Some(scan_parents()?) } };
     walk.below(root, &walk.children(root)?, visit, 0)
 }
 
@@ -235,6 +269,14 @@ pub enum Liveness {
     Unverifiable(String),
 }
 
+/// A pid that `/proc` does not show: with `hidepid=2` that may be a living process of another user.
+fn without_directory(pid: i32) -> Liveness {
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) {
+        Err(nix::errno::Errno::ESRCH) => Liveness::Dead,
+        Ok(()) | Err(_) => Liveness::Unverifiable(format!("/proc hides process {pid}")),
+    }
+}
+
 impl Here {
     pub fn read() -> io::Result<Self> {
         use std::os::linux::fs::MetadataExt;
@@ -274,7 +316,8 @@ impl Here {
         let unreadable = |error: io::Error| {
             Liveness::Unverifiable(format!("/proc/{} cannot be read: {error}", process.pid))
         };
-        let pinned = Pinned::open(process.pid.get()).map_err(unreadable)?.ok_or(Liveness::Dead)?;
+        let pinned = Pinned::open(process.pid.get()).map_err(unreadable)?;
+        let pinned = pinned.ok_or_else(|| without_directory(process.pid.get()))?;
         let stat = pinned.stat().map_err(unreadable)?.ok_or(Liveness::Dead)?;
         if stat.start_ticks != process.start_ticks || stat.is_dead() {
             return Err(Liveness::Dead);
@@ -304,13 +347,34 @@ mod tests {
     fn a_name_full_of_brackets_and_spaces_does_not_shift_the_fields() {
         let line = "42 (a) b (c) S) R 7 41 41 0 -1 4194304 85 0 0 0 0 0 0 0 20 0 1 0 123456 1 2 3\n";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!(stat, Stat { pid: 42, state: b'R', ppid: 7, pgid: 41, start_ticks: 123_456 });
+        assert_eq!(stat, Stat { pid: 42, state: b'R', ppid: 7, pgid: 41, threads: 1, start_ticks: 123_456 });
+    }
+
+    /// As such lines look on Linux 6.18.
+    #[test]
+    fn a_process_whose_main_thread_alone_has_exited_is_alive() {
+        let line = |state, threads| {
+            format!("9 (x) {state} 1 9 9 0 -1 0 124 0 0 0 0 0 0 0 20 0 {threads} 0 737410 0")
+        };
+        let is_dead = |state, threads| Stat::parse(&line(state, threads)).unwrap().is_dead();
+        assert!(!is_dead('Z', 2));
+        assert!(is_dead('Z', 1));
+        assert!(is_dead('X', 2));
+        assert!(!is_dead('S', 1));
     }
 
     #[test]
     fn a_short_line_is_no_stat() {
         assert_eq!(Stat::parse("42 (a) R 7 41"), None);
         assert_eq!(Stat::parse(""), None);
+    }
+
+    #[test]
+    fn a_process_that_proc_does_not_show_is_dead_only_if_the_kernel_knows_none() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        assert!(matches!(without_directory(child.id() as i32), Liveness::Unverifiable(_)));
+        child.wait().unwrap();
+        assert_eq!(without_directory(child.id() as i32), Liveness::Dead);
     }
 
     #[test]

@@ -195,29 +195,20 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     }))
 }
 
-/// What to do with descriptors that a new program must not inherit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drop {
-    Now,
-    /// When something is executed.
-    OnExec,
-}
-
-/// Drops every descriptor from `first` on, except those in `keep`.
+/// Closes every descriptor from `first` on, except those in `keep`. No Rust value that owns one of them may be
+/// dropped after that.
 #[expect(unsafe_code, reason = "JUSTIFICATION: closes descriptors that no Rust value owns")]
-pub fn drop_descriptors(first: RawFd, keep: &[RawFd], when: Drop) -> io::Result<()> {
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
-    let flags = if when == Drop::OnExec { CLOSE_RANGE_CLOEXEC } else { 0 };
+pub fn close_descriptors(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     let mut keep: Vec<RawFd> = keep.iter().copied().filter(|&fd| fd >= first).collect();
     keep.sort_unstable();
     let mut from = first;
     for fd in keep.iter().copied().chain([RawFd::MAX]) {
         // SAFETY: the callers own every descriptor of the range, or were handed it by accident.
         let closed = fd <= from
-            || unsafe { libc::syscall(libc::SYS_close_range, from, (fd - 1) as libc::c_uint, flags) } == 0;
+            || unsafe { libc::syscall(libc::SYS_close_range, from, (fd - 1) as libc::c_uint, 0) } == 0;
         if !closed {
-            // Older than 5.9 (5.11 for the flag), or filtered.
-            return drop_one_by_one(first, &keep, when);
+            // Older than 5.9, or filtered.
+            return close_one_by_one(first, &keep);
         }
         from = fd.saturating_add(1);
     }
@@ -225,16 +216,12 @@ pub fn drop_descriptors(first: RawFd, keep: &[RawFd], when: Drop) -> io::Result<
 }
 
 #[expect(unsafe_code, reason = "JUSTIFICATION: closes descriptors that no Rust value owns")]
-fn drop_one_by_one(first: RawFd, keep: &[RawFd], when: Drop) -> io::Result<()> {
+fn close_one_by_one(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     let names: Vec<_> = std::fs::read_dir("/proc/self/fd")?.collect::<io::Result<_>>()?;
     let fds = names.iter().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
     for fd in fds.filter(|fd| *fd >= first && !keep.contains(fd)) {
-        match when {
-            // SAFETY: as above; a descriptor that is closed by now gives EBADF.
-            Drop::Now => unsafe { libc::close(fd) },
-            // SAFETY: as above.
-            Drop::OnExec => unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) },
-        };
+        // SAFETY: as above; a descriptor that is closed by now gives EBADF.
+        unsafe { libc::close(fd) };
     }
     Ok(())
 }
@@ -273,6 +260,13 @@ pub fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Gives a signal back its default disposition.
+#[expect(unsafe_code, reason = "JUSTIFICATION: sigaction is unsafe")]
+pub fn default_signal(signal: i32) {
+    // SAFETY: SIG_DFL installs no handler, so nothing can run at a bad moment.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 #[cfg(test)]

@@ -81,6 +81,48 @@ async fn leftovers_that_end_by_themselves_are_told_without_a_kill() {
 }
 
 #[tokio::test]
+async fn a_keeper_sleeps_while_leftovers_live() {
+    for kind in kinds() {
+        let mut world = World::new(kind).await;
+        let claim = world.run("web", "setsid sleep 1000 & exit 0").await;
+        assert_eq!(world.exited(&claim).await, (Some(ExitStatus::Code(0)), true), "{kind:?}");
+        let figures = format!("/proc/{}/schedstat", world.keeper().pid);
+        let (mut before, mut same) = (String::new(), 0);
+        world
+            .eventually("it has not run at all for a while", || {
+                let now = std::fs::read_to_string(&figures).unwrap();
+                same = if now == before { same + 1 } else { 0 };
+                before = now;
+                same == 100
+            })
+            .await;
+        world.client().kill(&claim);
+        world.gone(&claim).await;
+    }
+}
+
+#[tokio::test]
+async fn a_keeper_signals_neither_itself_nor_its_client() {
+    for kind in kinds() {
+        let mut world = World::new(kind).await;
+        let me = world.here.identity(std::process::id() as i32).unwrap();
+        for process in [me, world.keeper().clone()] {
+            let gone = ProcessIdentity { start_ticks: process.start_ticks + 1, ..process.clone() };
+            let claim = Claim {
+                service: reconcile::identity::ServiceId::parse("web").unwrap(),
+                nonce: world.nonce(),
+                process: Some(process),
+                containment: Some(Containment::Holder { process: gone }),
+                epoch: world.epoch,
+            };
+            world.client().kill(&claim);
+            world.client().signal(&claim, libc::SIGKILL, SignalTo::Leader);
+            assert_eq!(world.client.as_mut().unwrap().list().await, Some(Vec::new()));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_group_signal_reaches_the_group_and_nobody_else() {
     for kind in kinds() {
         let mut world = World::new(kind).await;

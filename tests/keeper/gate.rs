@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reconcile::host::keeper::judge_intents;
+use reconcile::host::keeper::{is_held, journal, judge_intents};
 use reconcile::host::{Claim, Event, Found};
 use reconcile::state::SpawnStage;
 use rustix::fs::{FlockOperation, flock};
@@ -84,6 +84,79 @@ async fn a_child_at_the_gate_of_a_dead_keeper_is_judged_once_and_for_all() {
                 assert!(!proof.exists());
             }
         }
+    }
+}
+
+/// Locks the gate, and waits until the child of this request has come to it.
+async fn stop_at_the_gate(world: &World, request: reconcile::host::SpawnRequest) -> File {
+    let gate = File::options().read(true).write(true).open(world.layout.birth_gate()).unwrap();
+    flock(&gate, FlockOperation::LockExclusive).unwrap();
+    let inode = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&gate.metadata().unwrap()));
+    world.client().spawn(request);
+    world
+        .eventually("a child waits at the gate", || {
+            let locks = std::fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|line| line.contains("->") && line.contains(&inode))
+        })
+        .await;
+    gate
+}
+
+#[tokio::test]
+async fn a_child_that_waits_keeps_nothing_of_a_dead_keeper_and_is_born_without_it() {
+    for kind in kinds() {
+        let mut world = World::new(kind).await;
+        let proof = world.path("executed");
+        let request = world.shell("web", &format!("echo $$ >{}; exec sleep 1000", proof.display()));
+        let nonce = request.nonce.clone();
+        let gate = stop_at_the_gate(&world, request).await;
+        world.kill_keeper().await;
+        assert!(!is_held(&world.layout).unwrap(), "{kind:?}");
+        drop(gate);
+        // Its word is heard by nobody; that must not end it.
+        let executed = world.process_in("executed").await;
+        world.disconnect().await;
+        world.start_keeper();
+        world.connect().await;
+        let births = journal::births(&world.layout.births()).unwrap();
+        let Some(Some(birth)) = births.get(&nonce) else { world.fail("it is not on record") };
+        assert_eq!(birth.process, executed);
+        let claim = Claim {
+            service: reconcile::identity::ServiceId::parse("web").unwrap(),
+            nonce,
+            process: Some(executed),
+            containment: Some(birth.containment.clone()),
+            epoch: world.epoch,
+        };
+        world.client().kill(&claim);
+        world.gone(&claim).await;
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_changes_while_its_child_waits_is_not_executed() {
+    for name in ["program", "script"] {
+        let mut world = World::new(Kind::Found).await;
+        let path = world.path(name);
+        if name == "script" {
+            std::fs::write(&path, "#!/bin/sh\nexit 0\n").unwrap();
+        } else {
+            std::fs::copy("/bin/true", &path).unwrap();
+        }
+        let mode = |bits| std::os::unix::fs::PermissionsExt::from_mode(bits);
+        std::fs::set_permissions(&path, mode(0o755)).unwrap();
+        let request = world.request("web", &[path.to_str().unwrap()]);
+        let nonce = request.nonce.clone();
+        let gate = stop_at_the_gate(&world, request).await;
+        std::fs::set_permissions(&path, mode(0o700)).unwrap();
+        drop(gate);
+        let event = world.until(
+            |event| matches!(event, Event::Spawned { nonce: n, .. } | Event::SpawnFailed { nonce: n, .. } if *n == nonce),
+        );
+        let Event::SpawnFailed { failure, .. } = event.await else { panic!("{name} was executed") };
+        assert_eq!(failure.stage, SpawnStage::ExecChanged, "{name}: {failure:?}");
+        let is_taken_back = || journal::births(&world.layout.births()).unwrap().get(&nonce) == Some(&None);
+        world.eventually("the birth is taken back", is_taken_back).await;
     }
 }
 

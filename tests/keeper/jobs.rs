@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reconcile::host::keeper::protocol::{CellInfo, CellState};
 use reconcile::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest};
 use reconcile::state::{ExitStatus, SpawnStage};
 
@@ -146,4 +147,25 @@ async fn a_job_that_the_keeper_took_along_is_cancelled_before_the_loss_is_told()
             if *of == claim.nonce),
         "{told:?}"
     );
+}
+
+/// As of a state directory that was copied: its ledger claims what the original runs.
+#[tokio::test]
+async fn a_keeper_of_another_instance_leaves_the_jobs_of_a_run_alone() {
+    let mut world = World::new(crate::world::Kind::Found).await;
+    let claim = world.run("web", "exec sleep 1000").await;
+    let go = world.path("go");
+    let script = format!("while ! [ -e {} ]; do sleep 0.01; done; exit 3", go.display());
+    let request = job(&mut world, &claim, &script, BOUND);
+    world.client().run_job(request);
+    let is_running = |cells: Vec<CellInfo>| {
+        cells.iter().any(|cell| cell.job_of.is_some() && cell.state == CellState::Running)
+    };
+    while !is_running(world.client.as_mut().unwrap().list().await.unwrap()) {}
+    let mut copy = World::new(crate::world::Kind::Found).await;
+    copy.client().attach(&claim);
+    assert_eq!(copy.client.as_mut().unwrap().list().await.unwrap().len(), 1);
+    std::fs::write(&go, "").unwrap();
+    let expected = JobOutcome::Exit { status: ExitStatus::Code(3), output: String::new() };
+    assert_eq!(outcome(&mut world).await, expected);
 }

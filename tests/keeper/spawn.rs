@@ -182,6 +182,22 @@ async fn failures_have_stages(kind: Kind) {
     }
 }
 
+/// A limit that no journal fits into hinders neither the telling nor anything else of it.
+#[tokio::test]
+async fn an_exec_that_fails_is_told_whatever_limits_were_asked_for() {
+    for kind in [Kind::Found, Kind::Holder] {
+        let mut world = World::new(kind).await;
+        let text = world.path("no-program");
+        fs::write(&text, "neither ELF nor script\n").unwrap();
+        fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut request = world.request("web", &["/bin/sh"]);
+        request.exec = target(&text);
+        request.rlimits = vec![(libc::RLIMIT_FSIZE, 1)];
+        let failure = world.failure(request).await;
+        assert_eq!((failure.stage, failure.errno), (SpawnStage::Exec, libc::ENOEXEC), "{failure:?}");
+    }
+}
+
 #[tokio::test]
 async fn another_user_needs_root() {
     let nobody = UserFacts {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use reconcile::host::keeper::{KeeperClient, judge_intents};
+use reconcile::host::keeper::{KeeperClient, epoch};
 use reconcile::host::observe::{Intents, observe};
 use reconcile::host::proc::{Here, Liveness, Pinned, visit_descendants};
 use reconcile::host::{Claim, Event, ExecTarget, Found, SpawnRequest, StateLayout, StdinKind};
@@ -62,7 +62,7 @@ impl World {
         let mut random = [0; 8];
         fs::File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
         let layout = StateLayout { dir: dir.path().to_owned() };
-        let judged = judge_intents(&layout, &[], BOUND).unwrap();
+        let epoch = epoch(&layout).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         if kind == Kind::Nobody {
             for path in [dir.path(), &layout.birth_gate()] {
@@ -74,7 +74,7 @@ impl World {
             instance: InstanceId::from_u64(u64::from_ne_bytes(random)),
             here: Here::read().unwrap(),
             client: None,
-            epoch: judged.epoch,
+            epoch,
             kind,
             keepers: Vec::new(),
             runs: BTreeMap::new(),

@@ -42,6 +42,7 @@ impl Keeper {
         let process = claim.process.as_ref().ok_or("a claim without a process cannot be attached to")?;
         let containment =
             claim.containment.as_ref().ok_or("a claim without containment cannot be attached to")?;
+        self.refuse_spared(process)?;
         let leader = match self.watch(process) {
             Ok(pidfd) => Leader::Watched { pidfd, died: None },
             Err(Liveness::Unverifiable(detail)) => return Err(detail),
@@ -62,6 +63,7 @@ impl Keeper {
             killing: None,
             job: None,
             events: None,
+            look_again: None,
         };
         self.cells.insert(claim.nonce.clone(), cell);
         self.tell_end_if_over(&claim.nonce);
@@ -93,10 +95,13 @@ impl Keeper {
         match containment {
             Containment::Cgroup { path } => {
                 let group = Group::recall(path, nonce).map_err(|error| error.to_string())?;
-                end_stale_jobs(&group);
+                if self.is_ours(&group) {
+                    end_stale_jobs(&group);
+                }
                 Ok(Hull::Group(group))
             }
             Containment::Holder { process } => {
+                self.refuse_spared(process)?;
                 let hold = match self.watch(process) {
                     Ok(pidfd) => Hold::Watched(pidfd),
                     Err(Liveness::Unverifiable(detail)) => return Err(detail),
@@ -106,6 +111,19 @@ impl Keeper {
                 Ok(Hull::Holder { process: process.clone(), hold })
             }
         }
+    }
+
+    fn refuse_spared(&self, process: &ProcessIdentity) -> Result<(), String> {
+        if self.spared().contains(&process.pid.get()) {
+            return Err(format!("process {} is the keeper or its client, not of a service", process.pid));
+        }
+        Ok(())
+    }
+
+    /// Made by keepers of this instance: a copied directory also claims what its original runs.
+    fn is_ours(&self, group: &Group) -> bool {
+        let dir = group.path().parent().and_then(|dir| dir.file_name()).and_then(|name| name.to_str());
+        self.instance.as_ref().is_some_and(|instance| dir == Some(instance.as_str()))
     }
 
     fn ending(&self, nonce: &Nonce) -> Ending {
@@ -158,8 +176,7 @@ impl Keeper {
             };
             self.record_exit(ExitEntry::Leader(line));
         }
-        let Some(cell) = self.cells.get(nonce) else { return };
-        let others = cell.has_others(&self.here);
+        let others = self.has_others(nonce);
         self.leader_ended(nonce, recorded.or(told), others);
     }
 
@@ -178,7 +195,8 @@ impl Keeper {
 fn end_stale_jobs(group: &Group) {
     let jobs = group.children().unwrap_or_default();
     let is_job = |job: &&Group| {
-        job.path().file_name().is_some_and(|name| name.to_string_lossy().starts_with(JOB_PREFIX))
+        let nonce = job.name().and_then(|name| name.strip_prefix(JOB_PREFIX));
+        nonce.is_some_and(|nonce| nonce.len() == 16 && nonce.bytes().all(|byte| byte.is_ascii_hexdigit()))
     };
     for job in jobs.iter().filter(is_job) {
         if let Err(error) = job.kill() {

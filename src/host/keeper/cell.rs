@@ -9,16 +9,22 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::jobs::Job;
+use super::pipe::log;
 use super::protocol::{CellInfo, CellState};
-use crate::host::cgroup::Group;
+use crate::host::cgroup::{Events, Group};
 use crate::host::holder::kill_descendants;
-use crate::host::proc::{Here, Pinned, Stat, visit_descendants};
+use crate::host::proc::{Here, Pinned, Stat, has_living_child_beside, visit_descendants};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::state::{Containment, ExitStatus};
 
 /// A child cgroup of this name prefix holds a job, not a part of the service.
 pub const JOB_PREFIX: &str = "job-";
+
+/// The name of the cgroup of a job below that of its run.
+pub fn job_cgroup(nonce: &Nonce) -> String {
+    format!("{JOB_PREFIX}{nonce}")
+}
 
 #[derive(Debug)]
 pub struct Cell {
@@ -30,8 +36,20 @@ pub struct Cell {
     pub process: Option<ProcessIdentity>,
     pub killing: Option<Killing>,
     pub job: Option<Job>,
-    /// `cgroup.events`, while the leader is gone and others are awaited.
-    pub events: Option<OwnedFd>,
+    /// Of its cgroup, while the leader is gone and others are awaited.
+    pub events: Option<Events>,
+    /// When its cgroup is looked at again that could not be read.
+    pub look_again: Option<Instant>,
+}
+
+/// What is known beside a cell when it is looked at or signalled.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight<'a> {
+    pub here: &'a Here,
+    /// Names of the cgroups of jobs beside the run: no part of it.
+    pub jobs: &'a [String],
+    /// The keeper itself and its client: never a target, whatever cgroup or parent they have got into.
+    pub spared: &'a [i32],
 }
 
 /// What contains the cell.
@@ -107,6 +125,17 @@ impl Killing {
     }
 }
 
+/// What could not be read is looked at again after this long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Whether a cgroup is empty, by the descriptor that tells of the next change.
+fn look(group: &Group, events: &mut Option<Events>) -> io::Result<bool> {
+    if events.is_none() {
+        *events = group.events()?;
+    }
+    events.as_ref().map_or(Ok(true), Events::is_empty)
+}
+
 impl Cell {
     pub fn containment(&self) -> Containment {
         match &self.hull {
@@ -124,25 +153,38 @@ impl Cell {
     }
 
     /// True if nothing of it lives, as far as it can be told; never for a lost one.
-    pub fn is_empty(&self) -> bool {
-        match &self.hull {
-            // What cannot be read is not known to be empty.
-            Hull::Group(group) => self.has_ended() && group.is_empty().unwrap_or(false),
-            Hull::Holder { hold, .. } => self.has_ended() && matches!(hold, Hold::Empty),
-        }
-    }
-
-    /// True if anything but the leader and the jobs beside it lives.
-    pub fn has_others(&self, here: &Here) -> bool {
-        if matches!(self.hull, Hull::Holder { hold: Hold::Empty, .. }) {
+    ///
+    /// Of a cgroup that tells of changes from the first look on. What cannot be read is not known to be empty, and
+    /// is to be looked at again.
+    pub fn is_empty(&mut self) -> bool {
+        if !self.has_ended() {
             return false;
         }
-        let leader = self.leader_pid();
-        let mut others = self.is_lost();
-        let walked = self.visit(here, &mut |member, stat| {
-            others |= Some(member.pid()) != leader && !stat.is_dead();
-        });
-        others || walked.is_err()
+        let empty = match &self.hull {
+            Hull::Holder { hold, .. } => return matches!(hold, Hold::Empty),
+            Hull::Group(group) => look(group, &mut self.events),
+        };
+        if let Err(error) = &empty {
+            log(&format!("the cgroup of {} cannot be read: {error}", self.service));
+            self.events = None;
+        }
+        self.look_again = empty.is_err().then(|| Instant::now() + LOOK_AGAIN);
+        empty.unwrap_or(false)
+    }
+
+    /// Whether anything but the leader, which has ended, and the jobs beside it lives. A hint: what counts is that
+    /// nothing is left at last.
+    pub fn has_others(&self, sight: Sight<'_>) -> bool {
+        match &self.hull {
+            Hull::Group(group) => group.is_populated_beside(sight.jobs).unwrap_or(true),
+            Hull::Holder { hold: Hold::Empty, .. } => false,
+            Hull::Holder { hold: Hold::Lost, .. } => true,
+            Hull::Holder { process, .. } => match (sight.here.pin(process), self.leader_pid()) {
+                (Ok(holder), Some(leader)) => has_living_child_beside(&holder, leader).unwrap_or(true),
+                // It goes once there is nothing left, or was killed; which of these is told in a moment.
+                _ => false,
+            },
+        }
     }
 
     fn leader_pid(&self) -> Option<i32> {
@@ -150,18 +192,18 @@ impl Cell {
     }
 
     /// `Ok(false)`: there is nobody (any more) to be signalled.
-    pub fn signal(&self, here: &Here, signal: i32, to: SignalTo) -> io::Result<bool> {
+    pub fn signal(&self, sight: Sight<'_>, signal: i32, to: SignalTo) -> io::Result<bool> {
         match to {
-            SignalTo::Leader => match self.process.as_ref().map(|process| here.pin(process)) {
-                Some(Ok(leader)) => leader.signal(signal),
-                _ => Ok(false),
+            SignalTo::Leader => match self.pin_leader(sight)? {
+                Some(leader) => leader.signal(signal),
+                None => Ok(false),
             },
             // Once the leader has ended, whatever it left behind is meant, whichever group that is in.
             SignalTo::Group => {
                 let everybody = self.has_ended();
                 let mut reached = false;
                 let mut refused = None;
-                self.visit(here, &mut |member, stat| {
+                self.visit(sight, &mut |member, stat| {
                     // A group's number is not given to a new process while a member is left.
                     let is_meant = everybody || Some(stat.pgid) == self.leader_pid();
                     if is_meant && !stat.is_dead() {
@@ -176,16 +218,32 @@ impl Cell {
         }
     }
 
+    /// `Ok(None)`: it is not there any more.
+    fn pin_leader(&self, sight: Sight<'_>) -> io::Result<Option<Pinned>> {
+        match self.process.as_ref().map(|process| sight.here.pin(process)) {
+            Some(Ok(leader)) if sight.spared.contains(&leader.pid()) => Err(spared(leader.pid())),
+            Some(Ok(leader)) => Ok(Some(leader)),
+            Some(Err(_)) | None => Ok(None),
+        }
+    }
+
     /// SIGKILL to everything that is there at this moment.
-    pub fn sweep(&self, here: &Here) -> io::Result<()> {
-        if let Some(Ok(leader)) = self.process.as_ref().map(|process| here.pin(process)) {
+    pub fn sweep(&self, sight: Sight<'_>) -> io::Result<()> {
+        if let Some(leader) = self.pin_leader(sight)? {
             // By itself too: as root it may have left its cgroup, and a lost holder holds nothing.
             leader.signal(libc::SIGKILL)?;
         }
         match &self.hull {
-            Hull::Group(group) => group.kill(),
-            Hull::Holder { process, .. } => match here.pin(process) {
-                Ok(holder) if kill_descendants(&holder)? == 0 => {
+            Hull::Group(group) => {
+                // What cannot be listed, as a threaded cgroup, is killed all the same.
+                let members = group.pids_below(&|_| false).unwrap_or_default();
+                match members.into_iter().find(|pid| sight.spared.contains(pid)) {
+                    Some(pid) => self.sweep_beside(sight).and(Err(spared(pid))),
+                    None => group.kill(),
+                }
+            }
+            Hull::Holder { process, .. } => match sight.here.pin(process) {
+                Ok(holder) if kill_descendants(&holder, sight.spared)? == 0 => {
                     // Only zombies are left, and somebody may have stopped the one who reaps them.
                     holder.signal(libc::SIGCONT).map(drop)
                 }
@@ -194,10 +252,20 @@ impl Cell {
         }
     }
 
+    /// Where the kernel's own way would kill one too many.
+    fn sweep_beside(&self, sight: Sight<'_>) -> io::Result<()> {
+        self.visit(sight, &mut |member, stat| {
+            if !stat.is_dead() {
+                // EPERM: it has become another user. It stays, and is named when patience is over.
+                let _ = member.signal(libc::SIGKILL);
+            }
+        })
+    }
+
     /// What lives of it, at most a hundred of them.
-    pub fn remains(&self, here: &Here) -> Vec<Pid> {
+    pub fn remains(&self, sight: Sight<'_>) -> Vec<Pid> {
         let mut pids: Vec<Pid> = Vec::new();
-        let walked = self.visit(here, &mut |member, stat| {
+        let walked = self.visit(sight, &mut |member, stat| {
             if !stat.is_dead() && pids.len() < 100 {
                 pids.extend(Pid::new(member.pid()));
             }
@@ -208,17 +276,24 @@ impl Cell {
         pids
     }
 
-    /// Visits the members, jobs left out, each pinned and then proved.
-    fn visit(&self, here: &Here, visit: &mut dyn FnMut(&Pinned, &Stat)) -> io::Result<()> {
+    /// Visits the members, jobs and whoever is spared left out, each pinned and then proved.
+    fn visit(&self, sight: Sight<'_>, visit: &mut dyn FnMut(&Pinned, &Stat)) -> io::Result<()> {
+        let mut visit = |member: &Pinned, stat: &Stat| {
+            if !sight.spared.contains(&member.pid()) {
+                visit(member, stat);
+            }
+        };
         match &self.hull {
-            Hull::Group(group) => group.visit(&|name| name.starts_with(JOB_PREFIX), &mut |member| {
-                if let Some(stat) = member.stat()? {
-                    visit(member, &stat);
-                }
-                Ok(())
-            }),
-            Hull::Holder { process, .. } => match here.pin(process) {
-                Ok(holder) => visit_descendants(&holder, visit),
+            Hull::Group(group) => {
+                group.visit(&|name| sight.jobs.iter().any(|job| job == name), &mut |member| {
+                    if let Some(stat) = member.stat()? {
+                        visit(member, &stat);
+                    }
+                    Ok(())
+                })
+            }
+            Hull::Holder { process, .. } => match sight.here.pin(process) {
+                Ok(holder) => visit_descendants(&holder, &mut visit),
                 Err(_) => Ok(()),
             },
         }
@@ -241,4 +316,9 @@ impl Cell {
             job_of: self.job.as_ref().map(|job| job.of.clone()),
         }
     }
+}
+
+fn spared(pid: i32) -> io::Error {
+    let message = format!("process {pid} is the keeper or its client, which are never signalled");
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }

@@ -9,7 +9,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -25,10 +25,10 @@ use super::gate::read_epoch;
 use super::journal::{self, BirthEntry};
 use crate::host::cgroup::Group;
 use crate::host::proc::Here;
-use crate::host::sys::{self, Drop};
+use crate::host::sys;
 use crate::host::{SpawnRequest, StateLayout, StdinKind};
 use crate::identity::{InstanceId, ProcessIdentity};
-use crate::state::{BirthLine, Containment, SpawnFailure, SpawnStage};
+use crate::state::{BirthLine, Containment, FileIdentity, SpawnFailure, SpawnStage};
 
 /// What a child says on its status pipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +67,18 @@ pub enum Role {
     Job { output: OwnedFd },
 }
 
+impl Birth<'_> {
+    /// The few that a child needs.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let output = match &self.role {
+            Role::Service => None,
+            Role::Job { output } => Some(output.as_raw_fd()),
+        };
+        let failed = self.failed.as_ref().map(AsRawFd::as_raw_fd);
+        [Some(self.status.as_raw_fd()), output, failed].into_iter().flatten().collect()
+    }
+}
+
 struct Failed {
     stage: SpawnStage,
     errno: i32,
@@ -88,6 +100,9 @@ fn at<E: Into<io::Error>>(stage: SpawnStage, what: impl Into<String>) -> impl Fn
     }
 }
 
+/// What a write may be answered by that fails. Ignored until the last moment before the exec.
+const HINDERING: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+
 /// Becomes the program that the request asks for, or reports why not and ends.
 pub fn run(mut birth: Birth<'_>, containment: &Containment) -> ! {
     let attempt = std::panic::AssertUnwindSafe(|| become_it(&mut birth, containment));
@@ -95,15 +110,19 @@ pub fn run(mut birth: Birth<'_>, containment: &Containment) -> ! {
         |_| Failed { stage: SpawnStage::Fork, errno: 0, message: "the child of the keeper panicked".into() },
         |Err(failed)| failed,
     );
+    tell(&mut birth, &failed);
+    sys::exit_now(127)
+}
+
+fn tell(birth: &mut Birth<'_>, failed: &Failed) {
     let Failed { stage, errno, message } = failed;
     // A word must fit into the smallest of pipes.
     let message = message.chars().take(1000).collect();
-    say(&mut birth.status, &Word::Failed(SpawnFailure { stage, errno, message }));
+    say(&mut birth.status, &Word::Failed(SpawnFailure { stage: *stage, errno: *errno, message }));
     if let Some(failed) = &mut birth.failed {
         // If nobody listens, nobody has to know.
         let _ = failed.write_all(b"!");
     }
-    sys::exit_now(127)
 }
 
 pub fn say(status: &mut File, word: &Word) {
@@ -115,11 +134,16 @@ pub fn say(status: &mut File, word: &Word) {
 
 fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::convert::Infallible> {
     let request = birth.request;
+    // First of all: whoever hangs below must not hold the keeper's lock, or its client's connection.
+    sys::close_descriptors(3, &birth.descriptors())
+        .map_err(at(SpawnStage::Exec, "close inherited descriptors"))?;
+    sys::reset_signals();
+    // A dead keeper's pipe and a limit on file sizes are errors of a write here, not our end.
+    HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
     if let Containment::Cgroup { path } = containment {
         enter(path, request)?;
     }
     unistd::setsid().map_err(at(SpawnStage::Session, "start a session"))?;
-    sys::reset_signals();
     let process = birth
         .here
         .identity(std::process::id() as i32)
@@ -135,17 +159,17 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     unistd::chdir(&request.cwd)
         .map_err(at(SpawnStage::Cwd, format!("enter the directory {}", request.cwd.display())))?;
     let program = Program::prepare(birth)?;
-    sys::drop_descriptors(3, &[], Drop::OnExec)
-        .map_err(at(SpawnStage::Exec, "close inherited descriptors"))?;
     if let Some(gate) = &gate {
         gate.pass(request, &process, containment)?;
     }
     say(&mut birth.status, &Word::Born { process, containment: containment.clone() });
     let failed = final_limits(birth).map_or_else(|failed| failed, |()| program.execute());
+    // Told first: a limit may be in the way of the rest.
+    tell(birth, &failed);
     if let Some(gate) = &gate {
         gate.take_back(request, &failed.message);
     }
-    Err(failed)
+    sys::exit_now(127)
 }
 
 /// Moves into the cgroup where the kernel did not have us born there.
@@ -327,7 +351,8 @@ impl Gate {
         journal::append(&self.births, &born).map_err(at(SpawnStage::Born, "record the birth"))
     }
 
-    /// After a failed exec. If this cannot be written, the run will count as one whose end nobody saw.
+    /// After a failed exec. If this cannot be written, for instance for the limit on file sizes that was asked for, a
+    /// reconciler that did not hear of the failure takes the run for one whose end nobody saw.
     fn take_back(&self, request: &SpawnRequest, message: &str) {
         let entry = BirthEntry::Unborn { nonce: request.nonce.clone(), unborn: message.to_owned() };
         let _ = journal::append(&self.births, &entry);
@@ -337,6 +362,7 @@ impl Gate {
 /// The file that was checked, and what it is called with.
 struct Program {
     file: OwnedFd,
+    target: FileIdentity,
     path: CString,
     script: bool,
     argv: Vec<CString>,
@@ -353,14 +379,7 @@ impl Program {
         let file = nix::fcntl::open(&target.path, flags, Mode::empty())
             .map_err(at(SpawnStage::Exec, open.clone()))?;
         let stat = nix::sys::stat::fstat(&file).map_err(at(SpawnStage::Exec, open))?;
-        let ctime_ns = stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec;
-        if (stat.st_dev, stat.st_ino, ctime_ns) != (target.dev, target.inode, target.ctime_ns) {
-            return Err(Failed {
-                stage: SpawnStage::ExecChanged,
-                errno: 0,
-                message: format!("{} has changed since it was checked", target.path.display()),
-            });
-        }
+        compare(target, &stat)?;
         let marker =
             format!("RECONCILE_SPAWN={}:{}:{}", birth.instance, request.service.key(), request.nonce);
         // We may ourselves be somebody's service, and its marker inherited.
@@ -368,6 +387,7 @@ impl Program {
         let env = env.map(|(key, value)| format!("{key}={value}"));
         Ok(Self {
             file,
+            target: target.clone(),
             path: c_string(target.path.as_os_str().as_bytes())?,
             script: request.exec.script,
             argv: request.argv.iter().map(|word| c_string(word.as_bytes())).collect::<Step<_>>()?,
@@ -375,17 +395,45 @@ impl Program {
         })
     }
 
+    /// The wait at the gate may have been long. A script is looked at by its path, as it will be opened.
+    fn check_again(&self) -> Step {
+        let stat = if self.script {
+            nix::sys::stat::stat(self.path.as_c_str())
+        } else {
+            nix::sys::stat::fstat(&self.file)
+        };
+        let what = format!("look at {} again", self.target.path.display());
+        compare(&self.target, &stat.map_err(at(SpawnStage::Exec, what))?)
+    }
+
     /// Returns only if it fails. A script goes by path: its interpreter opens it anew, by a name.
     fn execute(&self) -> Failed {
+        if let Err(changed) = self.check_again() {
+            return changed;
+        }
+        HINDERING.iter().for_each(|&signal| sys::default_signal(signal));
         let result = if self.script {
             unistd::execve(&self.path, &self.argv, &self.env)
         } else {
             let empty: &CStr = c"";
             unistd::execveat(self.file.as_fd(), empty, &self.argv, &self.env, AtFlags::AT_EMPTY_PATH)
         };
+        HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
         let Err(error) = result;
         at(SpawnStage::Exec, format!("execute {}", self.path.to_string_lossy()))(error)
     }
+}
+
+fn compare(target: &FileIdentity, stat: &nix::sys::stat::FileStat) -> Step {
+    let ctime_ns = stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec;
+    if (stat.st_dev, stat.st_ino, ctime_ns) == (target.dev, target.inode, target.ctime_ns) {
+        return Ok(());
+    }
+    Err(Failed {
+        stage: SpawnStage::ExecChanged,
+        errno: 0,
+        message: format!("{} has changed since it was checked", target.path.display()),
+    })
 }
 
 fn c_string(bytes: &[u8]) -> Step<CString> {

@@ -16,6 +16,8 @@ const READ_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Conn {
     pub stream: UnixStream,
+    /// The pid of the other side; 0 if it is in a pid namespace that we do not see.
+    pub peer: i32,
     pub since: Instant,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -25,9 +27,9 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(stream: UnixStream, now: Instant) -> io::Result<Self> {
+    pub fn new(stream: UnixStream, peer: i32, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, since: now, input: Vec::new(), output: Vec::new(), sent: 0, dead: false })
+        Ok(Self { stream, peer, since: now, input: Vec::new(), output: Vec::new(), sent: 0, dead: false })
     }
 
     /// Its other side is gone, or does not behave.
@@ -90,7 +92,7 @@ mod tests {
     #[test]
     fn lines_are_whole_however_they_arrive() {
         let (mut client, keeper) = UnixStream::pair().unwrap();
-        let mut conn = Conn::new(keeper, Instant::now()).unwrap();
+        let mut conn = Conn::new(keeper, 0, Instant::now()).unwrap();
         client.write_all(b"{\"a\"").unwrap();
         assert!(conn.read().is_empty());
         client.write_all(b":1}\n\n{\"b\":2}\n{\"c").unwrap();
@@ -105,7 +107,7 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_never_blocks_us() {
         let (client, keeper) = UnixStream::pair().unwrap();
-        let mut conn = Conn::new(keeper, Instant::now()).unwrap();
+        let mut conn = Conn::new(keeper, 0, Instant::now()).unwrap();
         for id in 0..20_000 {
             conn.send(&Message::Pong { id });
             conn.flush();

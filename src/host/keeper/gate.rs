@@ -45,18 +45,27 @@ pub struct Judged {
     pub births: BTreeMap<Nonce, Option<BirthLine>>,
 }
 
+/// The epoch that requests are to carry until intents are judged. Makes the gate where there is none, and
+/// changes nothing else: births stay on record, whoever they are of.
+pub fn epoch(layout: &StateLayout) -> Result<u64, GateError> {
+    let fail = |source| GateError::Io { path: layout.birth_gate(), source };
+    let gate = open_gate(layout).map_err(fail)?;
+    read_epoch(&gate).map_err(fail)
+}
+
 /// Settles what became of open intents. Writes nothing if each of them was born, or if there are none.
 ///
-/// Waits up to `patience` for children that are being born. Called by the one reconciler that holds the lock
-/// of the state directory, before it asks for its first spawn.
+/// `open` must be every intent that is open in the ledger: a large journal is trimmed to what they ask about, and
+/// to what may live. Who has not read the ledger yet wants [`epoch`]. Waits up to `patience` for children that
+/// are being born. Called by the one reconciler that holds the lock of the state directory, before it asks for
+/// its first spawn.
 pub fn judge_intents(layout: &StateLayout, open: &[Nonce], patience: Duration) -> Result<Judged, GateError> {
+    if open.is_empty() && !is_large(layout) {
+        return Ok(Judged { epoch: epoch(layout)?, births: BTreeMap::new() });
+    }
     let path = layout.birth_gate();
     let fail = |source| GateError::Io { path: path.clone(), source };
     let gate = open_gate(layout).map_err(fail)?;
-    if open.is_empty() && !is_large(layout) {
-        let epoch = read_epoch(&gate).map_err(fail)?;
-        return Ok(Judged { epoch, births: BTreeMap::new() });
-    }
     lock(&gate, patience, &path)?;
     let mut births = journal::births(&layout.births()).map_err(fail)?;
     let mut epoch = read_epoch(&gate).map_err(fail)?;
@@ -120,7 +129,7 @@ fn is_large(layout: &StateLayout) -> bool {
     std::fs::metadata(layout.births()).is_ok_and(|meta| meta.len() > TRIM_AT_BYTES)
 }
 
-/// Keeps the births that are asked about, and those whose process lives.
+/// Keeps the births that are asked about, and those whose process is not proved to be gone.
 fn trim(
     layout: &StateLayout,
     births: BTreeMap<Nonce, Option<BirthLine>>,
@@ -130,8 +139,10 @@ fn trim(
     let mut kept = BTreeMap::new();
     let mut lines = Vec::new();
     for (nonce, birth) in births {
-        let lives = birth.as_ref().is_some_and(|birth| here.liveness(&birth.process) == Liveness::Alive);
-        if !lives && !open.contains(&nonce) {
+        let is_gone = birth.as_ref().is_none_or(|birth| {
+            matches!(here.liveness(&birth.process), Liveness::Dead | Liveness::OtherBoot)
+        });
+        if is_gone && !open.contains(&nonce) {
             continue;
         }
         lines.push(match &birth {
@@ -147,6 +158,7 @@ fn trim(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::ProcessIdentity;
 
     fn layout() -> (tempfile::TempDir, StateLayout) {
         let dir = tempfile::tempdir().unwrap();
@@ -182,32 +194,51 @@ mod tests {
         assert!(matches!(error, GateError::Busy { .. }), "{error}");
     }
 
-    #[test]
-    fn a_large_journal_is_trimmed_to_what_lives_or_is_asked_about_in_a_new_epoch() {
-        let (_dir, layout) = layout();
+    /// Births of `me` (1), of a process that is gone (7 and on), and of one in another pid namespace (2).
+    fn large_journal(layout: &StateLayout) {
         let here = Here::read().unwrap();
         let me = here.identity(std::process::id() as i32).unwrap();
         let file = journal::open(&layout.births()).unwrap();
-        let birth = |nonce: u64, start_ticks: u64| {
-            BirthEntry::Born(BirthLine {
+        let record = |nonce: u64, process: ProcessIdentity| {
+            let entry = BirthEntry::Born(BirthLine {
                 nonce: Nonce::from_u64(nonce),
-                process: crate::identity::ProcessIdentity { start_ticks, ..me.clone() },
+                process,
                 containment: crate::state::Containment::Cgroup { path: "/".into() },
-            })
+            });
+            journal::append(&file, &entry).unwrap();
         };
-        journal::append(&file, &birth(1, me.start_ticks)).unwrap();
-        for nonce in 2.. {
-            journal::append(&file, &birth(nonce, me.start_ticks + 1)).unwrap();
-            if is_large(&layout) {
-                break;
-            }
+        record(1, me.clone());
+        record(2, ProcessIdentity { pid_ns: me.pid_ns + 1, ..me.clone() });
+        let gone = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me };
+        let mut nonce = 7;
+        while !is_large(layout) {
+            record(nonce, gone.clone());
+            nonce += 1;
         }
+    }
+
+    #[test]
+    fn a_large_journal_is_trimmed_to_what_may_live_or_is_asked_about_in_a_new_epoch() {
+        let (_dir, layout) = layout();
+        large_journal(&layout);
         let asked = [Nonce::from_u64(7)];
         let judged = judge_intents(&layout, &asked, Duration::ZERO).unwrap();
         assert_eq!(judged.epoch, 2);
         let kept: Vec<&Nonce> = judged.births.keys().collect();
-        assert_eq!(kept, [&Nonce::from_u64(1), &asked[0]]);
+        assert_eq!(kept, [&Nonce::from_u64(1), &Nonce::from_u64(2), &asked[0]]);
         assert_eq!(journal::births(&layout.births()).unwrap(), judged.births);
         assert!(!is_large(&layout));
+    }
+
+    /// A leader that ended at once, with leftovers, just before its reconciler was killed: still to be judged.
+    #[test]
+    fn a_large_journal_is_whole_until_the_open_intents_are_known() {
+        let (_dir, layout) = layout();
+        large_journal(&layout);
+        assert_eq!(epoch(&layout).unwrap(), 1);
+        assert!(is_large(&layout));
+        let open = [Nonce::from_u64(8)];
+        let judged = judge_intents(&layout, &open, Duration::ZERO).unwrap();
+        assert!(matches!(judged.births.get(&open[0]), Some(Some(_))));
     }
 }

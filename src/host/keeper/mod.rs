@@ -33,5 +33,5 @@ mod upgrade;
 
 pub use cell::JOB_PREFIX;
 pub use client::{KeeperClient, KeeperError, KeeperInfo, is_held};
-pub use gate::{GateError, Judged, judge_intents};
+pub use gate::{GateError, Judged, epoch, judge_intents};
 pub use start::{EXIT_HELD, main};

@@ -14,17 +14,26 @@ pub fn log(text: &str) {
     let _ = writeln!(io::stderr(), "{} {text}", crate::time::rfc3339(wall_ms));
 }
 
-/// Everything a non-blocking descriptor has to give; true once its other side is closed.
+/// What is read in one turn; a writer that is never done must not keep everybody else waiting.
+const DRAIN_BYTES: usize = 256 << 10;
+
+/// What a non-blocking descriptor has to give, up to 256 KiB; true once its other side is closed. Of what is left
+/// poll(2) tells again.
 pub fn drain(file: &mut File, into: &mut Vec<u8>) -> bool {
     let mut chunk = [0; 16 << 10];
-    loop {
+    let mut drained = 0;
+    while drained < DRAIN_BYTES {
         match file.read(&mut chunk) {
             Ok(0) => return true,
-            Ok(read) => into.extend_from_slice(&chunk[..read]),
+            Ok(read) => {
+                into.extend_from_slice(&chunk[..read]);
+                drained += read;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
         }
     }
+    false
 }
 
 /// A pipe whose reading end does not block.
@@ -40,4 +49,28 @@ pub fn take_lines(heard: &mut Vec<u8>) -> Vec<Vec<u8>> {
     let rest = heard.split_off(last + 1);
     let whole = std::mem::replace(heard, rest);
     whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_that_is_never_done_is_left_in_the_middle() {
+        let mut zeroes = File::open("/dev/zero").unwrap();
+        let mut read = Vec::new();
+        assert!(!drain(&mut zeroes, &mut read));
+        assert_eq!(read.len(), DRAIN_BYTES);
+    }
+
+    #[test]
+    fn the_end_of_a_pipe_is_told_after_what_was_in_it() {
+        let (mut reader, mut writer) = status_pipe().unwrap();
+        let mut read = Vec::new();
+        assert!(!drain(&mut reader, &mut read));
+        writer.write_all(b"last words").unwrap();
+        drop(writer);
+        assert!(drain(&mut reader, &mut read));
+        assert_eq!(read, b"last words");
+    }
 }

@@ -13,7 +13,7 @@ use super::pipe::log;
 use super::protocol::{CellInfo, Message, PROTOCOL, Request, common_protocol};
 use super::server::{Keeper, Order, own_cgroup};
 use crate::host::Claim;
-use crate::host::cgroup::{Ground, Group};
+use crate::host::cgroup::{Ground, Group, enter};
 use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
 
@@ -110,9 +110,9 @@ impl Keeper {
         if let Err(detail) = self.attach_if_needed(claim) {
             return self.refuse(conn, Some(claim.nonce.clone()), detail);
         }
-        let Some(cell) = self.cells.get(&claim.nonce) else { return };
         // Nobody there is no error: an exit is on its way to whoever asked.
-        if let Err(error) = cell.signal(&self.here, signal, to) {
+        let sent = self.with(&claim.nonce, |cell, sight| cell.signal(sight, signal, to));
+        if let Some(Err(error)) = sent {
             let detail = format!("signal {signal} to {}: {error}", claim.service);
             self.refuse(conn, Some(claim.nonce.clone()), detail);
         }
@@ -160,7 +160,7 @@ fn move_in(base: &Path) -> io::Result<()> {
     }
     let own = own_cgroup(base);
     std::fs::create_dir_all(&own)?;
-    std::fs::write(own.join("cgroup.procs"), "0")
+    enter(&own)
 }
 
 /// It becomes the name of a directory.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::cell::{Cell, Hold, Hull, Killing, Leader};
+use super::cell::{Cell, Hold, Hull, Killing, Leader, Sight, job_cgroup};
 use super::journal::ExitEntry;
 use super::pipe::{drain, log, take_lines};
 use super::protocol::Message;
@@ -63,8 +63,7 @@ impl Keeper {
         if let Some(line) = self.exit_line(cell, status) {
             self.record_exit(ExitEntry::Leader(line));
         }
-        let Some(cell) = self.cells.get(nonce) else { return };
-        let others = cell.has_others(&self.here);
+        let others = self.has_others(nonce);
         self.leader_ended(nonce, Some(status), others);
     }
 
@@ -151,26 +150,28 @@ impl Keeper {
             // Nobody asks for what is left of a job, or of a spawn that failed.
             cell.killing = Some(Killing::begin(Instant::now()));
         }
-        if let Hull::Group(group) = &cell.hull
-            && cell.events.is_none()
-        {
-            match group.events() {
-                Ok(events) => cell.events = Some(events),
-                Err(error) => log(&format!("{}: {error}", group.path().display())),
-            }
-            // What became empty before the file was opened is no event any more.
-            if cell.is_empty() {
-                self.finish(nonce);
-            }
+    }
+
+    /// Cells whose cgroup could not be read when it was looked at.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        let is_due = |cell: &&Cell| cell.look_again.is_some_and(|at| at <= now);
+        let due: Vec<Nonce> = self.cells.values().filter(is_due).map(|cell| cell.nonce.clone()).collect();
+        for nonce in due {
+            self.settle(&nonce);
         }
     }
 
-    /// The state of a cgroup has changed; reading it arms the next event.
-    pub(super) fn look_for_emptiness(&mut self, nonce: &Nonce) {
-        if let Some(cell) = self.cells.get_mut(nonce) {
-            cell.events = None;
-        }
-        self.settle(nonce);
+    /// Looks at or signals a cell, knowing what is beside it; `None` where there is no such cell.
+    pub(super) fn with<T>(&self, nonce: &Nonce, look: impl FnOnce(&Cell, Sight<'_>) -> T) -> Option<T> {
+        let cell = self.cells.get(nonce)?;
+        let jobs = self.cells.values().filter(|cell| cell.job.as_ref().is_some_and(|job| job.of == *nonce));
+        let jobs: Vec<String> = jobs.map(|job| job_cgroup(&job.nonce)).collect();
+        let spared = self.spared();
+        Some(look(cell, Sight { here: &self.here, jobs: &jobs, spared: &spared }))
+    }
+
+    pub(super) fn has_others(&self, nonce: &Nonce) -> bool {
+        self.with(nonce, |cell, sight| cell.has_others(sight)).unwrap_or(false)
     }
 
     /// Nothing of it is left.
@@ -202,12 +203,13 @@ impl Keeper {
     }
 
     fn sweep(&mut self, nonce: &Nonce, now: Instant) {
-        let Some(cell) = self.cells.get(nonce) else { return };
-        if let Err(error) = cell.sweep(&self.here)
-            && cell.killing.as_ref().is_some_and(|killing| !killing.told)
-        {
-            log(&format!("killing {}: {error}", cell.service));
-        }
+        self.with(nonce, |cell, sight| {
+            if let Err(error) = cell.sweep(sight)
+                && cell.killing.as_ref().is_some_and(|killing| !killing.told)
+            {
+                log(&format!("killing {}: {error}", cell.service));
+            }
+        });
         // Exits of our own children are reaped in the next turn.
         self.settle(nonce);
         let Some(cell) = self.cells.get_mut(nonce) else { return };
@@ -226,8 +228,10 @@ impl Keeper {
     }
 
     fn tell_unkillable(&mut self, nonce: &Nonce) {
-        let Some(cell) = self.cells.get(nonce).filter(|cell| cell.job.is_none()) else { return };
-        let pids = cell.remains(&self.here);
+        if self.cells.get(nonce).is_none_or(|cell| cell.job.is_some()) {
+            return;
+        }
+        let pids = self.with(nonce, |cell, sight| cell.remains(sight)).unwrap_or_default();
         self.tell(&Message::Unkillable { nonce: nonce.clone(), pids });
     }
 
@@ -235,7 +239,7 @@ impl Keeper {
     pub(super) fn tell_end_if_over(&mut self, nonce: &Nonce) {
         let Some(cell) = self.cells.get(nonce) else { return };
         if let Leader::Ended { status, executed: true } = cell.leader {
-            let others = cell.has_others(&self.here);
+            let others = self.has_others(nonce);
             self.tell(&Message::Exited { nonce: nonce.clone(), status, others });
         }
     }

@@ -24,7 +24,7 @@ use super::journal::{self, ExitEntry};
 use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use super::start::listen;
-use crate::host::cgroup::Ground;
+use crate::host::cgroup::{Ground, enter};
 use crate::host::proc::Here;
 use crate::host::{SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce};
@@ -38,6 +38,9 @@ const MAX_CONNS: usize = 16;
 
 /// How soon what could not be written is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How soon the listener is looked at again after an error.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// What [`super::start`] hands over.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ pub struct Keeper {
     next_conn: u64,
     signals: SignalFd,
     listener: UnixListener,
+    /// When it is looked at again, after an error.
+    accept_again: Option<Instant>,
     started: Instant,
     had_client: bool,
     lock: File,
@@ -104,9 +109,10 @@ enum Source {
 impl Keeper {
     pub fn new(parts: Parts) -> Self {
         let set_up = || -> io::Result<_> {
+            // None but SIGKILL may end a keeper, whose end would cost the ends of its services.
+            SigSet::all().thread_block()?;
             let mut awaited = SigSet::empty();
             awaited.add(Signal::SIGCHLD);
-            awaited.thread_block()?;
             let signals = SignalFd::with_flags(&awaited, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
             Ok((signals, parts.reports.map_or_else(status_pipe, Ok)?))
         };
@@ -130,6 +136,7 @@ impl Keeper {
             next_conn: 0,
             signals,
             listener: parts.listener,
+            accept_again: None,
             started: now,
             had_client: false,
             lock: parts.lock,
@@ -216,7 +223,9 @@ impl Keeper {
             let write = if conn.wants_to_write() { PollFlags::POLLOUT } else { PollFlags::empty() };
             sources.push((Source::Conn(id), conn.stream.as_fd(), input | write));
         }
-        sources.push((Source::Listener, self.listener.as_fd(), input));
+        if self.accept_again.is_none() {
+            sources.push((Source::Listener, self.listener.as_fd(), input));
+        }
         sources
     }
 
@@ -226,7 +235,7 @@ impl Keeper {
             Source::Output(nonce) => self.drain_output(nonce, now),
             Source::Leader(nonce) => self.watched_leader_stirred(nonce, now),
             Source::Holder(nonce) => self.watched_holder_ended(nonce),
-            Source::Emptiness(nonce) => self.look_for_emptiness(nonce),
+            Source::Emptiness(nonce) => self.settle(nonce),
             Source::Reports => self.hear_reports(),
             Source::Signals => {
                 while let Ok(Some(_)) = self.signals.read_signal() {}
@@ -238,13 +247,24 @@ impl Keeper {
     }
 
     fn accept(&mut self, now: Instant) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        self.accept_again = None;
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // Out of descriptors: whoever waits there would be told of again and again.
+                    log(&format!("accept: {error}"));
+                    self.accept_again = Some(now + ACCEPT_AGAIN);
+                    return;
+                }
+            };
             let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
             let is_ours = peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw();
             if !is_ours || self.conns.len() >= MAX_CONNS {
                 continue;
             }
-            if let Ok(conn) = Conn::new(stream, now) {
+            if let Ok(conn) = Conn::new(stream, peer.pid(), now) {
                 self.next_conn += 1;
                 self.conns.insert(self.next_conn, conn);
             }
@@ -256,6 +276,12 @@ impl Keeper {
         for line in conn.read() {
             self.request(id, &line);
         }
+    }
+
+    /// Who is never signalled: this process and its client.
+    pub(super) fn spared(&self) -> Vec<i32> {
+        let client = self.client.and_then(|id| self.conns.get(&id)).map(|conn| conn.peer);
+        std::iter::once(std::process::id() as i32).chain(client).collect()
     }
 
     /// To the client, if there is one; without one, the next asks for what it wants to know.
@@ -293,8 +319,12 @@ impl Keeper {
         self.run_kills(now);
         self.run_job_timers(now);
         self.run_watched_deadlines(now);
+        self.look_again(now);
         if !self.owed.is_empty() && self.owed_again <= now {
             self.write_owed(now);
+        }
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.accept(now);
         }
         let client = self.client;
         self.conns.retain(|id, conn| Some(*id) == client || now.duration_since(conn.since) < SILENCE);
@@ -304,7 +334,7 @@ impl Keeper {
         let cells = self.cells.values().flat_map(|cell| {
             let kill = cell.killing.as_ref().map(|killing| killing.next);
             let job = cell.job.as_ref().and_then(Job::next_deadline);
-            [kill, job, cell.status_deadline()]
+            [kill, job, cell.status_deadline(), cell.look_again]
         });
         let visitors = self.conns.iter().filter(|(id, _)| Some(**id) != self.client);
         let leave = (!self.had_client).then_some(self.started + SILENCE);
@@ -314,6 +344,7 @@ impl Keeper {
             .chain(visitors.map(|(_, conn)| conn.since + SILENCE))
             .chain(leave)
             .chain(owed)
+            .chain(self.accept_again)
             .chain(self.queue_deadline())
             .min()
     }
@@ -369,7 +400,7 @@ impl Keeper {
     fn leave_cgroup(&self) {
         let Some(Ground::Cgroup { base }) = &self.ground else { return };
         if let Some(root) = base.ancestors().nth(2) {
-            let _ = std::fs::write(root.join("cgroup.procs"), "0");
+            let _ = enter(root);
         }
         for dir in [Some(own_cgroup(base).as_path()), Some(base), base.parent()].into_iter().flatten() {
             let _ = std::fs::remove_dir(dir);

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::cell::{Cell, Hold, Hull, JOB_PREFIX, Leader};
+use super::cell::{Cell, Hold, Hull, Leader, job_cgroup};
 use super::child::{self, Birth, Role, Word};
 use super::jobs::Job;
 use super::pipe::{drain, log, status_pipe, take_lines};
@@ -136,6 +136,7 @@ impl Keeper {
             killing: None,
             job,
             events: None,
+            look_again: None,
         };
         self.children.insert(pid, request.nonce.clone());
         self.cells.insert(request.nonce.clone(), cell);
@@ -155,7 +156,7 @@ impl Keeper {
     fn make_group(&self, request: &SpawnRequest, job: Option<&Job>) -> io::Result<Option<Group>> {
         if let Some(Cell { hull, .. }) = job.and_then(|job| self.cells.get(&job.of)) {
             return match hull {
-                Hull::Group(group) => group.child(&format!("{JOB_PREFIX}{}", request.nonce)).map(Some),
+                Hull::Group(group) => group.child(&job_cgroup(&request.nonce)).map(Some),
                 Hull::Holder { .. } => Ok(None),
             };
         }

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use nix::sched::CpuSet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use rustix::fs::FlockOperation;
@@ -21,7 +22,7 @@ use super::server::{Keeper, Parts};
 use super::upgrade::succeed;
 use crate::host::StateLayout;
 use crate::host::proc::Here;
-use crate::host::sys::{self, Drop, Fork};
+use crate::host::sys::{self, Fork};
 
 /// Exit code of the starter: another keeper holds the lock.
 pub const EXIT_HELD: u8 = 75;
@@ -116,12 +117,15 @@ fn prepare(dir: &Path, ready: &File) -> io::Result<Parts> {
     nix::sys::stat::umask(Mode::from_bits_truncate(0o077));
     let layout = StateLayout { dir: dir.to_owned() };
     let lock = take_lock(&layout.keeper_lock())?;
-    sys::drop_descriptors(3, &[ready.as_raw_fd(), lock.as_raw_fd()], Drop::Now)?;
+    sys::close_descriptors(3, &[ready.as_raw_fd(), lock.as_raw_fd()])?;
     redirect(&layout.keeper_log())?;
-    reset_signals();
+    // Default for all; from here on the loop's mask keeps them out.
+    sys::reset_signals();
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     // Best effort: a keeper started by a nice process should not make every service nice.
     let _ = rustix::process::setpriority_process(None, 0);
+    let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &every_cpu());
+    lift_limits();
     std::fs::create_dir_all(dir.join("logs"))?;
     Ok(Parts {
         here: Here::read()?,
@@ -161,11 +165,25 @@ fn redirect(log: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Default for all, except that nothing short of SIGKILL ends a keeper: it leaves when it holds nothing.
-fn reset_signals() {
-    sys::reset_signals();
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGPIPE] {
-        sys::ignore_signal(signal);
+/// Whatever the machine, or our cpuset, has of them.
+fn every_cpu() -> CpuSet {
+    let mut cpus = CpuSet::new();
+    for cpu in 0..CpuSet::count() {
+        // Within what the set holds, so it cannot fail.
+        let _ = cpus.set(cpu);
+    }
+    cpus
+}
+
+/// Limits of a shell that would end a keeper, or fail its journals: as high as we may.
+///
+/// Services get these as they are here, with CPU affinity over all and nice 0, and scheduling policy and other limits
+/// as whoever started the keeper had them; only the limit of open files is put back.
+fn lift_limits() {
+    for resource in [Resource::RLIMIT_CPU, Resource::RLIMIT_FSIZE, Resource::RLIMIT_AS, Resource::RLIMIT_DATA]
+    {
+        // Best effort: what cannot be lifted was there before.
+        let _ = getrlimit(resource).and_then(|(_, hard)| setrlimit(resource, hard, hard));
     }
 }
 

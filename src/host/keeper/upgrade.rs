@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Hold, Hull, Killing, Leader};
@@ -141,7 +142,8 @@ pub fn succeed(dir: &Path) -> io::Result<Option<Keeper>> {
     let parts = Parts {
         layout: StateLayout { dir: dir.to_owned() },
         here: Here::read()?,
-        nofile: (0, 0),
+        // Until it is known what was there before that was raised.
+        nofile: getrlimit(Resource::RLIMIT_NOFILE)?,
         listener: listener.into(),
         lock: lock.into(),
         reports: Some((reports.into(), reporting.into())),
@@ -233,6 +235,7 @@ impl Keeper {
             killing: killing.then(|| Killing::begin(Instant::now())),
             job: None,
             events: None,
+            look_again: None,
         };
         self.cells.insert(claim.nonce, cell);
         Some(())
