@@ -10,6 +10,7 @@
 //!                 └── desired ◄── files   └─► waiting: answers to commands
 //! ```
 
+mod accept;
 mod act;
 pub mod command;
 mod compare;
@@ -30,6 +31,7 @@ pub mod session;
 mod start;
 pub mod status;
 mod waiting;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
