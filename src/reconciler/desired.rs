@@ -39,6 +39,7 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn look_at_manifests(&mut self, dirty: &Dirty) {
         if *dirty == Dirty::Everything {
             self.judged_well.clear();
+            self.resolve_entries();
         }
         let scans = self.host.scan(dirty);
         let now = self.host.now();

@@ -73,6 +73,8 @@ pub struct Reconciler<H> {
     observed: Observed,
     /// Versions of services that policy and host had nothing against at the last full look.
     judged_well: HashMap<ServiceId, Digest>,
+    /// The policy's entries were looked up in this pass.
+    entries_are_fresh: bool,
     /// Manifests to look at before the next pass.
     dirty: Option<Dirty>,
     /// When everything was last observed.
@@ -106,6 +108,7 @@ impl<H: Host> Reconciler<H> {
             desired: Desired { prune, ..Desired::default() },
             observed: Observed::default(),
             judged_well: HashMap::new(),
+            entries_are_fresh: false,
             dirty: Some(Dirty::Everything),
             last_resync: None,
             files_changed: false,
@@ -140,6 +143,7 @@ impl<H: Host> Reconciler<H> {
         };
         self.settings.config = config;
         self.policy = policy;
+        self.entries_are_fresh = false;
         self.last_resync = None;
     }
 

@@ -30,6 +30,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn look_and_plan(&mut self) -> Plan {
+        self.entries_are_fresh = false;
         self.resync_if_due();
         if let Some(dirty) = self.dirty.take() {
             self.look_at_manifests(&dirty);
@@ -145,8 +146,7 @@ impl<H: Host> Reconciler<H> {
     fn resync(&mut self, now: Stamp) {
         self.last_resync = Some(now);
         self.dirty = Some(Dirty::Everything);
-        let (policy, host) = (&mut self.policy, &mut self.host);
-        policy.resolve_entries(&mut |query| host.resolve(query));
+        self.resolve_entries();
         self.observe_everything();
         self.compare_executables();
         self.rotate_logs();

@@ -3,18 +3,50 @@
 //! Judges what is accepted under the policy in force. Called by `desired` in each look.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Reconciler;
 use super::judge::Judgement;
 use super::ownership::{FileStanding, InForce};
 use super::roots::shown_path;
+use super::status::Drift;
 use crate::host::{Host, RootScan};
 use crate::identity::{DEFAULT_PROJECT, ServiceId};
 use crate::manifest::Problem;
 use crate::plan::{Accepted, Presence, Refusal, Want};
-use crate::state::RootKey;
+use crate::policy::OnExecAway;
+use crate::state::{Reason, RootKey};
+
+/// What `compare` calls a leader that has become another file.
+const EXEC_AWAY: &str = "exec-away";
+
+/// What runs is allowed, and what its command comes to today is not.
+const NOT_AGAIN: &str = "start-refused";
+
+/// What the policy makes of one accepted spec.
+#[derive(Debug)]
+struct PolicyStanding {
+    refused: Option<Refusal>,
+    gate: Option<Reason>,
+}
+
+impl PolicyStanding {
+    fn refuse(&mut self, problem: Problem) {
+        self.refused.get_or_insert(Refusal { problem: problem.message });
+    }
+
+    fn wanting(self, accepted: Option<Arc<Accepted>>) -> Want {
+        Want {
+            accepted,
+            refused: self.refused,
+            problems: Vec::new(),
+            presence: Presence::Present,
+            manifest: None,
+            gate: self.gate,
+            retry: false,
+        }
+    }
+}
 
 impl<H: Host> Reconciler<H> {
     pub(super) fn wants(
@@ -27,9 +59,13 @@ impl<H: Host> Reconciler<H> {
         for (file, choice) in files.iter().zip(in_force) {
             let path = shown_path(keyed, &file.key);
             for accepted in choice.services() {
-                let judgement = self.judge_if_needed(accepted);
+                let standing = self.policy_standing(accepted);
                 let accepted = self.with_default_ttl(accepted);
-                let want = declared_want(&accepted, judgement, &file.problems, path.clone());
+                let want = Want {
+                    problems: file.problems.clone(),
+                    manifest: Some(path.clone()),
+                    ..standing.wanting(Some(Arc::clone(&accepted)))
+                };
                 wants.insert(accepted.spec.id.clone(), want);
             }
         }
@@ -48,6 +84,52 @@ impl<H: Host> Reconciler<H> {
         }
         self.add_undeclared(keyed, &mut wants);
         wants
+    }
+
+    /// Where the policy stands to an accepted spec, and to what runs of it.
+    fn policy_standing(&mut self, accepted: &Accepted) -> PolicyStanding {
+        let service = &accepted.spec.id;
+        let judgement = self.judge_if_needed(accepted);
+        let mut standing = PolicyStanding { refused: self.exec_away(service), gate: judgement.gate };
+        let mut not_again = None;
+        if let Some(problem) = judgement.problems.into_iter().next() {
+            let of_run = self.judge_run(&accepted.spec);
+            match of_run {
+                Some(Ok(())) => {
+                    standing.gate =
+                        Some(Reason::Gate { gate: problem.code.clone(), message: problem.message.clone() });
+                    not_again = Some(problem);
+                }
+                Some(Err(of_run)) => standing.refuse(of_run),
+                None => standing.refuse(problem),
+            }
+        }
+        self.show_not_again(service, not_again);
+        standing
+    }
+
+    /// A leader that has become something else, where the policy wants it stopped for that.
+    fn exec_away(&self, service: &ServiceId) -> Option<Refusal> {
+        let drifts = self.drift.get(service).filter(|_| self.policy.on_exec_away() == OnExecAway::Stop)?;
+        let away = drifts.iter().find(|drift| drift.code == EXEC_AWAY)?;
+        Some(Refusal { problem: away.message.clone() })
+    }
+
+    /// Shows, or no longer shows, that what runs could not be started again.
+    fn show_not_again(&mut self, service: &ServiceId, problem: Option<Problem>) {
+        if let Some(drifts) = self.drift.get_mut(service) {
+            drifts.retain(|drift| drift.code != NOT_AGAIN);
+            if drifts.is_empty() {
+                self.drift.remove(service);
+            }
+        }
+        if let Some(problem) = problem {
+            let message = format!("it runs on and could not be started again: {}", problem.message);
+            self.drift
+                .entry(service.clone())
+                .or_default()
+                .push(Drift { code: NOT_AGAIN.to_owned(), message });
+        }
     }
 
     /// A spec that was fine since the last full look is not judged again for another file's sake.
@@ -128,24 +210,6 @@ impl<H: Host> Reconciler<H> {
             want.retry =
                 self.memory.ledger().entry(service).is_some_and(|entry| entry.spawn_failure.is_some());
         }
-    }
-}
-
-fn declared_want(
-    accepted: &Arc<Accepted>,
-    judgement: Judgement,
-    problems: &[Problem],
-    path: PathBuf,
-) -> Want {
-    let refused = judgement.problems.first().map(|problem| Refusal { problem: problem.message.clone() });
-    Want {
-        accepted: Some(Arc::clone(accepted)),
-        refused,
-        problems: problems.to_vec(),
-        presence: Presence::Present,
-        manifest: Some(path),
-        gate: judgement.gate,
-        retry: false,
     }
 }
 
