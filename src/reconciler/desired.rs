@@ -37,6 +37,7 @@ pub struct Manifests {
 impl<H: Host> Reconciler<H> {
     /// Looks at what may have changed and works out anew what is desired.
     pub(super) fn look_at_manifests(&mut self, dirty: &Dirty) {
+        self.library.set_default_ttl(self.policy.default_ttl());
         if *dirty == Dirty::Everything {
             self.judged_well.clear();
             self.resolve_entries();

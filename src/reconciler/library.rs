@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::host::{FileScan, FileVersion, Host};
 use crate::identity::Digest;
@@ -23,14 +24,15 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    fn from_text(text: &str) -> Self {
+    fn from_text(text: &str, default_ttl: Option<Duration>) -> Self {
         let digest = Digest::of(text.as_bytes());
         let loaded = manifest::load(text);
         let services = loaded
             .services
             .into_iter()
             .map(|declared| {
-                let spec = declared.spec;
+                let mut spec = declared.spec;
+                spec.ttl = spec.ttl.or(default_ttl);
                 let fingerprint = manifest::fingerprint(&spec);
                 let live_digest = manifest::live_digest(&spec);
                 Arc::new(Accepted { spec, digest: digest.clone(), fingerprint, live_digest })
@@ -46,11 +48,20 @@ impl Loaded {
 
 #[derive(Debug, Default)]
 pub struct Library {
+    /// Of the policy in force: every spec that leaves here has it, so that no two readers of one text differ.
+    default_ttl: Option<Duration>,
     by_file: HashMap<FileKey, (FileVersion, Arc<Loaded>)>,
     by_digest: HashMap<Digest, Arc<Loaded>>,
 }
 
 impl Library {
+    /// Puts the policy's TTL into force for manifests that give none; texts are read anew if it is another.
+    pub fn set_default_ttl(&mut self, ttl: Option<Duration>) {
+        if self.default_ttl != ttl {
+            *self = Self { default_ttl: ttl, ..Self::default() };
+        }
+    }
+
     /// The file's present text, or the problem of the file itself.
     pub fn load(&mut self, key: &FileKey, scan: &FileScan) -> Result<Arc<Loaded>, Problem> {
         let text = scan.content.as_ref().map_err(|(code, message)| Problem::new(code, message.clone()))?;
@@ -59,7 +70,7 @@ impl Library {
         {
             return Ok(Arc::clone(loaded));
         }
-        let loaded = Arc::new(Loaded::from_text(text));
+        let loaded = Arc::new(Loaded::from_text(text, self.default_ttl));
         self.by_file.insert(key.clone(), (scan.version, Arc::clone(&loaded)));
         self.by_digest.insert(loaded.digest.clone(), Arc::clone(&loaded));
         Ok(loaded)
@@ -70,7 +81,7 @@ impl Library {
         if let Some(loaded) = self.by_digest.get(digest) {
             return Some(Arc::clone(loaded));
         }
-        let loaded = Arc::new(Loaded::from_text(&host.text(digest)?));
+        let loaded = Arc::new(Loaded::from_text(&host.text(digest)?, self.default_ttl));
         self.by_digest.insert(digest.clone(), Arc::clone(&loaded));
         Some(loaded)
     }

@@ -60,11 +60,10 @@ impl<H: Host> Reconciler<H> {
             let path = shown_path(keyed, &file.key);
             for accepted in choice.services() {
                 let standing = self.policy_standing(accepted);
-                let accepted = self.with_default_ttl(accepted);
                 let want = Want {
                     problems: file.problems.clone(),
                     manifest: Some(path.clone()),
-                    ..standing.wanting(Some(Arc::clone(&accepted)))
+                    ..standing.wanting(Some(Arc::clone(accepted)))
                 };
                 wants.insert(accepted.spec.id.clone(), want);
             }
@@ -145,16 +144,6 @@ impl<H: Host> Reconciler<H> {
             self.judged_well.remove(service);
         }
         judgement
-    }
-
-    fn with_default_ttl(&self, accepted: &Arc<Accepted>) -> Arc<Accepted> {
-        let ttl = self.policy.effective_ttl(&accepted.spec);
-        if ttl == accepted.spec.ttl {
-            return Arc::clone(accepted);
-        }
-        let mut with_ttl = Accepted::clone(accepted);
-        with_ttl.spec.ttl = ttl;
-        Arc::new(with_ttl)
     }
 
     /// Services that the ledger remembers and no file declares.
