@@ -31,10 +31,7 @@ impl<H: Host> Reconciler<H> {
                 if let Some(loaded) = candidate.as_ref().filter(|_| is_new_text) {
                     problems.extend(self.judge_candidate(&key, loaded));
                 }
-                let last = match (&accepted_digest, is_new_text || candidate.is_none()) {
-                    (Some(digest), true) => self.library.recall(&mut self.host, digest),
-                    _ => None,
-                };
+                let last = accepted_digest.and_then(|digest| self.library.recall(&mut self.host, &digest));
                 standings.push(FileStanding { key, candidate, problems, last });
             }
         }

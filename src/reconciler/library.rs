@@ -3,12 +3,12 @@
 //! Cached by the version of the file on disk and by the digest of the text, so that a pass over thousands of
 //! unchanged files parses nothing. Decides nothing about who may run what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::{FileScan, FileVersion, Host};
-use crate::identity::Digest;
+use crate::identity::{Digest, ServiceId};
 use crate::manifest::{self, Problem};
 use crate::plan::Accepted;
 use crate::state::FileKey;
@@ -19,6 +19,7 @@ pub struct Loaded {
     pub digest: Digest,
     /// Without problems only.
     pub services: Vec<Arc<Accepted>>,
+    positions: HashMap<ServiceId, usize>,
     /// Names as in the file, of services that have problems.
     pub problems: Vec<Problem>,
 }
@@ -27,7 +28,7 @@ impl Loaded {
     fn from_text(text: &str, default_ttl: Option<Duration>) -> Self {
         let digest = Digest::of(text.as_bytes());
         let loaded = manifest::load(text);
-        let services = loaded
+        let services: Vec<_> = loaded
             .services
             .into_iter()
             .map(|declared| {
@@ -38,11 +39,13 @@ impl Loaded {
                 Arc::new(Accepted { spec, digest: digest.clone(), fingerprint, live_digest })
             })
             .collect();
-        Self { digest, services, problems: loaded.problems }
+        let ids = services.iter().map(|accepted| accepted.spec.id.clone());
+        let positions = ids.enumerate().map(|(position, id)| (id, position)).collect();
+        Self { digest, services, positions, problems: loaded.problems }
     }
 
-    pub fn service(&self, id: &crate::identity::ServiceId) -> Option<&Arc<Accepted>> {
-        self.services.iter().find(|accepted| accepted.spec.id == *id)
+    pub fn service(&self, id: &ServiceId) -> Option<&Arc<Accepted>> {
+        self.positions.get(id).map(|position| &self.services[*position])
     }
 }
 
@@ -60,6 +63,11 @@ impl Library {
         if self.default_ttl != ttl {
             *self = Self { default_ttl: ttl, ..Self::default() };
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn read(&self, text: &str) -> Arc<Loaded> {
+        Arc::new(Loaded::from_text(text, self.default_ttl))
     }
 
     /// The file's present text, or the problem of the file itself.
@@ -89,7 +97,7 @@ impl Library {
     /// Drops what no file and none of the given digests needs any more.
     pub fn retain(&mut self, files: impl Fn(&FileKey) -> bool, digests: impl Fn(&Digest) -> bool) {
         self.by_file.retain(|key, _| files(key));
-        let in_files: std::collections::HashSet<Digest> =
+        let in_files: HashSet<Digest> =
             self.by_file.values().map(|(_, loaded)| loaded.digest.clone()).collect();
         self.by_digest.retain(|digest, _| in_files.contains(digest) || digests(digest));
     }
