@@ -11,7 +11,7 @@ use super::ownership::{FileStanding, InForce};
 use super::roots::shown_path;
 use super::status::Drift;
 use crate::host::{Host, RootScan};
-use crate::identity::{DEFAULT_PROJECT, ServiceId};
+use crate::identity::{DEFAULT_PROJECT, Digest, ServiceId};
 use crate::manifest::Problem;
 use crate::plan::{Accepted, Presence, Refusal, Want};
 use crate::policy::OnExecAway;
@@ -24,7 +24,7 @@ const EXEC_AWAY: &str = "exec-away";
 const NOT_AGAIN: &str = "start-refused";
 
 /// What the policy makes of one accepted spec.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct PolicyStanding {
     refused: Option<Refusal>,
     gate: Option<Reason>,
@@ -68,17 +68,16 @@ impl<H: Host> Reconciler<H> {
                 wants.insert(accepted.spec.id.clone(), want);
             }
         }
-        for file in files {
-            for service in rejected_names(file) {
-                wants.entry(service).or_insert_with(|| Want {
-                    accepted: None,
-                    refused: None,
-                    problems: file.problems.clone(),
-                    presence: Presence::Present,
-                    manifest: Some(shown_path(keyed, &file.key)),
-                    gate: None,
-                    retry: false,
-                });
+        for file in files.iter().filter(|file| file.problems.iter().any(Problem::blocks)) {
+            for service in self.rejected_services(file) {
+                if !wants.contains_key(&service) {
+                    let want = Want {
+                        problems: file.problems.clone(),
+                        manifest: Some(shown_path(keyed, &file.key)),
+                        ..self.remembered(&service)
+                    };
+                    wants.insert(service, want);
+                }
             }
         }
         self.add_undeclared(keyed, &mut wants);
@@ -166,28 +165,48 @@ impl<H: Host> Reconciler<H> {
                     root: keyed.first().map_or(RootKey(String::new()), |(key, _)| key.clone()),
                 },
             };
-            let digest =
-                entry.file.as_ref().and_then(|file| ledger.files.get(file)).map(|file| file.digest.clone());
-            let digest = digest.or_else(|| entry.run.as_ref().map(|run| run.digest.clone()));
             let manifest = entry.file.as_ref().map(|file| file.path.clone());
-            undeclared.push((service.clone(), presence, digest, manifest));
+            undeclared.push((service.clone(), presence, manifest));
         }
-        for (service, presence, digest, manifest) in undeclared {
-            let loaded = digest.and_then(|digest| self.library.recall(&mut self.host, &digest));
-            let accepted = loaded.and_then(|loaded| loaded.service(&service).cloned());
-            wants.insert(
-                service,
-                Want {
-                    accepted,
-                    refused: None,
-                    problems: Vec::new(),
-                    presence,
-                    manifest,
-                    gate: None,
-                    retry: false,
-                },
-            );
+        for (service, presence, manifest) in undeclared {
+            let want = Want { presence, manifest, ..self.remembered(&service) };
+            wants.insert(service, want);
         }
+    }
+
+    /// What is wanted of a service by the newest text that the ledger names and that declares it: nothing is
+    /// lost for want of a manifest that passes.
+    fn remembered(&mut self, service: &ServiceId) -> Want {
+        let accepted =
+            self.texts_of(service).into_iter().find_map(|digest| self.recall_service(&digest, service));
+        let standing = accepted.as_ref().map(|accepted| self.policy_standing(accepted)).unwrap_or_default();
+        standing.wanting(accepted)
+    }
+
+    fn recall_service(&mut self, digest: &Digest, service: &ServiceId) -> Option<Arc<Accepted>> {
+        self.library.recall(&mut self.host, digest)?.service(service).cloned()
+    }
+
+    /// The newest first.
+    fn texts_of(&self, service: &ServiceId) -> Vec<Digest> {
+        let ledger = self.memory.ledger();
+        let Some(entry) = ledger.entry(service) else { return Vec::new() };
+        let file = entry.file.as_ref().and_then(|file| ledger.files.get(file)).map(|file| &file.digest);
+        let run = entry.run.as_ref().map(|run| &run.digest);
+        let last = entry.last.as_ref().map(|last| &last.digest);
+        [file, run, last].into_iter().flatten().cloned().collect()
+    }
+
+    /// Every service that a file which is not accepted speaks of, as far as its name can be told, or owns.
+    fn rejected_services(&self, file: &FileStanding) -> BTreeSet<ServiceId> {
+        let mut names = rejected_names(file);
+        let ledger = self.memory.ledger();
+        let owned = ledger.files.get(&file.key).into_iter().flat_map(|entry| &entry.services);
+        let is_owner = |service: &&ServiceId| {
+            ledger.entry(service).is_some_and(|entry| entry.file.as_ref() == Some(&file.key))
+        };
+        names.extend(owned.filter(is_owner).cloned());
+        names
     }
 
     /// A spawn that failed is tried again once files have changed: the executable may be there by now.
@@ -202,11 +221,8 @@ impl<H: Host> Reconciler<H> {
     }
 }
 
-/// Every service that a file which is not accepted speaks of, as far as its name can be told.
+/// The services that a text with problems speaks of.
 fn rejected_names(file: &FileStanding) -> BTreeSet<ServiceId> {
-    if !file.problems.iter().any(Problem::blocks) {
-        return BTreeSet::new();
-    }
     let fine =
         file.candidate.iter().flat_map(|loaded| &loaded.services).map(|accepted| accepted.spec.id.clone());
     let mut names: BTreeSet<ServiceId> = fine.collect();
