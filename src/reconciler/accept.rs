@@ -2,7 +2,7 @@
 //!
 //! A file is a unit. Called by `desired` in each look; a text that is accepted already is not judged here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::Reconciler;
@@ -12,11 +12,13 @@ use super::roots::text_of;
 use crate::host::{Host, RootScan};
 use crate::identity::ServiceId;
 use crate::manifest::{Problem, Severity};
+use crate::plan::Accepted;
 use crate::state::{FileKey, Ledger, Record, RootKey};
 
 impl<H: Host> Reconciler<H> {
     pub(super) fn standings(&mut self, keyed: &[(RootKey, RootScan)]) -> Vec<FileStanding> {
         let mut standings = Vec::new();
+        let mut tally = Tally::of(self.memory.ledger());
         for (root, scan) in keyed {
             let Ok(listing) = &scan.listing else { continue };
             for (path, file) in &listing.files {
@@ -30,6 +32,11 @@ impl<H: Host> Reconciler<H> {
                     candidate.as_ref().is_some_and(|loaded| Some(&loaded.digest) != accepted_digest.as_ref());
                 if let Some(loaded) = candidate.as_ref().filter(|_| is_new_text) {
                     problems.extend(self.judge_candidate(&key, loaded));
+                    let owned = self.owned_by(&key);
+                    problems.extend(self.policy.check_total(tally.total_with(&owned, loaded)));
+                    if !problems.iter().any(Problem::blocks) {
+                        tally.take_up(&owned, loaded);
+                    }
                 }
                 let last = accepted_digest.and_then(|digest| self.library.recall(&mut self.host, &digest));
                 standings.push(FileStanding { key, candidate, problems, last });
@@ -42,7 +49,6 @@ impl<H: Host> Reconciler<H> {
     /// problem only where an accepted version would be given up for it; else it is a gate.
     fn judge_candidate(&mut self, key: &FileKey, loaded: &Loaded) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.policy.check_file(loaded.services.len()).into_iter().collect();
-        problems.extend(self.policy.check_total(self.services_beside(key) + loaded.services.len()));
         for accepted in &loaded.services {
             let judgement = self.judge(accepted);
             problems.extend(judgement.problems);
@@ -58,15 +64,14 @@ impl<H: Host> Reconciler<H> {
         problems
     }
 
-    /// Services of the accepted files other than this one.
-    fn services_beside(&self, key: &FileKey) -> usize {
-        self.memory
-            .ledger()
-            .files
-            .iter()
-            .filter(|(file, _)| *file != key)
-            .map(|(_, entry)| entry.services.len())
-            .sum()
+    /// What the file's accepted version counts for.
+    fn owned_by(&self, key: &FileKey) -> HashSet<ServiceId> {
+        let ledger = self.memory.ledger();
+        let is_owner = |service: &&ServiceId| {
+            ledger.entry(service).is_some_and(|entry| entry.file.as_ref() == Some(key))
+        };
+        let services = ledger.files.get(key).into_iter().flat_map(|entry| &entry.services);
+        services.filter(is_owner).cloned().collect()
     }
 
     pub(super) fn note_accepted(
@@ -100,6 +105,40 @@ impl<H: Host> Reconciler<H> {
         records.extend(abandoned_files(self.memory.ledger(), &records, keyed));
         if !records.is_empty() {
             self.memory.note(&mut self.host, records);
+        }
+    }
+}
+
+/// The distinct services there are, with those of the new texts that the look has found good so far: in the
+/// order of the files, a cap on all of them is used up.
+#[derive(Debug)]
+struct Tally {
+    counted: HashSet<ServiceId>,
+    /// Those that a text of this look brings: the file that had one before does not take it away any more.
+    taken_up: HashSet<ServiceId>,
+}
+
+impl Tally {
+    fn of(ledger: &Ledger) -> Self {
+        Self { counted: ledger.services.keys().cloned().collect(), taken_up: HashSet::new() }
+    }
+
+    /// How many there are once `loaded` is accepted in place of what its file `owned`.
+    fn total_with(&self, owned: &HashSet<ServiceId>, loaded: &Loaded) -> usize {
+        let is_given_up =
+            |service: &&ServiceId| loaded.service(service).is_none() && !self.taken_up.contains(*service);
+        let given_up = owned.iter().filter(is_given_up).count();
+        let is_new = |accepted: &&Arc<Accepted>| !self.counted.contains(&accepted.spec.id);
+        self.counted.len() + loaded.services.iter().filter(is_new).count() - given_up
+    }
+
+    fn take_up(&mut self, owned: &HashSet<ServiceId>, loaded: &Loaded) {
+        for service in owned.difference(&self.taken_up) {
+            self.counted.remove(service);
+        }
+        for accepted in &loaded.services {
+            self.counted.insert(accepted.spec.id.clone());
+            self.taken_up.insert(accepted.spec.id.clone());
         }
     }
 }

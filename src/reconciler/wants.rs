@@ -170,6 +170,11 @@ impl<H: Host> Reconciler<H> {
         }
         for (service, presence, manifest) in undeclared {
             let want = Want { presence, manifest, ..self.remembered(&service) };
+            // What belongs to a root that was not given is shown and left alone.
+            let want = match want.presence {
+                Presence::OtherRoot { .. } => Want { refused: None, gate: None, ..want },
+                Presence::Present | Presence::Absent { .. } => want,
+            };
             wants.insert(service, want);
         }
     }

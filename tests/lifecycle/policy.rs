@@ -104,3 +104,30 @@ fn a_working_directory_that_is_no_git_worktree_any_more_stops_nothing() {
     rig.host.assert_alive(&["web"]);
     assert_eq!(rig.counts().signals, 0);
 }
+
+const TWO_AT_MOST: &str = "[policy.caps]\nservices = 2\n";
+
+#[test]
+fn the_cap_on_services_holds_for_files_that_come_together() {
+    let mut rig = Rig::under(FakeHost::new(), TWO_AT_MOST);
+    for name in ["a", "b", "c", "d"] {
+        rig.declare(name, "");
+    }
+    rig.run_for(secs(200));
+    rig.host.assert_alive(&["a", "b"]);
+}
+
+#[test]
+fn a_rename_at_the_cap_is_no_growth() {
+    let mut rig = Rig::under(FakeHost::new(), TWO_AT_MOST);
+    rig.declare("a", "");
+    rig.declare("b", "");
+    rig.run_for(secs(10));
+    rig.host.rename("a.toml", "sub/c.toml");
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["a", "b"]);
+    assert_eq!((rig.counts().spawns, rig.counts().signals), (2, 0));
+    rig.host.write("b.toml", "[service.other]\ncommand = [\"node\"]\n");
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["a", "other"]);
+}
