@@ -74,38 +74,67 @@ impl<H: Host> Reconciler<H> {
         services.filter(is_owner).cloned().collect()
     }
 
+    /// Keeps the texts that are about to be accepted. One that cannot be kept is a problem of its file: it
+    /// could not be started again. Says whether there was any.
+    pub(super) fn keep_texts(
+        &mut self,
+        keyed: &[(RootKey, RootScan)],
+        files: &mut [FileStanding],
+        in_force: &[InForce],
+    ) -> bool {
+        let mut any_lost = false;
+        for (file, choice) in files.iter_mut().zip(in_force) {
+            let InForce::Candidate(loaded) = choice else { continue };
+            if !is_news(self.memory.ledger(), &file.key, loaded) {
+                continue;
+            }
+            let Some((text, _)) = text_of(keyed, &file.key) else { continue };
+            if let Err(error) = self.host.keep_text(&loaded.digest, &text) {
+                let message = format!("{error}: {}; its last accepted version stays in force", error.source);
+                file.problems.push(Problem::new("ledger-unwritable", message));
+                any_lost = true;
+            }
+        }
+        any_lost
+    }
+
+    /// Notes which texts are accepted, and anew the directory of one that was recreated around it.
     pub(super) fn note_accepted(
         &mut self,
         keyed: &[(RootKey, RootScan)],
         files: &[FileStanding],
         in_force: &[InForce],
     ) {
+        let ledger = self.memory.ledger();
         let mut records = Vec::new();
         for (file, choice) in files.iter().zip(in_force) {
             let InForce::Candidate(loaded) = choice else { continue };
-            let known = self.memory.ledger().files.get(&file.key);
-            if known.is_some_and(|entry| entry.digest == loaded.digest) {
-                continue;
-            }
-            if known.is_none() && loaded.services.is_empty() {
-                continue;
-            }
-            let Some((text, directory_inode)) = text_of(keyed, &file.key) else { continue };
-            // Without its text on disk a version is not accepted: it could not be started again.
-            if self.host.keep_text(&loaded.digest, &text).is_err() {
-                continue;
-            }
-            records.push(Record::Accepted {
-                file: file.key.clone(),
-                digest: loaded.digest.clone(),
-                services: loaded.services.iter().map(|accepted| accepted.spec.id.clone()).collect(),
-                directory_inode,
+            let Some((_, directory_inode)) = text_of(keyed, &file.key) else { continue };
+            let is_moved = ledger.files.get(&file.key).is_some_and(|known| {
+                // The file was found in it: the directory is not lost.
+                directory_inode != 0 && known.directory_inode != directory_inode
             });
+            if is_moved || is_news(ledger, &file.key, loaded) {
+                records.push(Record::Accepted {
+                    file: file.key.clone(),
+                    digest: loaded.digest.clone(),
+                    services: loaded.services.iter().map(|accepted| accepted.spec.id.clone()).collect(),
+                    directory_inode,
+                });
+            }
         }
-        records.extend(abandoned_files(self.memory.ledger(), &records, keyed));
+        records.extend(abandoned_files(ledger, &records, keyed));
         if !records.is_empty() {
             self.memory.note(&mut self.host, records);
         }
+    }
+}
+
+/// The ledger does not have this text for the file; nor does it need one that never declared anything.
+fn is_news(ledger: &Ledger, key: &FileKey, loaded: &Loaded) -> bool {
+    match ledger.files.get(key) {
+        Some(known) => known.digest != loaded.digest,
+        None => !loaded.services.is_empty(),
     }
 }
 

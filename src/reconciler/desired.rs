@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Reconciler;
-use super::ownership::{FileStanding, settle};
+use super::ownership::{FileStanding, InForce, settle};
 use super::roots::{lost_directories, recognise, scan_of, shown_path};
 use crate::host::{Dirty, Host, RootScan};
 use crate::identity::ServiceId;
@@ -47,10 +47,10 @@ impl<H: Host> Reconciler<H> {
         let keyed = self.recognise_roots(scans);
         self.watch_quiet(&keyed, &now);
         let mut files = self.standings(&keyed);
-        let in_force = {
-            let ledger = self.memory.ledger();
-            settle(&mut files, |service| ledger.entry(service)?.file.as_ref())
-        };
+        let mut in_force = self.settle(&mut files);
+        if self.keep_texts(&keyed, &mut files, &in_force) {
+            in_force = self.settle(&mut files);
+        }
         self.note_accepted(&keyed, &files, &in_force);
         self.desired.roots = keyed
             .iter()
@@ -66,6 +66,11 @@ impl<H: Host> Reconciler<H> {
         self.forget_texts();
         let all: Vec<ServiceId> = self.observed.services.keys().cloned().collect();
         self.compare(all);
+    }
+
+    fn settle(&self, files: &mut [FileStanding]) -> Vec<InForce> {
+        let ledger = self.memory.ledger();
+        settle(files, |service| ledger.entry(service)?.file.as_ref())
     }
 
     /// How long each root has been quiet, as of `now`: the one input of the plan that changes by itself.

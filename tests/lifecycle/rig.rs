@@ -210,6 +210,13 @@ impl Rig {
         self.reconciler.status().services.into_iter().find(|service| service.name == name)
     }
 
+    /// Of the manifest at this path below the root.
+    pub fn problem_codes(&self, path: &str) -> Vec<String> {
+        let manifests = self.reconciler.status().manifests;
+        let of_file = manifests.into_iter().filter(|manifest| manifest.path.ends_with(path));
+        of_file.flat_map(|manifest| manifest.problems).map(|problem| problem.code).collect()
+    }
+
     pub fn phase(&self, name: &str) -> Option<Phase> {
         self.status(name).map(|status| status.phase)
     }
