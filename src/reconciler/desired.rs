@@ -10,9 +10,9 @@ use super::Reconciler;
 use super::ownership::{FileStanding, InForce, settle};
 use super::roots::{lost_directories, recognise, scan_of, shown_path};
 use crate::host::{Dirty, Host, RootScan};
-use crate::identity::ServiceId;
+use crate::identity::{Digest, ServiceId};
 use crate::manifest::Problem;
-use crate::plan::RootState;
+use crate::plan::{RootState, Want};
 use crate::state::RootKey;
 use crate::time::{Clock, Stamp};
 
@@ -60,12 +60,25 @@ impl<H: Host> Reconciler<H> {
                 (key.clone(), RootState { path: scan.path.clone(), lost, quiet_for })
             })
             .collect();
-        self.desired.services = self.wants(&keyed, &files, &in_force);
+        let wants = self.wants(&keyed, &files, &in_force);
+        let before = std::mem::replace(&mut self.desired.services, wants);
         self.retry_failed_spawns();
         self.publish_files(&keyed, &files);
-        self.forget_texts();
-        let all: Vec<ServiceId> = self.observed.services.keys().cloned().collect();
-        self.compare(all);
+        if *dirty == Dirty::Everything {
+            self.forget_texts();
+            let all: Vec<ServiceId> = self.observed.services.keys().cloned().collect();
+            return self.compare(all);
+        }
+        let changed = self.changed_since(&before);
+        self.compare(changed);
+    }
+
+    /// Services whose accepted version is another than before.
+    fn changed_since(&self, before: &BTreeMap<ServiceId, Want>) -> Vec<ServiceId> {
+        let is_changed = |(service, want): &(&ServiceId, &Want)| {
+            before.get(*service).is_none_or(|before| digest_of(before) != digest_of(want))
+        };
+        self.desired.services.iter().filter(is_changed).map(|(service, _)| service.clone()).collect()
     }
 
     fn settle(&self, files: &mut [FileStanding]) -> Vec<InForce> {
@@ -144,6 +157,10 @@ impl<H: Host> Reconciler<H> {
             |digest| digests.contains(digest),
         );
     }
+}
+
+fn digest_of(want: &Want) -> Option<&Digest> {
+    want.accepted.as_ref().map(|accepted| &accepted.digest)
 }
 
 fn versions_digest(scan: &RootScan) -> u64 {

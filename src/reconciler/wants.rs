@@ -70,14 +70,11 @@ impl<H: Host> Reconciler<H> {
         }
         for file in files.iter().filter(|file| file.problems.iter().any(Problem::blocks)) {
             for service in self.rejected_services(file) {
-                if !wants.contains_key(&service) {
-                    let want = Want {
-                        problems: file.problems.clone(),
-                        manifest: Some(shown_path(keyed, &file.key)),
-                        ..self.remembered(&service)
-                    };
-                    wants.insert(service, want);
-                }
+                wants.entry(service).or_insert_with_key(|service| Want {
+                    problems: file.problems.clone(),
+                    manifest: Some(shown_path(keyed, &file.key)),
+                    ..self.remembered(service)
+                });
             }
         }
         self.add_undeclared(keyed, &mut wants);
