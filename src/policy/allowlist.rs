@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::builtin;
 use super::executable::{ExecEntry, NamedSet, Pattern, same_family};
+use super::executed::Executed;
 use super::query::{ExecQuery, Resolution, ResolvedFile};
 use crate::state::FileIdentity;
 
@@ -240,6 +241,64 @@ impl Allowlist {
         let binding = self.pins.iter().filter(|pin| pin.binds(&file.file, &places));
         let verdicts: Result<Vec<_>, ()> = binding.map(|pin| pin.holds(&file.file).err().ok_or(())).collect();
         verdicts.ok()?.into_iter().next()
+    }
+
+    /// Whether the entries name what was executed, whatever file has that name today.
+    pub(super) fn grants(&self, role: Role, executed: &Executed<'_>) -> bool {
+        if self.is_unpinned(executed.file) {
+            return false;
+        }
+        let target = base_name(&executed.file.path);
+        let called = executed.called.map_or(target, |called| base_name(Path::new(called)));
+        let places = [executed.found.as_deref(), executed.found_in];
+        let by_entry = || {
+            let fitting = self.entries.iter().filter(|(_, highest)| *highest >= role);
+            fitting.into_iter().any(|(entry, _)| self.names(entry, called, executed))
+        };
+        let by_glob = || {
+            self.globs.iter().any(|glob| {
+                let target_fits = same_family(called, target) && glob.matches(&executed.file.path);
+                target_fits || executed.found.as_deref().is_some_and(|found| glob.matches(found))
+            })
+        };
+        let is_own = || {
+            self.own.as_ref().is_some_and(|own| {
+                let mut paths = places.iter().flatten().copied().chain([executed.file.path.as_path()]);
+                paths.any(|path| path.starts_with(&own.project))
+            })
+        };
+        by_entry() || by_glob() || is_own()
+    }
+
+    fn names(&self, entry: &ExecEntry, called: &str, executed: &Executed<'_>) -> bool {
+        let target = base_name(&executed.file.path);
+        let leads_there = |name: &str| {
+            let is_it = |file: &FileIdentity| file.path == executed.file.path || is_same(file, executed.file);
+            self.files.iter().any(|allowed| allowed.name == name && is_it(&allowed.file))
+        };
+        match entry {
+            ExecEntry::Name(listed) => {
+                let one_name = same_family(called, listed) && same_family(called, target);
+                let is_bare = !executed.called.is_some_and(|called| called.contains('/'));
+                let is_on_path = || {
+                    let directory = executed.found.as_deref().and_then(Path::parent);
+                    directory.is_some_and(|directory| self.search_path.iter().any(|dir| dir == directory))
+                };
+                (called == listed || one_name) && (is_bare || is_on_path() || leads_there(listed))
+                    || executed.called.is_none() && leads_there(listed)
+            }
+            ExecEntry::Path(path) | ExecEntry::Pin { path, .. } => {
+                let is_it = executed.file.path == *path || leads_there(base_name(path));
+                executed.found.as_ref() == Some(path) || is_it && same_family(called, base_name(path))
+            }
+            ExecEntry::Set(_) | ExecEntry::Glob(_) => false,
+        }
+    }
+
+    /// This very content is known, and a pin wants another.
+    fn is_unpinned(&self, file: &FileIdentity) -> bool {
+        let mut binding = self.pins.iter().filter(|pin| pin.binds(file, &[file.path.as_path()])).peekable();
+        binding.peek().is_some() && binding.all(|pin| pin.holds(file).is_err())
     }
 
     /// Whether a running leader may have become this: under which name it was called is not known.

@@ -135,6 +135,11 @@ impl Policy {
         (trust != *before).then(|| Self::in_force(config, trust, allow))
     }
 
+    /// `executables` as they hold.
+    pub(super) fn listed(&self) -> &[ExecEntry] {
+        &self.listed
+    }
+
     pub(super) fn rules(&self) -> &Rules {
         &self.given.config.policy
     }
@@ -204,7 +209,7 @@ impl Policy {
         files: &[ResolvedFile],
         is_allowed_before: impl Fn(&ResolvedFile) -> bool,
     ) -> Result<(), Problem> {
-        let refused: Vec<_> = roles(files)
+        let refused: Vec<_> = roles_of(files)
             .filter_map(|(role, file)| {
                 let (source, verdict) = self.verdict(role, file, is_allowed_before(file))?;
                 Some(Refused { role, file, source, verdict })
@@ -236,7 +241,7 @@ impl Policy {
         ExecFacts {
             files: files.iter().map(|file| file.file.clone()).collect(),
             uid,
-            allowed: roles(files).filter(needs_allowance).map(|(_, file)| file.called.clone()).collect(),
+            allowed: roles_of(files).filter(needs_allowance).map(|(_, file)| file.called.clone()).collect(),
         }
     }
 
@@ -247,7 +252,12 @@ impl Policy {
 
     /// The TTL in force: the manifest's, else the policy's default.
     pub fn effective_ttl(&self, spec: &Spec) -> Option<Duration> {
-        spec.ttl.or(self.rules().default_ttl)
+        spec.ttl.or(self.default_ttl())
+    }
+
+    /// The TTL of manifests that give none.
+    pub fn default_ttl(&self) -> Option<Duration> {
+        self.rules().default_ttl
     }
 
     /// Where bare names are looked for.
@@ -256,7 +266,8 @@ impl Policy {
     }
 }
 
-fn roles(files: &[ResolvedFile]) -> impl Iterator<Item = (Role, &ResolvedFile)> {
+/// Each file of a chain with its role in it.
+pub(super) fn roles_of<F>(files: &[F]) -> impl Iterator<Item = (Role, &F)> {
     let role = |position| if position == 0 { Role::Command } else { Role::Interpreter };
     files.iter().enumerate().map(move |(position, file)| (role(position), file))
 }

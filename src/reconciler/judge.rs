@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::manifest::{self, Problem, Rendered, RenderedCheck, Spec, Surroundings};
 use crate::plan::Accepted;
-use crate::policy::{Facts, Purpose, ResolvedFile};
+use crate::policy::{Facts, Purpose, ResolvedFile, StartedFrom};
 use crate::state::Reason;
 
 /// The verdict on one accepted or candidate spec.
@@ -59,7 +59,52 @@ impl<H: Host> Reconciler<H> {
         self.judge_rendered(&accepted.spec, &rendered)
     }
 
+    /// Looks up which files the policy's entries stand for, unless this pass has done so.
+    pub(super) fn resolve_entries(&mut self) {
+        if !std::mem::replace(&mut self.entries_are_fresh, true) {
+            let (policy, host) = (&mut self.policy, &mut self.host);
+            policy.resolve_entries(&mut |query| host.resolve(query));
+        }
+    }
+
+    /// A refusal is believed only of entries that were looked up in this pass: a package upgrade gives a name
+    /// another file.
     pub(super) fn judge_rendered(&mut self, spec: &Spec, rendered: &Rendered) -> Judgement {
+        let judgement = self.judge_by_known_entries(spec, rendered);
+        if judgement.problems.is_empty() || self.entries_are_fresh {
+            return judgement;
+        }
+        self.resolve_entries();
+        self.judge_by_known_entries(spec, rendered)
+    }
+
+    /// What the policy in force has against the run that lives, whatever has happened to files since its
+    /// start: the spec by itself, or the names and paths of what was executed. `None` without a run.
+    pub(super) fn judge_run(&mut self, spec: &Spec) -> Option<Result<(), Problem>> {
+        let run = self.memory.ledger().entry(&spec.id)?.run.clone()?;
+        let rendered = self.render(spec);
+        // A `.git` that vanished is no policy that changed.
+        let facts = Facts { argv: &rendered.argv, env: &rendered.env, is_git_worktree: true };
+        if let Some(problem) = self.policy.check(spec, &facts).into_iter().next() {
+            return Some(Err(problem));
+        }
+        let text = self.library.recall(&mut self.host, &run.started_digest);
+        let started = text.and_then(|text| text.service(&spec.id).cloned());
+        let rendered = started.map(|accepted| self.render(&accepted.spec));
+        let query = rendered
+            .as_ref()
+            .and_then(|rendered| self.policy.queries(&rendered.argv, &rendered.cwd, None, None).pop());
+        let today = query.and_then(|(_, query)| self.host.resolve(&query).ok()).unwrap_or_default();
+        let started = StartedFrom {
+            facts: &run.exec,
+            word: rendered.as_ref().and_then(|rendered| Some(rendered.argv.first()?.as_str())),
+            cwd: rendered.as_ref().map_or(Path::new("/"), |rendered| &rendered.cwd),
+            today: &today,
+        };
+        Some(self.policy.permit_executed(&started).map_err(|problem| problem.of(spec.id.name())))
+    }
+
+    fn judge_by_known_entries(&mut self, spec: &Spec, rendered: &Rendered) -> Judgement {
         let is_git_worktree = self.policy.wants_git_workdir() && self.host.is_git_worktree(&rendered.cwd);
         let facts = Facts { argv: &rendered.argv, env: &rendered.env, is_git_worktree };
         let mut judgement = Judgement {

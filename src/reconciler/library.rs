@@ -3,11 +3,12 @@
 //! Cached by the version of the file on disk and by the digest of the text, so that a pass over thousands of
 //! unchanged files parses nothing. Decides nothing about who may run what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::host::{FileScan, FileVersion, Host};
-use crate::identity::Digest;
+use crate::identity::{Digest, ServiceId};
 use crate::manifest::{self, Problem};
 use crate::plan::Accepted;
 use crate::state::FileKey;
@@ -18,19 +19,21 @@ pub struct Loaded {
     pub digest: Digest,
     /// Without problems only.
     pub services: Vec<Arc<Accepted>>,
+    positions: HashMap<ServiceId, usize>,
     /// Names as in the file, of services that have problems.
     pub problems: Vec<Problem>,
 }
 
 impl Loaded {
-    fn from_text(text: &str) -> Self {
+    fn from_text(text: &str, default_ttl: Option<Duration>) -> Self {
         let digest = Digest::of(text.as_bytes());
         let loaded = manifest::load(text);
         let mut services: Vec<Arc<Accepted>> = loaded
             .services
             .into_iter()
             .map(|declared| {
-                let spec = declared.spec;
+                let mut spec = declared.spec;
+                spec.ttl = spec.ttl.or(default_ttl);
                 let fingerprint = manifest::fingerprint(&spec);
                 let live_digest = manifest::live_digest(&spec);
                 Arc::new(Accepted { spec, digest: digest.clone(), fingerprint, live_digest })
@@ -38,21 +41,37 @@ impl Loaded {
             .collect();
         // They were collected in place, where whole specs had been: a hundred times the room that they need.
         services.shrink_to_fit();
-        Self { digest, services, problems: loaded.problems }
+        let ids = services.iter().map(|accepted| accepted.spec.id.clone());
+        let positions = ids.enumerate().map(|(position, id)| (id, position)).collect();
+        Self { digest, services, positions, problems: loaded.problems }
     }
 
-    pub fn service(&self, id: &crate::identity::ServiceId) -> Option<&Arc<Accepted>> {
-        self.services.iter().find(|accepted| accepted.spec.id == *id)
+    pub fn service(&self, id: &ServiceId) -> Option<&Arc<Accepted>> {
+        self.positions.get(id).map(|position| &self.services[*position])
     }
 }
 
 #[derive(Debug, Default)]
 pub struct Library {
+    /// Of the policy in force: every spec that leaves here has it, so that no two readers of one text differ.
+    default_ttl: Option<Duration>,
     by_file: HashMap<FileKey, (FileVersion, Arc<Loaded>)>,
     by_digest: HashMap<Digest, Arc<Loaded>>,
 }
 
 impl Library {
+    /// Puts the policy's TTL into force for manifests that give none; texts are read anew if it is another.
+    pub fn set_default_ttl(&mut self, ttl: Option<Duration>) {
+        if self.default_ttl != ttl {
+            *self = Self { default_ttl: ttl, ..Self::default() };
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn read(&self, text: &str) -> Arc<Loaded> {
+        Arc::new(Loaded::from_text(text, self.default_ttl))
+    }
+
     /// The file's present text, or the problem of the file itself.
     pub fn load(&mut self, key: &FileKey, scan: &FileScan) -> Result<Arc<Loaded>, Problem> {
         let text = scan.content.as_ref().map_err(|(code, message)| Problem::new(code, message.clone()))?;
@@ -61,7 +80,7 @@ impl Library {
         {
             return Ok(Arc::clone(loaded));
         }
-        let loaded = Arc::new(Loaded::from_text(text));
+        let loaded = Arc::new(Loaded::from_text(text, self.default_ttl));
         self.by_file.insert(key.clone(), (scan.version, Arc::clone(&loaded)));
         self.by_digest.insert(loaded.digest.clone(), Arc::clone(&loaded));
         Ok(loaded)
@@ -72,7 +91,7 @@ impl Library {
         if let Some(loaded) = self.by_digest.get(digest) {
             return Some(Arc::clone(loaded));
         }
-        let loaded = Arc::new(Loaded::from_text(&host.text(digest)?));
+        let loaded = Arc::new(Loaded::from_text(&host.text(digest)?, self.default_ttl));
         self.by_digest.insert(digest.clone(), Arc::clone(&loaded));
         Some(loaded)
     }
@@ -80,7 +99,7 @@ impl Library {
     /// Drops what no file and none of the given digests needs any more.
     pub fn retain(&mut self, files: impl Fn(&FileKey) -> bool, digests: impl Fn(&Digest) -> bool) {
         self.by_file.retain(|key, _| files(key));
-        let in_files: std::collections::HashSet<Digest> =
+        let in_files: HashSet<Digest> =
             self.by_file.values().map(|(_, loaded)| loaded.digest.clone()).collect();
         self.by_digest.retain(|digest, _| in_files.contains(digest) || digests(digest));
     }

@@ -10,6 +10,7 @@
 //!                 └── desired ◄── files   └─► waiting: answers to commands
 //! ```
 
+mod accept;
 mod act;
 pub mod command;
 mod compare;
@@ -30,6 +31,7 @@ pub mod session;
 mod start;
 pub mod status;
 mod waiting;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -78,6 +80,8 @@ pub struct Reconciler<H> {
     observed: Observed,
     /// Versions of services that policy and host had nothing against at the last full look.
     judged_well: HashMap<ServiceId, Digest>,
+    /// The policy's entries were looked up in this pass.
+    entries_are_fresh: bool,
     /// Manifests to look at before the next pass.
     dirty: Option<Dirty>,
     /// When everything was last observed.
@@ -115,6 +119,7 @@ impl<H: Host> Reconciler<H> {
             desired: Desired { prune, ..Desired::default() },
             observed: Observed::default(),
             judged_well: HashMap::new(),
+            entries_are_fresh: false,
             dirty: Some(Dirty::Everything),
             last_resync: None,
             files_changed: true,
@@ -167,6 +172,7 @@ impl<H: Host> Reconciler<H> {
         self.settings.config = config;
         self.policy = policy;
         self.execed_away.clear();
+        self.entries_are_fresh = false;
         self.last_resync = None;
     }
 

@@ -1,10 +1,10 @@
 //! Which version of which file is in force, and which file owns a service that two declare.
 //!
-//! Pure. A file is a unit: with one problem in it, its last accepted version stays in force as a whole. Of
-//! two files that declare one service, the one that owned it stays; without an owner both are rejected. The
+//! Pure. A file is a unit: with one problem in it, its last accepted version stays in force, but for services
+//! that another file owns by now. Of two files that declare one service, the one that owned it stays; without an owner both are rejected. The
 //! order of the files does not matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::library::Loaded;
@@ -21,7 +21,7 @@ pub struct FileStanding {
     pub candidate: Option<Arc<Loaded>>,
     /// What is wrong with the file, its text, or the text under the policy.
     pub problems: Vec<Problem>,
-    /// The last accepted version, where it is another text than the candidate.
+    /// The last accepted version; the same text as the candidate where nothing has changed.
     pub last: Option<Arc<Loaded>>,
 }
 
@@ -30,75 +30,100 @@ pub struct FileStanding {
 pub enum InForce {
     /// The present text.
     Candidate(Arc<Loaded>),
-    /// The last accepted text, because the present one has problems.
-    Last(Arc<Loaded>),
+    /// Of the last accepted text what nobody else owns by now, because the present one has problems.
+    Last(Vec<Arc<Accepted>>),
     Nothing,
 }
 
 impl InForce {
     pub fn services(&self) -> &[Arc<Accepted>] {
         match self {
-            Self::Candidate(loaded) | Self::Last(loaded) => &loaded.services,
+            Self::Candidate(loaded) => &loaded.services,
+            Self::Last(services) => services,
             Self::Nothing => &[],
         }
     }
 }
 
-/// Settles each file, in the order given; adds `duplicate-service` to the problems of those that lose.
+/// Settles each file; adds `duplicate-service` to the problems of those that lose.
+///
+/// A file that loses falls back to its last version, which may declare what another one has taken up in the
+/// meantime: so it goes on until no service is declared twice. Each round costs a candidate, or a last version
+/// a service.
 pub fn settle<'a>(
     files: &mut [FileStanding],
     owner_of: impl Fn(&ServiceId) -> Option<&'a FileKey>,
 ) -> Vec<InForce> {
     let mut in_force: Vec<InForce> = files.iter().map(first_choice).collect();
-    let declared = declarers(files, &in_force);
-    for (service, keys) in declared.iter().filter(|(_, keys)| keys.len() > 1) {
-        let owner = owner_of(service).filter(|owner| keys.contains(owner));
-        for (file, choice) in files.iter_mut().zip(&mut in_force) {
-            if Some(&file.key) == owner || !keys.contains(&file.key) {
-                continue;
+    loop {
+        let lost = lost_services(files, &in_force, &owner_of);
+        if lost.is_empty() {
+            return in_force;
+        }
+        for (position, lost) in lost {
+            for (service, other) in &lost {
+                add_once(&mut files[position].problems, duplicate(service, other));
             }
-            let other =
-                owner.or_else(|| keys.iter().find(|key| **key != file.key)).expect("two files declare it");
-            file.problems.push(duplicate(service, other));
-            *choice = fall_back(file, &declared, &owner_of);
+            in_force[position] = fall_back(&files[position], &in_force[position], &lost);
         }
     }
-    in_force
 }
 
 fn first_choice(file: &FileStanding) -> InForce {
-    match (&file.candidate, &file.last) {
-        (Some(candidate), _) if !file.problems.iter().any(Problem::blocks) => {
+    match &file.candidate {
+        Some(candidate) if !file.problems.iter().any(Problem::blocks) => {
             InForce::Candidate(Arc::clone(candidate))
         }
-        (_, Some(last)) => InForce::Last(Arc::clone(last)),
-        _ => InForce::Nothing,
+        _ => last_of(file),
     }
 }
 
-fn declarers(files: &[FileStanding], in_force: &[InForce]) -> BTreeMap<ServiceId, Vec<FileKey>> {
-    let mut declared: BTreeMap<ServiceId, Vec<FileKey>> = BTreeMap::new();
-    for (file, choice) in files.iter().zip(in_force) {
+/// The whole last version.
+pub fn last_of(file: &FileStanding) -> InForce {
+    file.last.as_ref().map_or(InForce::Nothing, |last| InForce::Last(last.services.clone()))
+}
+
+/// By position of the file: what it declares and must not, with a file that declares it too.
+fn lost_services<'a>(
+    files: &[FileStanding],
+    in_force: &[InForce],
+    owner_of: &impl Fn(&ServiceId) -> Option<&'a FileKey>,
+) -> BTreeMap<usize, BTreeMap<ServiceId, FileKey>> {
+    let mut declarers: HashMap<&ServiceId, Vec<usize>> = HashMap::new();
+    for (position, choice) in in_force.iter().enumerate() {
         for accepted in choice.services() {
-            declared.entry(accepted.spec.id.clone()).or_default().push(file.key.clone());
+            declarers.entry(&accepted.spec.id).or_default().push(position);
         }
     }
-    declared
+    let mut lost: BTreeMap<usize, BTreeMap<ServiceId, FileKey>> = BTreeMap::new();
+    for (service, positions) in declarers.into_iter().filter(|(_, positions)| positions.len() > 1) {
+        let owner = owner_of(service);
+        let owner = positions.iter().copied().find(|position| Some(&files[*position].key) == owner);
+        for position in positions.iter().copied().filter(|position| Some(*position) != owner) {
+            let other = owner.or_else(|| positions.iter().copied().find(|other| *other != position));
+            let other = files[other.expect("two files declare it")].key.clone();
+            lost.entry(position).or_default().insert(service.clone(), other);
+        }
+    }
+    lost
 }
 
-/// The last accepted version of a loser, if it takes nothing that another file declares.
-fn fall_back<'a>(
-    file: &FileStanding,
-    declared: &BTreeMap<ServiceId, Vec<FileKey>>,
-    owner_of: &impl Fn(&ServiceId) -> Option<&'a FileKey>,
-) -> InForce {
-    let Some(last) = &file.last else { return InForce::Nothing };
-    let is_free = |service: &ServiceId| {
-        owner_of(service) == Some(&file.key)
-            || declared.get(service).is_none_or(|keys| keys.iter().all(|key| *key == file.key))
-    };
-    let last = InForce::Last(Arc::clone(last));
-    if last.services().iter().all(|accepted| is_free(&accepted.spec.id)) { last } else { InForce::Nothing }
+/// A candidate gives way to the last version, a last version gives up what it has lost.
+fn fall_back(file: &FileStanding, choice: &InForce, lost: &BTreeMap<ServiceId, FileKey>) -> InForce {
+    match choice {
+        InForce::Candidate(_) => last_of(file),
+        InForce::Last(services) => {
+            let kept = services.iter().filter(|accepted| !lost.contains_key(&accepted.spec.id));
+            InForce::Last(kept.cloned().collect())
+        }
+        InForce::Nothing => InForce::Nothing,
+    }
+}
+
+fn add_once(problems: &mut Vec<Problem>, problem: Problem) {
+    if !problems.contains(&problem) {
+        problems.push(problem);
+    }
 }
 
 fn duplicate(service: &ServiceId, other: &FileKey) -> Problem {
@@ -108,4 +133,73 @@ fn duplicate(service: &ServiceId, other: &FileKey) -> Problem {
     )
     .of(service.name())
     .help("give one of them another name or project, or delete one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconciler::library::Library;
+    use crate::state::RootKey;
+
+    fn key(path: &str) -> FileKey {
+        FileKey { root: RootKey("r1".to_owned()), path: path.into() }
+    }
+
+    fn text(names: &str) -> Arc<Loaded> {
+        let declare = |name| format!("[service.{name}]\ncommand = [\"node\"]\n");
+        Library::default().read(&names.split_whitespace().map(declare).collect::<String>())
+    }
+
+    /// A file with its present and its last accepted services.
+    fn file(path: &str, now: &str, last: &str) -> FileStanding {
+        let last = (!last.is_empty()).then(|| text(last));
+        FileStanding { key: key(path), candidate: Some(text(now)), problems: Vec::new(), last }
+    }
+
+    /// What is in force, as `file: services`, whatever the order of the files.
+    fn settled(files: Vec<FileStanding>, owners: &[(&str, &str)]) -> Vec<String> {
+        let owners: BTreeMap<ServiceId, FileKey> =
+            owners.iter().map(|(name, path)| (ServiceId::parse(name).unwrap(), key(path))).collect();
+        let run = |mut files: Vec<FileStanding>| {
+            let in_force = settle(&mut files, |service| owners.get(service));
+            let line = |(file, choice): (&FileStanding, &InForce)| {
+                let names: Vec<_> =
+                    choice.services().iter().map(|accepted| accepted.spec.id.name().to_owned()).collect();
+                format!("{}: {}", file.key.path.display(), names.join(" "))
+            };
+            let mut lines: Vec<_> = files.iter().zip(&in_force).map(line).collect();
+            lines.sort();
+            (lines, files)
+        };
+        let (lines, mut files) = run(files);
+        files.iter_mut().for_each(|file| file.problems.clear());
+        files.reverse();
+        assert_eq!(run(files).0, lines, "the order of the files matters");
+        lines
+    }
+
+    #[test]
+    fn the_owner_stays_and_without_one_both_are_rejected() {
+        let files = || vec![file("a", "x", "x"), file("b", "x", "")];
+        assert_eq!(settled(files(), &[("x", "a")]), ["a: x", "b: "]);
+        assert_eq!(settled(vec![file("a", "x", ""), file("b", "x", "")], &[]), ["a: ", "b: "]);
+    }
+
+    #[test]
+    fn a_loser_keeps_what_nobody_else_owns() {
+        let files = vec![file("a", "x z", "y z"), file("b", "x y", "x y")];
+        assert_eq!(settled(files, &[("x", "b"), ("y", "b"), ("z", "a")]), ["a: z", "b: x y"]);
+    }
+
+    #[test]
+    fn an_accepted_text_that_loses_keeps_the_rest_of_itself() {
+        let files = vec![file("a", "x z", "x z"), file("b", "x", "x")];
+        assert_eq!(settled(files, &[("x", "b"), ("z", "a")]), ["a: z", "b: x"]);
+    }
+
+    #[test]
+    fn a_loser_takes_back_what_it_had_given_to_a_newcomer() {
+        let files = vec![file("a", "t", "s"), file("b", "s", ""), file("c", "t", "t")];
+        assert_eq!(settled(files, &[("s", "a"), ("t", "c")]), ["a: s", "b: ", "c: t"]);
+    }
 }

@@ -34,10 +34,10 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn look_and_plan(&mut self) -> Plan {
+        self.entries_are_fresh = false;
         let full = self.full_pass_is_due();
         if full {
-            let (policy, host) = (&mut self.policy, &mut self.host);
-            policy.resolve_entries(&mut |query| host.resolve(query));
+            self.resolve_entries();
         }
         if let Some(dirty) = self.dirty.take() {
             self.look_at_manifests(&dirty);

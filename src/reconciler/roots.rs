@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::host::{RootListing, RootScan};
+use crate::host::{FileScan, RootListing, RootScan};
 use crate::state::{FileKey, Ledger, Record, RootKey};
 
 /// The key of a scanned root, and the record to write if the ledger does not have it so.
@@ -92,4 +93,24 @@ fn inode_before(ledger: &Ledger, key: &RootKey, directory: &Path) -> Option<u64>
     }
     let in_directory = |file: &FileKey| file.root == *key && file.path.parent() == Some(directory);
     ledger.files.iter().find(|(file, _)| in_directory(file)).map(|(_, entry)| entry.directory_inode)
+}
+
+pub fn scan_of<'a>(keyed: &'a [(RootKey, RootScan)], key: &FileKey) -> Option<&'a FileScan> {
+    let (_, scan) = keyed.iter().find(|(root, _)| *root == key.root)?;
+    scan.listing.as_ref().ok()?.files.get(&key.path)
+}
+
+pub fn shown_path(keyed: &[(RootKey, RootScan)], key: &FileKey) -> PathBuf {
+    let root = keyed.iter().find(|(root, _)| *root == key.root);
+    root.map_or_else(|| key.path.clone(), |(_, scan)| scan.path.join(&key.path))
+}
+
+pub fn text_of(keyed: &[(RootKey, RootScan)], key: &FileKey) -> Option<(Arc<str>, u64)> {
+    let (_, scan) = keyed.iter().find(|(root, _)| *root == key.root)?;
+    let listing = scan.listing.as_ref().ok()?;
+    let text = listing.files.get(&key.path)?.content.as_ref().ok()?;
+    let directory = key.path.parent().unwrap_or(Path::new(""));
+    let inode =
+        listing.directories.get(directory).and_then(|found| found.as_ref().ok()).copied().unwrap_or(0);
+    Some((Arc::clone(text), inode))
 }

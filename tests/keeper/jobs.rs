@@ -152,7 +152,7 @@ async fn a_job_that_the_keeper_took_along_is_cancelled_before_the_loss_is_told()
 /// As of a state directory that was copied: its ledger claims what the original runs.
 #[tokio::test]
 async fn a_keeper_of_another_instance_leaves_the_jobs_of_a_run_alone() {
-    let mut world = World::new(crate::world::Kind::Found).await;
+    let mut world = World::new(Kind::Found).await;
     let claim = world.run("web", "exec sleep 1000").await;
     let go = world.path("go");
     let script = format!("while ! [ -e {} ]; do sleep 0.01; done; exit 3", go.display());
@@ -162,7 +162,7 @@ async fn a_keeper_of_another_instance_leaves_the_jobs_of_a_run_alone() {
         cells.iter().any(|cell| cell.job_of.is_some() && cell.state == CellState::Running)
     };
     while !is_running(world.client.as_mut().unwrap().list().await.unwrap()) {}
-    let mut copy = World::new(crate::world::Kind::Found).await;
+    let mut copy = World::new(Kind::Found).await;
     copy.client().attach(&claim);
     assert_eq!(copy.client.as_mut().unwrap().list().await.unwrap().len(), 1);
     std::fs::write(&go, "").unwrap();

@@ -151,3 +151,40 @@ fn another_terminal_changes_nothing() {
     rig.run_for(secs(120));
     assert_eq!(rig.counts().changes(), before.changes());
 }
+
+#[test]
+fn a_file_that_is_renamed_and_broken_at_once_loses_nothing() {
+    let mut rig = three();
+    let before = rig.pid("web");
+    rig.host.remove("web.toml");
+    rig.host.write("site.toml", &manifest("web", "colour = 1"));
+    rig.run_for(secs(60));
+    assert_eq!(rig.pid("web"), before);
+    rig.host.end("web", reconcile::state::ExitStatus::Code(1));
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["api", "db", "web"]);
+    rig.assert_idle_for(secs(600));
+}
+
+#[test]
+fn a_duplicate_in_an_edited_file_leaves_its_other_services_alone() {
+    let mut rig = Rig::new();
+    rig.host.write("a.toml", &format!("{}{}", manifest("x", ""), manifest("y", "")));
+    rig.host.write("b.toml", &manifest("z", ""));
+    rig.run_for(secs(10));
+    rig.host.write("a.toml", &format!("{}{}", manifest("x", ""), manifest("z", "")));
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["x", "y", "z"]);
+    assert_eq!((rig.counts().spawns, rig.counts().signals), (3, 0));
+}
+
+#[test]
+fn a_broken_file_whose_last_text_is_lost_prunes_nothing() {
+    let mut rig = three();
+    rig.die(Birth::Never);
+    rig.host.lose_texts();
+    rig.host.write("web.toml", "[[[");
+    rig.run_for(secs(120));
+    rig.host.assert_alive(&["api", "db", "web"]);
+    assert_eq!(rig.counts().signals, 0);
+}

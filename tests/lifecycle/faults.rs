@@ -7,7 +7,7 @@ use reconcile::plan::Phase;
 use reconcile::reconciler::command::Command;
 use reconcile::state::ExitStatus;
 
-use crate::rig::{Rig, secs};
+use crate::rig::{Rig, manifest, secs};
 
 fn running() -> Rig {
     let mut rig = Rig::with("web", "");
@@ -177,4 +177,32 @@ fn a_process_is_found_by_its_intent_where_the_ledger_has_lost_what_came_after() 
         rig.run_for(secs(60));
         assert_eq!((rig.pid("web"), rig.counts().spawns), (before, 1), "{lost} records lost");
     }
+}
+
+#[test]
+fn a_text_that_cannot_be_kept_is_not_in_force() {
+    let mut rig = running();
+    let before = rig.pid("web");
+    rig.host.fail_always(Op::KeepText, Errno::ENOSPC);
+    rig.declare("web", "env = { A = \"1\" }");
+    rig.declare("db", "");
+    rig.run_for(secs(200));
+    assert_eq!((rig.pid("web"), rig.counts().spawns), (before, 1));
+    assert!(rig.problem_codes("web.toml").contains(&"ledger-unwritable".to_owned()));
+    rig.host.heal(Op::KeepText);
+    rig.run_for(secs(70));
+    rig.host.assert_alive(&["db", "web"]);
+    assert_ne!(rig.pid("web"), before);
+    assert!(rig.problem_codes("web.toml").is_empty());
+}
+
+#[test]
+fn a_service_that_moves_to_a_text_that_cannot_be_kept_goes_on() {
+    let mut rig = running();
+    let before = rig.pid("web");
+    rig.host.fail_always(Op::KeepText, Errno::ENOSPC);
+    rig.host.remove("web.toml");
+    rig.host.write("site.toml", &manifest("web", "description = \"moved\""));
+    rig.run_for(secs(200));
+    assert_eq!((rig.pid("web"), rig.counts().signals), (before, 0));
 }

@@ -9,6 +9,7 @@ mod edits;
 mod faults;
 mod health;
 mod operator;
+mod policy;
 mod removals;
 mod restarts;
 mod rig;

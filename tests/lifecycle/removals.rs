@@ -4,7 +4,7 @@ use reconcile::host::fake::{Birth, FakeHost};
 use reconcile::plan::Phase;
 use reconcile::reconciler::command::Command;
 
-use crate::rig::{Rig, millis, secs};
+use crate::rig::{Rig, manifest, millis, secs};
 
 const SIX: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
@@ -141,4 +141,19 @@ fn a_removal_that_no_reconciler_saw_is_carried_out_by_the_next() {
     rig.die(Birth::Never);
     rig.run_for(secs(30));
     rig.host.assert_alive(&["a", "c"]);
+}
+
+#[test]
+fn a_directory_that_was_recreated_with_its_files_is_guarded_as_the_new_one() {
+    let mut rig = Rig::new();
+    rig.host.write("site/web.toml", &manifest("web", ""));
+    rig.host.write("db.toml", &manifest("db", ""));
+    rig.run_for(secs(10));
+    rig.host.remove("site");
+    rig.host.write("site/web.toml", &manifest("web", ""));
+    rig.run_for(secs(10));
+    rig.assert_idle_for(secs(200));
+    rig.host.remove("site/web.toml");
+    rig.run_for(secs(10));
+    rig.host.assert_alive(&["db"]);
 }

@@ -9,7 +9,7 @@ use reconcile::host::fake::{Birth, Counts, FakeHost};
 use reconcile::host::{Host, StateLayout};
 use reconcile::identity::{InstanceId, Pid};
 use reconcile::plan::Phase;
-use reconcile::policy::{Config, Policy, Trust};
+use reconcile::policy::{Config, Policy, Trust, parse_config};
 use reconcile::reconciler::command::{Answer, Command, Refusal};
 use reconcile::reconciler::status::{PassReport, ServiceStatus, StepReport};
 use reconcile::reconciler::{Reconciler, Settings};
@@ -39,6 +39,22 @@ pub fn manifest(name: &str, more: &str) -> String {
     format!("[service.{name}]\ncommand = [\"node\", \"{name}.js\"]\n{more}\n")
 }
 
+fn config_of(text: &str) -> Config {
+    let (config, problems) = parse_config(text);
+    assert_eq!(problems, []);
+    config
+}
+
+/// Of one user who owns everything.
+fn policy_of(config: &Config, host: &FakeHost) -> Policy {
+    let trust = Trust::OneUser {
+        uid: host.own_uid(),
+        home_project: PathBuf::from("/srv/app"),
+        search_path: vec![PathBuf::from("/usr/bin")],
+    };
+    Policy::in_force(config, trust, &[])
+}
+
 /// The futures of the model are ready at once.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -54,20 +70,21 @@ impl Rig {
 
     /// A watcher that has just started on this machine.
     pub fn over(host: FakeHost) -> Self {
+        Self::under(host, "")
+    }
+
+    /// The same under a configuration.
+    pub fn under(host: FakeHost, config: &str) -> Self {
+        let config = config_of(config);
         let settings = Settings {
             layout: StateLayout { dir: PathBuf::from("/state") },
             instance: InstanceId::from_u64(1),
             project_dir: PathBuf::from("/srv/app"),
             home: Some(PathBuf::from("/home/op")),
-            config: Config::default(),
+            config,
             watching: true,
         };
-        let trust = Trust::OneUser {
-            uid: host.own_uid(),
-            home_project: PathBuf::from("/srv/app"),
-            search_path: vec![PathBuf::from("/usr/bin")],
-        };
-        let policy = Policy::in_force(&settings.config, trust, &[]);
+        let policy = policy_of(&settings.config, &host);
         let ledger = host.ledger();
         Self { reconciler: Reconciler::new(host.clone(), settings, policy, ledger), host }
     }
@@ -81,6 +98,13 @@ impl Rig {
 
     pub fn declare(&self, name: &str, more: &str) {
         self.host.write(format!("{name}.toml"), &manifest(name, more));
+    }
+
+    /// The configuration is read again.
+    pub fn configure(&mut self, config: &str) {
+        let config = config_of(config);
+        let policy = policy_of(&config, &self.host);
+        self.reconciler.take_configuration(config, policy);
     }
 
     pub fn turn(&mut self) {
@@ -184,6 +208,13 @@ impl Rig {
 
     pub fn status(&self, name: &str) -> Option<ServiceStatus> {
         self.reconciler.status().services.into_iter().find(|service| service.name == name)
+    }
+
+    /// Of the manifest at this path below the root.
+    pub fn problem_codes(&self, path: &str) -> Vec<String> {
+        let manifests = self.reconciler.status().manifests;
+        let of_file = manifests.into_iter().filter(|manifest| manifest.path.ends_with(path));
+        of_file.flat_map(|manifest| manifest.problems).map(|problem| problem.code).collect()
     }
 
     pub fn phase(&self, name: &str) -> Option<Phase> {

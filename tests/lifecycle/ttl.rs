@@ -1,6 +1,6 @@
 //! Time to live: from the activation, on the clock that counts suspend.
 
-use reconcile::host::fake::Birth;
+use reconcile::host::fake::{Birth, FakeHost};
 use reconcile::plan::Phase;
 use reconcile::reconciler::command::Command;
 
@@ -73,4 +73,40 @@ fn an_expired_service_stays_expired_for_the_next_reconciler_and_the_next_boot() 
     rig.run_for(secs(120));
     assert_eq!(rig.phase("web"), Some(Phase::Expired));
     assert_eq!(rig.counts().spawns, 1);
+}
+
+const DEFAULT_TTL: &str = "[policy]\ndefault_ttl = \"1h\"\n";
+
+#[test]
+fn the_default_ttl_ends_a_service_that_a_guard_holds_too() {
+    let mut rig = Rig::under(FakeHost::new(), DEFAULT_TTL);
+    rig.declare("web", "");
+    rig.run_for(secs(10));
+    rig.host.lose_root(FakeHost::ROOT);
+    rig.run_for(secs(3_000));
+    rig.host.assert_alive(&["web"]);
+    rig.run_for(secs(700));
+    rig.host.assert_alive(&[]);
+}
+
+#[test]
+fn a_comment_under_a_default_ttl_is_no_update() {
+    let mut rig = Rig::under(FakeHost::new(), DEFAULT_TTL);
+    rig.declare("web", "");
+    rig.run_for(secs(10));
+    rig.declare("web", "# a comment");
+    let steps = rig.plan();
+    assert!(steps.is_empty(), "{steps:?}");
+}
+
+#[test]
+fn another_default_ttl_holds_for_what_runs() {
+    let mut rig = Rig::under(FakeHost::new(), DEFAULT_TTL);
+    rig.declare("web", "");
+    rig.run_for(secs(10));
+    rig.configure("[policy]\ndefault_ttl = \"2h\"\n");
+    rig.run_for(secs(5_000));
+    rig.host.assert_alive(&["web"]);
+    rig.run_for(secs(3_000));
+    rig.host.assert_alive(&[]);
 }

@@ -3,7 +3,7 @@
 //! Services are named as on the command line, `web` or `project/web`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -107,6 +107,10 @@ impl FakeHost {
 
     pub fn add_git_worktree(&self, path: impl Into<PathBuf>) {
         self.world.borrow_mut().git_worktrees.insert(path.into());
+    }
+
+    pub fn remove_git_worktree(&self, path: impl AsRef<Path>) {
+        self.world.borrow_mut().git_worktrees.remove(path.as_ref());
     }
 
     /// Services get a cgroup each, instead of a holder.
