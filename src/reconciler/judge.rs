@@ -1,7 +1,8 @@
 //! A spec before the policy in force: what refuses it, and what a start of it would execute.
 //!
 //! Asks `host` what the commands resolve to and `policy` whether that is allowed. Called before a spec is
-//! accepted, before each start, and in each full pass.
+//! accepted, before each start, and in each full look. What runs is judged by itself: files that change close
+//! the gate to its next start, and only a policy that changes stops it.
 
 use std::path::Path;
 

@@ -125,6 +125,7 @@ fn a_rename_at_the_cap_is_no_growth() {
     rig.run_for(secs(10));
     rig.host.rename("a.toml", "sub/c.toml");
     rig.run_for(secs(60));
+    assert_eq!(rig.problem_codes("sub/c.toml"), [""; 0]);
     rig.host.assert_alive(&["a", "b"]);
     assert_eq!((rig.counts().spawns, rig.counts().signals), (2, 0));
     rig.host.write("b.toml", "[service.other]\ncommand = [\"node\"]\n");
