@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -35,13 +35,22 @@ pub fn start(arguments: &[OsString], log: &Path) -> Result<Child, BackgroundErro
     let log_error = |source| BackgroundError::Log { path: log.to_owned(), source };
     let output = open_log(log).map_err(log_error)?;
     let errors = output.try_clone().map_err(log_error)?;
-    // By the path of the running file, not argv[0], which need not be one.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(own_executable());
     command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors);
     for name in UNIT_VARIABLES {
         command.env_remove(name);
     }
     command.spawn().map_err(BackgroundError::Start)
+}
+
+/// Ourselves, by the name that `ps` shall show, as long as that still names the file that we run.
+pub fn own_executable() -> PathBuf {
+    let running = PathBuf::from("/proc/self/exe");
+    let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    match std::env::current_exe() {
+        Ok(named) if identity(&named).is_some() && identity(&named) == identity(&running) => named,
+        Ok(_) | Err(_) => running,
+    }
 }
 
 fn open_log(log: &Path) -> io::Result<File> {

@@ -1,6 +1,6 @@
 //! Writing small files so that after a crash of the machine there is the old content or the new one.
 //!
-//! Write beside, fsync, rename, fsync the directory: 0.5 ms on ext4 (LIMITS.md, section 6). One writer at a
+//! Write beside, fsync, rename, fsync the directory: 0.5 ms on ext4, measured on Linux 6.18. One writer at a
 //! time: callers hold the lock of the state directory. Called by `ledger_file` and `state_dir`.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -10,15 +10,21 @@ use std::path::{Path, PathBuf};
 
 /// Puts `bytes` at the absolute `path`, mode 0600; the answer is the new file, open for reading and appending.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let file = replace_unsynced(path, bytes)?;
+    let synced = |file: File| file.sync_all().map(|()| file);
+    let file = put(path, bytes, synced)?;
     sync_directory(path.parent().unwrap_or(path))?;
     Ok(file)
 }
 
-/// As [`replace`], but the name itself is not on disk before [`sync_directory`].
+/// As [`replace`], but only our own end is survived: neither content nor name need be on disk.
 pub fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    put(path, bytes, Ok)
+}
+
+fn put(path: &Path, bytes: &[u8], then: impl FnOnce(File) -> io::Result<File>) -> io::Result<File> {
     let beside = beside(path);
-    let written = write_new(&beside, bytes).and_then(|file| fs::rename(&beside, path).map(|()| file));
+    let written =
+        write_new(&beside, bytes).and_then(then).and_then(|file| fs::rename(&beside, path).map(|()| file));
     if written.is_err() {
         // What is left of it would only fill a disk that may be full already; a failure changes nothing.
         let _ = fs::remove_file(&beside);
@@ -51,7 +57,6 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<File> {
     }
     let mut file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
     Ok(file)
 }
 

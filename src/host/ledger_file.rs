@@ -3,8 +3,9 @@
 //! An append is one write(2) of all its lines. Where it does not fit, the file is cut back to what it was, so
 //! that an error means nothing was written. Ordinary records are not synced: what was written survives our own
 //! SIGKILL in the page cache (0.8 µs), and after a crash of the machine the boot id has changed and no process
-//! of the ledger is left. What people decided must survive that too: requests, guards and accepted texts are
-//! synced (fdatasync, 109 µs; LIMITS.md, section 6).
+//! of the ledger is left. What people decided must survive that too: requests and guards are synced (fdatasync,
+//! 109 µs on ext4). An accepted text is not: it stands in its manifest, and waiting for the disk would delay
+//! every first start.
 //!
 //! Compaction writes beside and renames; a reader has the old file open or the new one, never half of each.
 //! The bytes are `state::codec`'s. Called by `LinuxHost` and, to read, by `status` and `plan`.
@@ -184,6 +185,7 @@ impl LedgerFile {
         let decoded = decode(&self.layout).map_err(io::Error::other)?;
         let mut ledger = Ledger::replay(&decoded.records);
         change(&mut ledger);
+        self.texts.sync(&self.layout)?;
         if let Some(aside) = self.replace(&decoded, &ledger)? {
             tracing::warn!(path = %aside.display(), "the ledger was damaged while in use; its old file is kept");
         }
@@ -218,11 +220,9 @@ impl LedgerFile {
 /// What people decided survives a crash of the machine.
 fn was_decided_by_people(record: &Record) -> bool {
     match record {
-        Record::Request { .. }
-        | Record::GuardLatched { .. }
-        | Record::GuardReleased { .. }
-        | Record::Accepted { .. } => true,
+        Record::Request { .. } | Record::GuardLatched { .. } | Record::GuardReleased { .. } => true,
         Record::Root { .. }
+        | Record::Accepted { .. }
         | Record::FileForgotten { .. }
         | Record::Intent(_)
         | Record::Started { .. }

@@ -94,7 +94,7 @@ fn a_service_that_moves_into_another_file_goes_on() {
 fn a_manifest_with_an_error_keeps_its_last_accepted_version_in_force() {
     let mut rig = three();
     let before = rig.pid("web");
-    for broken in ["[service.web]\n", "[service.web]\ncommand = [\"node\"]\ncolour = 1\n", "[[["] {
+    for broken in ["[service.web]\n", "[service.web]\ncommand = [\"node\"]\ncolour = 1\n", "[[[", "", " \n"] {
         rig.host.write("web.toml", broken);
         rig.run_for(secs(60));
         assert_eq!(rig.pid("web"), before, "{broken}");

@@ -14,8 +14,8 @@ use crate::identity::Digest;
 pub(super) struct Texts {
     /// Kept by us, and perhaps not yet named by a record.
     fresh: BTreeSet<Digest>,
-    /// Texts are there whose names are not yet on disk.
-    unsynced: bool,
+    /// Texts that a crash of the machine would still lose.
+    unsynced: Vec<Digest>,
 }
 
 impl Texts {
@@ -27,16 +27,24 @@ impl Texts {
         }
         durable::make_private_directory(&layout.accepted_dir())?;
         durable::replace_unsynced(&layout.accepted(digest), text.as_bytes())?;
-        self.unsynced = true;
+        self.unsynced.push(digest.clone());
         Ok(())
     }
 
-    /// Puts the names of new texts on disk: before a record that names one.
+    /// Puts new texts on disk: before a record that is synced.
     pub(super) fn sync(&mut self, layout: &StateLayout) -> io::Result<()> {
-        if self.unsynced {
-            durable::sync_directory(&layout.accepted_dir())?;
-            self.unsynced = false;
+        if self.unsynced.is_empty() {
+            return Ok(());
         }
+        for digest in &self.unsynced {
+            match fs::File::open(layout.accepted(digest)) {
+                // Nothing names it any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                text => text?.sync_all()?,
+            }
+        }
+        durable::sync_directory(&layout.accepted_dir())?;
+        self.unsynced.clear();
         Ok(())
     }
 

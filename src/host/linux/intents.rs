@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::host::keeper::{GateError, judge_intents};
+use crate::host::keeper::{self, GateError, judge_intents};
 use crate::host::observe::Intents;
 use crate::host::{Claim, StateLayout};
 use crate::identity::Nonce;
@@ -21,7 +21,7 @@ pub(super) struct OpenIntents {
 impl OpenIntents {
     /// Fails where the gate cannot be read: without it nothing may be started or judged.
     pub fn new(layout: StateLayout) -> Result<Self, GateError> {
-        let epoch = judge_intents(&layout, &[], PATIENCE)?.epoch;
+        let epoch = keeper::epoch(&layout)?;
         Ok(Self { layout, epoch, are_judged: false })
     }
 

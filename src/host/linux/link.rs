@@ -5,14 +5,14 @@
 //! replaced: it is tried again and again, and until it answers every claim is held and every request fails.
 
 use std::collections::{HashSet, VecDeque};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use crate::host::background;
 use crate::host::keeper::{KeeperClient, KeeperError};
 use crate::host::{Claim, Event, JobOutcome, JobRequest, SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce};
@@ -63,7 +63,7 @@ impl KeeperLink {
         Self {
             layout,
             instance,
-            exe: own_executable(),
+            exe: background::own_executable(),
             line: Line::Down,
             backoff: Backoff::default(),
             waiting: Vec::new(),
@@ -289,16 +289,6 @@ impl KeeperLink {
 
 fn failure(error: &KeeperError) -> SpawnFailure {
     SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message: error.to_string() }
-}
-
-/// Ourselves, by the name that `ps` shall show, as long as that still names the file that we run.
-fn own_executable() -> PathBuf {
-    let running = PathBuf::from("/proc/self/exe");
-    let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
-    match std::env::current_exe() {
-        Ok(named) if identity(&named).is_some() && identity(&named) == identity(&running) => named,
-        Ok(_) | Err(_) => running,
-    }
 }
 
 fn tell(client: &KeeperClient, asked: Asked) {
