@@ -9,11 +9,20 @@ use super::Reconciler;
 use super::library::Loaded;
 use super::ownership::{FileStanding, InForce};
 use super::roots::text_of;
-use crate::host::{Host, RootScan};
+use crate::host::{FileScan, Host, RootScan};
 use crate::identity::ServiceId;
 use crate::manifest::{Problem, Severity};
 use crate::plan::Accepted;
 use crate::state::{FileKey, Ledger, Record, RootKey};
+
+/// A file that declared services and has nothing in it any more is what a failed save leaves, not a decision.
+fn emptied(file: &FileScan, declared: usize) -> Option<Problem> {
+    let is_blank = file.content.as_ref().is_ok_and(|text| text.trim().is_empty());
+    (is_blank && declared > 0).then(|| {
+        Problem::new("empty-file", "it is empty, and declared services before")
+            .help("delete the file to remove them, or leave a comment in it")
+    })
+}
 
 impl<H: Host> Reconciler<H> {
     pub(super) fn standings(&mut self, keyed: &[(RootKey, RootScan)]) -> Vec<FileStanding> {
@@ -33,6 +42,7 @@ impl<H: Host> Reconciler<H> {
                 if let Some(loaded) = candidate.as_ref().filter(|_| is_new_text) {
                     problems.extend(self.judge_candidate(&key, loaded));
                     let owned = self.owned_by(&key);
+                    problems.extend(emptied(file, owned.len()));
                     problems.extend(self.policy.check_total(tally.total_with(&owned, loaded)));
                     if !problems.iter().any(Problem::blocks) {
                         tally.take_up(&owned, loaded);

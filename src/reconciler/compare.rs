@@ -11,6 +11,9 @@ use crate::manifest::{self, Class};
 use crate::plan::{Accepted, Refusal, Seen};
 use crate::policy::{OnExecAway, RunningVerdict};
 
+/// The code of a leader whose file was replaced on disk.
+const EXE_CHANGED: &str = "exe-changed";
+
 /// The code of a leader that executes a file which is not allowed.
 const EXEC_AWAY: &str = "exec-away";
 
@@ -88,7 +91,7 @@ impl<H: Host> Reconciler<H> {
         let drift = match verdict {
             RunningVerdict::Same | RunningVerdict::AnotherAllowed | RunningVerdict::Unknown => None,
             RunningVerdict::ReplacedOnDisk => Some(Drift {
-                code: "exe-changed".to_owned(),
+                code: EXE_CHANGED.to_owned(),
                 message:
                     "its executable was replaced on disk since it was started; `reconcile restart` takes up \
                           the new one"
@@ -99,8 +102,12 @@ impl<H: Host> Reconciler<H> {
                 message: format!("it has become {}, which the policy does not allow", path.display()),
             }),
         };
+        let shown = self.drift.entry(service.clone()).or_default();
+        shown.retain(|other| other.code != EXEC_AWAY && other.code != EXE_CHANGED);
         let Some(drift) = drift else {
-            self.drift.remove(service);
+            if shown.is_empty() {
+                self.drift.remove(service);
+            }
             return;
         };
         let run = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref());
@@ -110,7 +117,7 @@ impl<H: Host> Reconciler<H> {
         {
             self.execed_away.insert(service.clone(), (run.nonce.clone(), drift.message.clone()));
         }
-        self.drift.insert(service.clone(), vec![drift]);
+        self.drift.entry(service.clone()).or_default().push(drift);
     }
 
     /// What has become a file that is not allowed is refused until its manifest or the policy changes: started

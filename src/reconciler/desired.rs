@@ -140,6 +140,9 @@ impl<H: Host> Reconciler<H> {
             .collect();
         views.extend(self.root_problems.iter().cloned());
         views.sort_by(|a, b| a.path.cmp(&b.path));
+        if self.settings.watching {
+            tell_news(&self.manifests.files, &views);
+        }
         self.manifests.files = views;
     }
 
@@ -180,4 +183,16 @@ fn versions_digest(scan: &RootScan) -> u64 {
         }
     }
     hasher.finish()
+}
+
+/// A watcher has nobody to answer: it says what is wrong once, when it comes up.
+fn tell_news(before: &[FileView], now: &[FileView]) {
+    for view in now {
+        let known = before.iter().find(|other| other.path == view.path).map(|other| &other.problems);
+        let is_new = |problem: &&Problem| known.is_none_or(|known| !known.contains(problem));
+        for problem in view.problems.iter().filter(is_new) {
+            let line = problem.span.map_or(0, |span| span.line);
+            tracing::warn!(file = %view.path.display(), line, code = problem.code, "{}", problem.message);
+        }
+    }
 }

@@ -23,8 +23,9 @@ use crate::host::state_dir::{
 };
 use crate::host::{Host, StateLayout, clock, sys, trust};
 use crate::identity::InstanceId;
-use crate::policy::{OnExit, Policy};
+use crate::policy::{OnExit, Policy, Trust};
 use crate::state::{Ledger, Reason};
+use crate::time::{Clock, Stamp};
 
 /// A `--once` of somebody else is over soon; a watcher holds the lock for good.
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
@@ -97,9 +98,12 @@ impl Place {
         Ok(loaded)
     }
 
+    fn trust(&self) -> Trust {
+        trust::judge(&self.paths(), &self.project_dir)
+    }
+
     fn policy(&self, loaded: &LoadedConfig, options: &Options) -> Policy {
-        let trust = trust::judge(&self.paths(), &self.project_dir);
-        Policy::in_force(&loaded.config, trust, &options.allow)
+        Policy::in_force(&loaded.config, self.trust(), &options.allow)
     }
 
     fn settings(&self, layout: StateLayout, instance: InstanceId, loaded: LoadedConfig) -> Settings {
@@ -132,6 +136,8 @@ pub struct Session {
     place: Place,
     reconciler: Reconciler<LinuxHost>,
     config_seen: config_files::Seen,
+    /// When whose manifests these are was last judged.
+    trust_judged: Stamp,
 }
 
 impl Session {
@@ -174,7 +180,8 @@ impl Session {
             reconciler.disown_claims(why);
         }
         reconciler.desired.prune.allow = options.allow_prune && options.once;
-        Ok(Self { options: options.clone(), place, reconciler, config_seen })
+        let trust_judged = clock::now();
+        Ok(Self { options: options.clone(), place, reconciler, config_seen, trust_judged })
     }
 
     pub fn state_dir(&self) -> &Path {
@@ -224,6 +231,7 @@ impl Session {
                 events = self.reconciler.host().wait(Some(at_most)) => self.reconciler.take_in(events),
             }
             self.reload_if_changed();
+            self.judge_trust_if_due();
             self.reconciler.pass();
         }
         self.reconciler.host().settle().await;
@@ -252,6 +260,21 @@ impl Session {
             }
         }
         Then::GoOn
+    }
+
+    /// Whose manifests these are may change under a watcher: a directory that others may write by now.
+    fn judge_trust_if_due(&mut self) {
+        let now = self.reconciler.host().now();
+        let between = self.reconciler.settings.config.resync();
+        if now.left_of(&self.trust_judged, between, Clock::Awake).is_some() {
+            return;
+        }
+        self.trust_judged = now;
+        if let Some(policy) = self.reconciler.policy.judged_anew(self.place.trust()) {
+            tracing::warn!("who may write manifests has changed, and with it what they may run");
+            let config = self.reconciler.settings.config.clone();
+            self.reconciler.take_configuration(config, policy);
+        }
     }
 
     fn reload_if_changed(&mut self) {

@@ -14,11 +14,7 @@ use crate::host::{Host, RootScan};
 use crate::identity::{DEFAULT_PROJECT, Digest, ServiceId};
 use crate::manifest::Problem;
 use crate::plan::{Accepted, Presence, Refusal, Want};
-use crate::policy::OnExecAway;
 use crate::state::{Reason, RootKey};
-
-/// What `compare` calls a leader that has become another file.
-const EXEC_AWAY: &str = "exec-away";
 
 /// What runs is allowed, and what its command comes to today is not.
 const NOT_AGAIN: &str = "start-refused";
@@ -85,7 +81,7 @@ impl<H: Host> Reconciler<H> {
     fn policy_standing(&mut self, accepted: &Accepted) -> PolicyStanding {
         let service = &accepted.spec.id;
         let judgement = self.judge_if_needed(accepted);
-        let mut standing = PolicyStanding { refused: self.exec_away(service), gate: judgement.gate };
+        let mut standing = PolicyStanding { refused: None, gate: judgement.gate };
         let mut not_again = None;
         if let Some(problem) = judgement.problems.into_iter().next() {
             let of_run = self.judge_run(&accepted.spec);
@@ -101,13 +97,6 @@ impl<H: Host> Reconciler<H> {
         }
         self.show_not_again(service, not_again);
         standing
-    }
-
-    /// A leader that has become something else, where the policy wants it stopped for that.
-    fn exec_away(&self, service: &ServiceId) -> Option<Refusal> {
-        let drifts = self.drift.get(service).filter(|_| self.policy.on_exec_away() == OnExecAway::Stop)?;
-        let away = drifts.iter().find(|drift| drift.code == EXEC_AWAY)?;
-        Some(Refusal { problem: away.message.clone() })
     }
 
     /// Shows, or no longer shows, that what runs could not be started again.
