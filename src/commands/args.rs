@@ -171,7 +171,9 @@ pub enum Command {
     /// With `--project` each service of that project is stopped as by `stop`, and the watcher goes on.
     Down(DownArgs),
 
-    /// Take over a running process as the given service, which must not run yet
+    /// Say which process a held service's leader is
+    ///
+    /// For a service whose claim cannot be proved: what contains it is known, its leader is not.
     Adopt(AdoptArgs),
 
     /// Drop the claim on a held service; no process is touched

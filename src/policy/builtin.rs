@@ -18,7 +18,7 @@ pub(super) const RUNTIMES: &str = "
     uvx pipx poetry pipenv pdm hatch gunicorn uvicorn hypercorn daphne celery flask streamlit
     jupyter java mvn gradle sbt dotnet erl elixir mix iex ruby bundle rake rails puma php php-fpm
     composer perl lua luajit go cargo Rscript julia dart swift zig nginx apache2 httpd caddy
-    traefik haproxy envoy varnishd redis-server redis-sentinel valkey-server memcached postgres
+    traefik haproxy envoy varnishd redis-server redis-cli redis-sentinel valkey-server valkey-cli memcached postgres pg_isready
     mysqld mariadbd mongod rabbitmq-server nats-server mosquitto etcd consul prometheus grafana
     grafana-server minio clickhouse-server influxd dnsmasq coredns ollama sleep true false echo cat
     tail";

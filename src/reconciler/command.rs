@@ -56,7 +56,7 @@ pub enum Command {
     Prune {
         names: Vec<String>,
     },
-    /// Take over a process that runs already as the given service.
+    /// The leader of a held service is this process.
     Adopt {
         name: String,
         pid: Pid,
