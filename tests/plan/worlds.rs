@@ -7,8 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    CommandLine, Health as Check, HealthCheck, Limits, OnUnhealthy, Restart, RestartPolicy, SignalName,
-    SignalTo, Spec, Stdin, Stop, WantedState,
+    CommandLine, Health as Check, HealthCheck, OnUnhealthy, RestartPolicy, Spec, WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
@@ -50,44 +49,7 @@ pub fn exec() -> ExecFacts {
 
 /// A spec with the defaults of the reference manifest.
 pub fn spec(name: &str) -> Spec {
-    Spec {
-        id: id(name),
-        command: CommandLine::Argv(vec!["server".to_owned()]),
-        cwd: ".".to_owned(),
-        env: BTreeMap::new(),
-        inherit_env: Vec::new(),
-        stdin: Stdin::Null,
-        user: None,
-        umask: 0o022,
-        nice: None,
-        oom_score_adj: None,
-        state: WantedState::Running,
-        url: None,
-        description: String::new(),
-        labels: BTreeMap::new(),
-        attrs: serde_json::Map::new(),
-        ttl: None,
-        start_settle: Duration::from_secs(1),
-        health: None,
-        restart: Restart {
-            policy: RestartPolicy::OnFailure,
-            success_codes: vec![0],
-            success_signals: Vec::new(),
-            backoff: Duration::from_secs(1),
-            backoff_factor: 2.0,
-            backoff_max: Duration::from_secs(60),
-            max_failures: 8,
-            window: Duration::from_secs(300),
-            stable_after: Duration::from_secs(60),
-        },
-        stop: Stop {
-            signal: SignalName(15),
-            signal_to: SignalTo::Group,
-            grace: Duration::from_secs(10),
-            command: None,
-        },
-        limits: Limits::default(),
-    }
+    Spec::minimal(id(name), CommandLine::Argv(vec!["server".to_owned()]))
 }
 
 pub fn check() -> Check {

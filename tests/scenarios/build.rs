@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    self, CommandLine, HealthCheck, Limits, OnUnhealthy, Problem, RestartPolicy, SignalName, SignalTo, Spec,
-    Stdin, WantedState,
+    self, CommandLine, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec, WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
@@ -152,37 +151,18 @@ impl ServiceCase {
 
     fn spec(&self, id: &ServiceId) -> Spec {
         let span = |given: &Option<Span>, default| given.as_ref().map_or(default, Span::get);
-        let seconds = Duration::from_secs;
+        let minimal = Spec::minimal(id.clone(), CommandLine::Argv(vec!["server".to_owned()]));
         Spec {
-            id: id.clone(),
-            command: CommandLine::Argv(vec!["server".to_owned()]),
-            cwd: ".".to_owned(),
-            env: BTreeMap::new(),
-            inherit_env: Vec::new(),
-            stdin: Stdin::Null,
-            user: None,
-            umask: 0o022,
-            nice: None,
-            oom_score_adj: None,
             state: match self.state {
                 StateCase::Running => WantedState::Running,
                 StateCase::Stopped => WantedState::Stopped,
             },
-            url: None,
-            description: String::new(),
-            labels: BTreeMap::new(),
-            attrs: serde_json::Map::new(),
             ttl: self.ttl.as_ref().map(Span::get),
-            start_settle: span(&self.start_settle, seconds(1)),
+            start_settle: span(&self.start_settle, minimal.start_settle),
             health: self.health.as_ref().map(HealthSpecCase::spec),
             restart: self.restart.spec(),
-            stop: manifest::Stop {
-                signal: SignalName(15),
-                signal_to: SignalTo::Group,
-                grace: span(&self.grace, seconds(10)),
-                command: None,
-            },
-            limits: Limits::default(),
+            stop: manifest::Stop { grace: span(&self.grace, minimal.stop.grace), ..minimal.stop.clone() },
+            ..minimal
         }
     }
 

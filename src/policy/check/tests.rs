@@ -4,47 +4,15 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::ServiceId;
-use crate::manifest::{
-    Health, OnUnhealthy, Restart, RestartPolicy, Severity, Shell, SignalName, SignalTo, Stdin, Stop,
-    WantedState,
-};
+use crate::manifest::{Health, OnUnhealthy, Severity, Shell};
 use crate::policy::machine::{Machine, config_of, one_user};
 use crate::policy::{Config, Trust};
 
 fn spec() -> Spec {
-    let second = Duration::from_secs(1);
+    let command = CommandLine::Argv(vec!["node".into(), "server.js".into()]);
     Spec {
-        id: ServiceId::parse("shop/web").unwrap(),
-        command: CommandLine::Argv(vec!["node".into(), "server.js".into()]),
-        cwd: ".".into(),
-        env: BTreeMap::new(),
         inherit_env: vec!["PATH".into(), "LC_*".into()],
-        stdin: Stdin::Null,
-        user: None,
-        umask: 0o022,
-        nice: None,
-        oom_score_adj: None,
-        state: WantedState::Running,
-        url: None,
-        description: String::new(),
-        labels: BTreeMap::new(),
-        attrs: serde_json::Map::new(),
-        ttl: None,
-        start_settle: second,
-        health: None,
-        restart: Restart {
-            policy: RestartPolicy::Always,
-            success_codes: vec![0],
-            success_signals: Vec::new(),
-            backoff: second,
-            backoff_factor: 2.0,
-            backoff_max: second,
-            max_failures: 8,
-            window: second,
-            stable_after: second,
-        },
-        stop: Stop { signal: SignalName(15), signal_to: SignalTo::Group, grace: second, command: None },
-        limits: Limits::default(),
+        ..Spec::minimal(ServiceId::parse("shop/web").unwrap(), command)
     }
 }
 
