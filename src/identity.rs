@@ -81,6 +81,12 @@ impl ServiceId {
     pub fn file_stem(&self) -> String {
         format!("{}.{}", self.project(), self.name())
     }
+
+    /// The service that a file of this stem belongs to, if it is of that form.
+    pub fn from_file_stem(stem: &str) -> Option<Self> {
+        let (project, name) = stem.split_once('.')?;
+        Self::new(project, name).ok()
+    }
 }
 
 impl Ord for ServiceId {

@@ -117,6 +117,10 @@ pub enum Event {
         of: Nonce,
         outcome: JobOutcome,
     },
+    /// A running service has cut its own log off, and lines with it.
+    LogTruncated {
+        service: ServiceId,
+    },
     /// The keeper is gone, or is back after a silence; what it was asked for and has not answered may or may not
     /// have come about. Everything must be observed anew.
     KeeperLost,

@@ -11,8 +11,12 @@ pub struct StateLayout {
 }
 
 impl StateLayout {
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
     pub fn log(&self, service: &ServiceId) -> PathBuf {
-        self.dir.join("logs").join(format!("{}.log", service.file_stem()))
+        self.logs().join(format!("{}.log", service.file_stem()))
     }
 
     pub fn accepted_dir(&self) -> PathBuf {

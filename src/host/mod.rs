@@ -116,8 +116,9 @@ pub trait Host {
     /// Probes over the network; the answer is [`Event::Probed`].
     fn probe(&mut self, request: ProbeRequest);
 
-    /// Rotates the logs of these services that have grown past `max_size` bytes, beside everything else.
-    fn rotate_logs(&mut self, services: &[ServiceId], max_size: u64, keep: u32);
+    /// Keeps every log below about `max_size` bytes from now on, by rotation beside everything else. A service that
+    /// truncates its log by itself is told of: [`Event::LogTruncated`].
+    fn tend_logs(&mut self, max_size: u64, keep: u32);
 
     /// Deletes the logs of these services, archives included.
     fn purge_logs(&mut self, services: &[ServiceId]);

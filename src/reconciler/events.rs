@@ -4,12 +4,16 @@
 //! one costs time and never correctness.
 
 use super::Reconciler;
+use super::status::Drift;
 use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, Sighting, probe};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::HealthCheck;
 use crate::plan::{self, Flight, Health, Remains, Seen};
 use crate::state::{Containment, End, ExitStatus, Reason, Record, Run, SpawnFailure, SpawnStage};
 use crate::time::Stamp;
+
+/// The code of a service that loses its own lines.
+const LOG_TRUNCATED: &str = "log-truncated";
 
 impl<H: Host> Reconciler<H> {
     pub(super) fn absorb(&mut self, event: Event) {
@@ -33,6 +37,7 @@ impl<H: Host> Reconciler<H> {
             Event::JobDone { purpose, service, of, outcome } => {
                 self.job_done(purpose, &service, &of, &outcome);
             }
+            Event::LogTruncated { service } => self.log_truncated(&service),
             Event::KeeperLost => {
                 tracing::warn!(
                     "the keeper was lost or is back; services live on, everything is observed anew"
@@ -251,6 +256,20 @@ impl<H: Host> Reconciler<H> {
         let record = Record::Gone { service: service.clone(), nonce: nonce.clone() };
         self.memory.note(&mut self.host, vec![record]);
         self.clear_run(&service);
+    }
+
+    /// Shown until the run ends: what is missing from its log is missing for good.
+    fn log_truncated(&mut self, service: &ServiceId) {
+        let is_running = self.memory.ledger().entry(service).is_some_and(|entry| entry.run.is_some());
+        let shown = self.drift.entry(service.clone()).or_default();
+        if is_running && shown.iter().all(|drift| drift.code != LOG_TRUNCATED) {
+            let message = "it truncates its own log, and lines are lost; let it append to its output, \
+                           which is rotated for it";
+            tracing::warn!(%service, code = LOG_TRUNCATED, "{message}");
+            shown.push(Drift { code: LOG_TRUNCATED.to_owned(), message: message.to_owned() });
+        } else if shown.is_empty() {
+            self.drift.remove(service);
+        }
     }
 
     pub(super) fn clear_run(&mut self, service: &ServiceId) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::Reconciler;
 use super::status::StepReport;
 use crate::host::{Dirty, Event, Host};
-use crate::identity::ServiceId;
 use crate::plan::{Action, Plan, Presence, plan};
 use crate::state::Reason;
 use crate::time::{Clock, Stamp};
@@ -94,6 +93,7 @@ impl<H: Host> Reconciler<H> {
         let now = self.host.now();
         self.acted = steps.iter().any(|step| step.outcome.is_some()) || !plan.notes.is_empty();
         self.refresh_observed();
+        tracing::debug!(steps = steps.len(), "pass");
         self.last_pass = Some((now, steps.len()));
         self.last_plan = plan;
         self.answer_waiting(steps);
@@ -140,13 +140,6 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
-    fn rotate_logs(&mut self) {
-        let logs = &self.settings.config.logs;
-        let running = self.observed.services.iter().filter(|(_, live)| live.entry.run.is_some());
-        let services: Vec<ServiceId> = running.map(|(service, _)| service.clone()).collect();
-        self.host.rotate_logs(&services, logs.max_size(), logs.keep());
-    }
-
     /// Says whether everything is to be looked at, and if so begins with the manifests.
     fn full_pass_is_due(&mut self) -> bool {
         let now = self.host.now();
@@ -167,7 +160,8 @@ impl<H: Host> Reconciler<H> {
         self.observe_everything();
         self.refresh_observed();
         self.compare_executables();
-        self.rotate_logs();
+        let logs = &self.settings.config.logs;
+        self.host.tend_logs(logs.max_size(), logs.keep());
         // A ledger that could not be written gets another chance; `unwritable` keeps the reason.
         let _ = self.memory.flush(&mut self.host);
     }

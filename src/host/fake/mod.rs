@@ -258,7 +258,7 @@ impl Host for FakeHost {
     }
 
     /// Logs of the model never grow.
-    fn rotate_logs(&mut self, _services: &[ServiceId], _max_size: u64, _keep: u32) {}
+    fn tend_logs(&mut self, _max_size: u64, _keep: u32) {}
 
     fn purge_logs(&mut self, services: &[ServiceId]) {
         self.call(|world| {

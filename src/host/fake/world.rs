@@ -314,6 +314,7 @@ fn end_told_by(event: &Event) -> Option<&Nonce> {
         | Event::Unkillable { .. }
         | Event::Probed { .. }
         | Event::JobDone { .. }
+        | Event::LogTruncated { .. }
         | Event::KeeperLost => None,
     }
 }

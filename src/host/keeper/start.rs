@@ -126,7 +126,7 @@ fn prepare(dir: &Path, ready: &File) -> io::Result<Parts> {
     let _ = rustix::process::setpriority_process(None, 0);
     let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &every_cpu());
     lift_limits();
-    std::fs::create_dir_all(dir.join("logs"))?;
+    std::fs::create_dir_all(StateLayout { dir: dir.to_owned() }.logs())?;
     Ok(Parts {
         here: Here::read()?,
         nofile: raise_nofile()?,

@@ -271,7 +271,8 @@ impl KeeperLink {
             | Event::Exited { .. }
             | Event::Unkillable { .. }
             | Event::Probed { .. }
-            | Event::JobDone { .. } => {}
+            | Event::JobDone { .. }
+            | Event::LogTruncated { .. } => {}
         }
     }
 

@@ -117,7 +117,7 @@ impl Host for Looking {
         unreachable!("a preview probes nothing")
     }
 
-    fn rotate_logs(&mut self, _services: &[ServiceId], _max_size: u64, _keep: u32) {}
+    fn tend_logs(&mut self, _max_size: u64, _keep: u32) {}
 
     fn purge_logs(&mut self, _services: &[ServiceId]) {
         unreachable!("a preview deletes nothing")

@@ -9,7 +9,7 @@ mod intents;
 mod link;
 mod looker;
 mod looking;
-mod rotations;
+mod tending;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -23,7 +23,7 @@ use intents::OpenIntents;
 use link::KeeperLink;
 use looker::{Looker, observed};
 pub use looking::Looking;
-use rotations::Rotations;
+use tending::{Rules, Tender};
 
 use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
@@ -75,7 +75,7 @@ pub struct LinuxHost {
     results: mpsc::UnboundedReceiver<Event>,
     to_results: mpsc::UnboundedSender<Event>,
     intents: OpenIntents,
-    rotations: Rotations,
+    tender: Tender,
 }
 
 impl LinuxHost {
@@ -99,7 +99,7 @@ impl LinuxHost {
             results,
             to_results,
             intents,
-            rotations: Rotations::default(),
+            tender: Tender::default(),
         })
     }
 
@@ -287,12 +287,10 @@ impl Host for LinuxHost {
         });
     }
 
-    fn rotate_logs(&mut self, services: &[ServiceId], max_size: u64, keep: u32) {
+    fn tend_logs(&mut self, max_size: u64, keep: u32) {
         let Some(keep) = NonZeroU32::new(keep) else { return };
-        for service in services {
-            let log = self.state_dir.layout().log(service);
-            self.rotations.begin_if_needed(log, max_size, keep);
-        }
+        let logs = self.state_dir.layout().logs();
+        self.tender.tend(&logs, Rules { max_size, keep }, &self.to_results);
     }
 
     fn purge_logs(&mut self, services: &[ServiceId]) {
