@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,8 @@ pub struct Report {
 
 impl Soak {
     pub fn run(self, binary: &Path) -> Report {
-        eprintln!("seed {}", self.seed);
+        // Not by the macro, whose output a test runner keeps to itself.
+        let _ = writeln!(io::stderr(), "seed {}", self.seed);
         let mut driver = Driver::new(World::new(binary, self.setting), self.seed);
         let mut random = fastrand::Rng::with_seed(self.seed.wrapping_add(1));
         let end = Instant::now() + self.length;
