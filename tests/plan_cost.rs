@@ -74,7 +74,8 @@ fn converged() -> (Desired, Observed) {
             end: None,
         };
         let entry = Entry { run: Some(run), ..Entry::default() };
-        let service = Service { entry, seen: Seen::Alive, attached: true, ..Service::default() };
+        let service =
+            Service { entry: entry.into(), seen: Seen::Alive, attached: true, ..Service::default() };
         desired.services.insert(id(&name), want);
         observed.services.insert(id(&name), service);
     }

@@ -192,7 +192,8 @@ fn running(n: usize, fingerprint: &str, accepted: &Arc<Accepted>, root: &RootKey
             run: Some(run),
             activation: Some(now.clone()),
             ..Entry::default()
-        },
+        }
+        .into(),
         seen: Seen::Alive,
         flight: Flight::None,
         health: Health { ready_since: Some(now.clone()), last_probe: Some(now.clone()), ..Health::default() },

@@ -119,7 +119,8 @@ pub struct Observed {
 /// One service as it is.
 #[derive(Debug, Clone, Default)]
 pub struct Service {
-    pub entry: Entry,
+    /// The ledger's own.
+    pub entry: Arc<Entry>,
     pub seen: Seen,
     pub flight: Flight,
     pub health: Health,

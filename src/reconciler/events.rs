@@ -3,6 +3,8 @@
 //! Events are hints that arrive early; `observe_everything` finds out the same from the machine, so a lost
 //! one costs time and never correctness.
 
+use std::sync::Arc;
+
 use super::Reconciler;
 use super::status::Drift;
 use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, Sighting, probe};
@@ -63,9 +65,9 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn refresh_observed(&mut self) {
         let changed = self.memory.take_changed();
         for service in &changed {
-            match self.memory.ledger().entry(service) {
+            match self.memory.ledger().services.get(service) {
                 Some(entry) => {
-                    self.observed.services.entry(service.clone()).or_default().entry = entry.clone();
+                    self.observed.services.entry(service.clone()).or_default().entry = Arc::clone(entry);
                 }
                 None => {
                     self.observed.services.remove(service);

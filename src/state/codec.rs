@@ -13,6 +13,8 @@
 //! An older binary meets lines of a newer one as [`Decoded::unknown`] and keeps them word for word; a newer
 //! *format* it must not write to at all. Called by `host::ledger_file`, which reads and writes the file; pure.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::line::{seal, unseal};
@@ -192,7 +194,7 @@ fn parse(json: &str) -> serde_json::Result<Record> {
     #[derive(Deserialize)]
     struct WholeEntry {
         service: ServiceId,
-        entry: Box<Entry>,
+        entry: Arc<Entry>,
     }
     if json.starts_with("{\"record\":\"entry\",") {
         let WholeEntry { service, entry } = serde_json::from_str(json)?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,8 @@ pub struct FileKey {
 pub struct Ledger {
     pub roots: BTreeMap<RootKey, RootEntry>,
     pub files: BTreeMap<FileKey, FileEntry>,
-    pub services: BTreeMap<ServiceId, Entry>,
+    /// Each shared with whoever plans with it: a change makes a new one only while somebody still looks at the old.
+    pub services: BTreeMap<ServiceId, Arc<Entry>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +58,7 @@ impl Ledger {
     }
 
     pub fn entry(&self, service: &ServiceId) -> Option<&Entry> {
-        self.services.get(service)
+        self.services.get(service).map(Arc::as_ref)
     }
 
     /// Folds one record in.
@@ -99,7 +101,7 @@ impl Ledger {
             Record::GuardLatched { service, why } => self.known(service).guard = Some(why.clone()),
             Record::GuardReleased { service } => self.alter(service, |entry| entry.guard = None),
             Record::Entry { service, entry } => {
-                self.services.insert(service.clone(), Entry::clone(entry));
+                self.services.insert(service.clone(), Arc::clone(entry));
             }
         }
     }
@@ -124,10 +126,10 @@ impl Ledger {
             .into_iter()
             .filter(|service| !self.services.contains_key(service))
             .map(|service| Record::Forgotten { service: service.clone() });
-        let entries = self.services.iter().map(|(service, entry)| Record::Entry {
-            service: service.clone(),
-            entry: Box::new(entry.clone()),
-        });
+        let entries = self
+            .services
+            .iter()
+            .map(|(service, entry)| Record::Entry { service: service.clone(), entry: Arc::clone(entry) });
         roots.chain(files).chain(forgotten).chain(entries).collect()
     }
 
@@ -146,23 +148,25 @@ impl Ledger {
     /// operator and counted stays.
     pub fn disown(&mut self) {
         for entry in self.services.values_mut() {
+            let entry = Arc::make_mut(entry);
             entry.run = None;
             entry.deactivate();
         }
     }
 
     fn known(&mut self, service: &ServiceId) -> &mut Entry {
-        self.services.entry(service.clone()).or_default()
+        Arc::make_mut(self.services.entry(service.clone()).or_default())
     }
 
     fn alter(&mut self, service: &ServiceId, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.services.get_mut(service) {
-            change(entry);
+            change(Arc::make_mut(entry));
         }
     }
 
     fn alter_run(&mut self, service: &ServiceId, nonce: &Nonce, change: impl FnOnce(&mut Run)) {
-        if let Some(run) = self.services.get_mut(service).and_then(|entry| entry.run_of(nonce)) {
+        let entry = self.services.get_mut(service).map(Arc::make_mut);
+        if let Some(run) = entry.and_then(|entry| entry.run_of(nonce)) {
             change(run);
         }
     }
@@ -183,6 +187,8 @@ impl Ledger {
     /// Looks at every service: the record that said which ones the file declares may be lost.
     fn forget_file(&mut self, file: &FileKey) {
         self.files.remove(file);
-        self.services.values_mut().for_each(|entry| entry.undeclare(file));
+        for entry in self.services.values_mut().filter(|entry| entry.file.as_ref() == Some(file)) {
+            Arc::make_mut(entry).undeclare(file);
+        }
     }
 }

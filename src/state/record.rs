@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +113,7 @@ pub enum Record {
     /// All that is remembered of a service; replaces what was. Written by compaction.
     Entry {
         service: ServiceId,
-        entry: Box<Entry>,
+        entry: Arc<Entry>,
     },
 }
 

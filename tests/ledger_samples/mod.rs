@@ -179,7 +179,7 @@ pub fn history() -> Vec<Record> {
         Record::FileForgotten { file: odd_path },
         Record::Forgotten { service: service("odd") },
         request("web", Request::Restart, 60),
-        Record::Entry { service: service("kept"), entry: Box::default() },
+        Record::Entry { service: service("kept"), entry: std::sync::Arc::default() },
     ]
 }
 

@@ -530,7 +530,7 @@ impl Model {
                 changed: differs.then(|| "command".to_owned()).into_iter().collect(),
                 live_changed: machine.live_changed.then(|| "stop.grace".to_owned()).into_iter().collect(),
                 parked_changed: false,
-                entry,
+                entry: entry.into(),
             };
             (id.clone(), service)
         });

@@ -278,7 +278,7 @@ pub fn services() -> BoxedStrategy<Service> {
     )
         .prop_map(|(entry, seen, flight, health, attached, running, (changed, live_changed, parked))| {
             Service {
-                entry,
+                entry: entry.into(),
                 seen,
                 flight,
                 health,

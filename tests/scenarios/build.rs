@@ -175,7 +175,7 @@ impl ServiceCase {
             Some(SeenCase::Unverifiable(why)) => Seen::Unverifiable(why.get()),
         };
         Service {
-            entry: self.entry(id),
+            entry: self.entry(id).into(),
             seen,
             flight: self.flight.get(),
             health: Health {
