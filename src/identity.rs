@@ -4,10 +4,13 @@
 //! name and a pid that must not be signalled cannot be expressed further in.
 //! Sources: proc(5) for field 22 of `/proc/PID/stat`, pid_namespaces(7).
 
+use std::cell::RefCell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The project a service belongs to when its manifest names none.
 pub const DEFAULT_PROJECT: &str = "default";
@@ -121,8 +124,7 @@ impl Serialize for ServiceId {
 
 impl<'de> Deserialize<'de> for ServiceId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(D::Error::custom)
+        with_str(deserializer, Self::parse)
     }
 }
 
@@ -156,17 +158,33 @@ impl<'de> Deserialize<'de> for Pid {
 }
 
 /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`): new with every boot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct BootId(Arc<str>);
 
 impl BootId {
     pub fn new(text: &str) -> Self {
-        Self(text.trim().into())
+        thread_local! {
+            /// Every stamp and every process names its boot, nearly always the one that was named before.
+            static NEWEST: RefCell<BootId> = RefCell::new(BootId("".into()));
+        }
+        let text = text.trim();
+        NEWEST.with_borrow_mut(|newest| {
+            if *newest.0 != *text {
+                *newest = Self(text.into());
+            }
+            newest.clone()
+        })
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for BootId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        with_str(deserializer, |text| Ok::<_, NameError>(Self::new(text)))
     }
 }
 
@@ -185,42 +203,47 @@ pub struct ProcessIdentity {
 }
 
 /// Sixteen hexadecimal digits that name one spawn; drawn fresh by the host for each.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Nonce(Arc<str>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nonce([u8; 16]);
 
 impl Nonce {
     pub fn from_u64(value: u64) -> Self {
-        Self(format!("{value:016x}").into())
+        let digit = |place: usize| b"0123456789abcdef"[(value >> (60 - 4 * place)) as usize & 0xf];
+        Self(std::array::from_fn(digit))
     }
 
     /// `None` unless `text` is sixteen lower-case hexadecimal digits: a nonce becomes a file name.
     pub fn parse(text: &str) -> Option<Self> {
-        let good = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        good.then(|| Self(text.into()))
+        let digits: [u8; 16] = text.as_bytes().try_into().ok()?;
+        digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(digits))
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).expect("made of digits alone")
     }
 }
 
 impl fmt::Debug for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Display for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Nonce {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
 impl<'de> Deserialize<'de> for Nonce {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a nonce")))
+        with_str(deserializer, |text| Self::parse(text).ok_or_else(|| format!("`{text}` is not a nonce")))
     }
 }
 
@@ -264,6 +287,26 @@ impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Makes a value of a text that is not kept.
+fn with_str<'de, D: Deserializer<'de>, T, E: fmt::Display>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, D::Error> {
+    struct Text<F, T>(F, PhantomData<T>);
+    impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for Text<F, T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<X: serde::de::Error>(self, text: &str) -> Result<T, X> {
+            (self.0)(text).map_err(X::custom)
+        }
+    }
+    deserializer.deserialize_str(Text(parse, PhantomData))
 }
 
 #[cfg(test)]
