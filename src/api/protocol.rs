@@ -50,6 +50,7 @@ pub struct Envelope {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ResponseFields")]
 pub struct Response {
     /// `None` if the request could not be read so far.
     pub id: Option<u64>,
@@ -57,7 +58,28 @@ pub struct Response {
     pub body: Body,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Read by itself: what serde flattens it first keeps as a tree of values, and a status may be megabytes.
+#[derive(Deserialize)]
+struct ResponseFields {
+    id: Option<u64>,
+    answer: Option<Answer>,
+    error: Option<ProtocolError>,
+}
+
+impl TryFrom<ResponseFields> for Response {
+    type Error = &'static str;
+
+    fn try_from(fields: ResponseFields) -> Result<Self, Self::Error> {
+        let body = match (fields.answer, fields.error) {
+            (Some(answer), None) => Body::Answer(answer),
+            (None, Some(error)) => Body::Error(error),
+            (None, None) | (Some(_), Some(_)) => return Err("a response is an answer or an error"),
+        };
+        Ok(Self { id: fields.id, body })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Body {
     Answer(Answer),

@@ -3,9 +3,12 @@
 //! The same values whether they come over the control socket to a running watcher, or from the command
 //! itself that becomes the reconciler for a moment.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::status::{PassReport, Status};
 use crate::identity::Pid;
@@ -77,7 +80,7 @@ pub enum WaitFor {
 }
 
 /// The answer to a [`Command`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
     Status(Box<Status>),
@@ -85,6 +88,44 @@ pub enum Answer {
     Report(Box<PassReport>),
     /// Nothing was done.
     Refused(Refusal),
+}
+
+/// The tag of an [`Answer`].
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Status,
+    Report,
+    Refused,
+}
+
+/// By hand: what serde derives for a tag that may stand anywhere first keeps all of the answer as a tree of
+/// values. Ours stands first.
+impl<'de> Deserialize<'de> for Answer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Answer;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an answer")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Answer, M::Error> {
+                if map.next_key::<String>()?.as_deref() != Some("answer") {
+                    return Err(M::Error::custom("an answer begins with its kind"));
+                }
+                let kind = map.next_value()?;
+                let rest = MapAccessDeserializer::new(map);
+                match kind {
+                    Kind::Status => Deserialize::deserialize(rest).map(Answer::Status),
+                    Kind::Report => Deserialize::deserialize(rest).map(Answer::Report),
+                    Kind::Refused => Deserialize::deserialize(rest).map(Answer::Refused),
+                }
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
