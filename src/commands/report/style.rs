@@ -86,26 +86,36 @@ pub fn columns(rows: &[Vec<Cell>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(Cell::width).max();
     let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
-    let lines = rows.iter().map(|row| line(row, &widths));
-    lines.map(|line| format!("{line}\n")).collect()
+    let mut lines = String::new();
+    for row in rows {
+        let begin = lines.len();
+        write_line(row, &widths, &mut lines);
+        lines.truncate(begin + lines[begin..].trim_end().len());
+        lines.push('\n');
+    }
+    lines
 }
 
-fn line(row: &[Cell], widths: &[usize]) -> String {
-    let mut line = String::new();
+fn write_line(row: &[Cell], widths: &[usize], line: &mut String) {
     let last = row.iter().rposition(|cell| !cell.text.is_empty()).unwrap_or(0);
     let shown = row.iter().zip(widths).take(last + 1).filter(|(_, width)| **width > 0);
     for (index, (cell, width)) in shown.enumerate() {
         if index > 0 {
             line.push_str("  ");
         }
-        let padding = " ".repeat(width - cell.width());
-        let text = paint(cell.style, &cell.text);
-        match cell.align {
-            Align::Left => line.push_str(&format!("{text}{padding}")),
-            Align::Right => line.push_str(&format!("{padding}{text}")),
+        let padding = std::iter::repeat_n(' ', width - cell.width());
+        if cell.align == Align::Right {
+            line.extend(padding.clone());
+        }
+        if cell.style == PLAIN {
+            line.push_str(&cell.text);
+        } else {
+            line.push_str(&paint(cell.style, &cell.text));
+        }
+        if cell.align == Align::Left {
+            line.extend(padding);
         }
     }
-    line.trim_end().to_owned()
 }
 
 #[cfg(test)]
