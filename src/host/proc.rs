@@ -37,14 +37,15 @@ impl Stat {
         let pid = text.split_once(' ')?.0.parse().ok()?;
         // The name is in brackets and may itself hold brackets and spaces: what counts is the last one.
         let rest = text.rsplit_once(')')?.1.trim_start();
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let mut fields = rest.split_ascii_whitespace();
         Some(Self {
             pid,
-            state: *fields.first()?.as_bytes().first()?,
-            ppid: fields.get(1)?.parse().ok()?,
-            pgid: fields.get(2)?.parse().ok()?,
-            threads: fields.get(17)?.parse().ok()?,
-            start_ticks: fields.get(19)?.parse().ok()?,
+            state: *fields.next()?.as_bytes().first()?,
+            ppid: fields.next()?.parse().ok()?,
+            pgid: fields.next()?.parse().ok()?,
+            // From field 5 to field 20, and on to field 22.
+            threads: fields.nth(14)?.parse().ok()?,
+            start_ticks: fields.nth(1)?.parse().ok()?,
         })
     }
 
@@ -82,10 +83,7 @@ impl Pinned {
 
     /// `None` once the process is gone and reaped.
     pub fn stat(&self) -> io::Result<Option<Stat>> {
-        let Some(text) = self.read("stat")? else { return Ok(None) };
-        Stat::parse(&text).map(Some).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{}/stat is garbled", self.pid))
-        })
+        self.open_file("stat")?.map_or(Ok(None), |file| stat_of(file, self.pid))
     }
 
     /// Pids of the children of all its threads; empty once it is gone.
@@ -116,8 +114,12 @@ impl Pinned {
     }
 
     fn read(&self, name: &str) -> io::Result<Option<String>> {
+        self.open_file(name)?.map_or(Ok(None), read_all)
+    }
+
+    fn open_file(&self, name: &str) -> io::Result<Option<fs::File>> {
         match openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
-            Ok(file) => read_all(file.into()),
+            Ok(file) => Ok(Some(file.into())),
             Err(error) => none_if_gone(error.into()),
         }
     }
@@ -130,10 +132,10 @@ impl AsFd for Pinned {
 }
 
 fn read_all(mut file: fs::File) -> io::Result<Option<String>> {
-    // Files of /proc have no size, and a reader without a guess begins with 32 bytes.
+    // Files of /proc have no size: a reader without a guess begins with 32 bytes, and one of a file as such asks
+    // the kernel for it first.
     let mut bytes = Vec::with_capacity(1024);
-    match file.read_to_end(&mut bytes) {
-        // The name of a process is any bytes at all.
+    match file.by_ref().take(u64::MAX).read_to_end(&mut bytes) {
         Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) => none_if_gone(error),
     }
@@ -148,10 +150,28 @@ fn none_if_gone<T>(error: io::Error) -> io::Result<Option<T>> {
 
 /// The process with this pid at this moment; `None` where there is none.
 pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
-    match Pinned::open(pid)? {
-        Some(pinned) => pinned.stat(),
-        None => Ok(None),
-    }
+    open_stat(pid)?.map_or(Ok(None), |file| stat_of(file, pid))
+}
+
+/// Opened, it goes on naming that one process too.
+fn open_stat(pid: i32) -> io::Result<Option<fs::File>> {
+    fs::File::open(format!("/proc/{pid}/stat")).map_or_else(none_if_gone, |file| Ok(Some(file)))
+}
+
+/// More than a line of 52 numbers and a name can be.
+pub const STAT_BYTES: usize = 2048;
+
+/// Read at once: the kernel makes the line for each reading, and gives all of it.
+fn stat_of(mut file: fs::File, pid: i32) -> io::Result<Option<Stat>> {
+    let mut line = [0; STAT_BYTES];
+    let length = match file.read(&mut line) {
+        Ok(length) => length,
+        Err(error) => return none_if_gone(error),
+    };
+    // The name of a process is any bytes at all.
+    let text = String::from_utf8_lossy(&line[..length]);
+    let garbled = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is garbled"));
+    Stat::parse(&text).map(Some).ok_or_else(garbled)
 }
 
 /// True if `parent` has a child that lives, `dead` not counted: orphans come to a subreaper before whoever left them is
@@ -277,6 +297,18 @@ fn without_directory(pid: i32) -> Liveness {
     }
 }
 
+fn unreadable(process: &ProcessIdentity, error: &io::Error) -> Liveness {
+    Liveness::Unverifiable(format!("/proc/{} cannot be read: {error}", process.pid))
+}
+
+/// Whether what has the pid now is this process, alive.
+fn prove(process: &ProcessIdentity, stat: &Stat) -> Result<(), Liveness> {
+    if stat.start_ticks != process.start_ticks || stat.is_dead() {
+        return Err(Liveness::Dead);
+    }
+    Ok(())
+}
+
 impl Here {
     pub fn read() -> io::Result<Self> {
         use std::os::linux::fs::MetadataExt;
@@ -298,12 +330,30 @@ impl Here {
         })
     }
 
+    /// Proves it by one reading: whoever does more with the process than to know of it has to pin it.
     pub fn liveness(&self, process: &ProcessIdentity) -> Liveness {
-        self.pin(process).map_or_else(|liveness| liveness, |_| Liveness::Alive)
+        let looked = self.may_be_here(process).and_then(|()| {
+            let pid = process.pid.get();
+            let file = open_stat(pid).map_err(|error| unreadable(process, &error))?;
+            let file = file.ok_or_else(|| without_directory(pid))?;
+            let stat = stat_of(file, pid).map_err(|error| unreadable(process, &error))?;
+            prove(process, &stat.ok_or(Liveness::Dead)?)
+        });
+        looked.map_or_else(|liveness| liveness, |()| Liveness::Alive)
     }
 
     /// Pins a process and proves that it is this one, alive; otherwise says what it is.
     pub fn pin(&self, process: &ProcessIdentity) -> Result<Pinned, Liveness> {
+        self.may_be_here(process)?;
+        let pinned = Pinned::open(process.pid.get()).map_err(|error| unreadable(process, &error))?;
+        let pinned = pinned.ok_or_else(|| without_directory(process.pid.get()))?;
+        let stat = pinned.stat().map_err(|error| unreadable(process, &error))?.ok_or(Liveness::Dead)?;
+        prove(process, &stat)?;
+        Ok(pinned)
+    }
+
+    /// What boot and pid namespace alone tell of a process.
+    fn may_be_here(&self, process: &ProcessIdentity) -> Result<(), Liveness> {
         if process.boot != self.boot {
             return Err(Liveness::OtherBoot);
         }
@@ -313,16 +363,7 @@ impl Here {
                 process.pid, process.pid_ns, self.pid_ns
             )));
         }
-        let unreadable = |error: io::Error| {
-            Liveness::Unverifiable(format!("/proc/{} cannot be read: {error}", process.pid))
-        };
-        let pinned = Pinned::open(process.pid.get()).map_err(unreadable)?;
-        let pinned = pinned.ok_or_else(|| without_directory(process.pid.get()))?;
-        let stat = pinned.stat().map_err(unreadable)?.ok_or(Liveness::Dead)?;
-        if stat.start_ticks != process.start_ticks || stat.is_dead() {
-            return Err(Liveness::Dead);
-        }
-        Ok(pinned)
+        Ok(())
     }
 
     /// All clocks at this moment.

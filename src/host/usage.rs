@@ -9,6 +9,7 @@ use std::io::Read;
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::proc::STAT_BYTES;
 use crate::identity::Pid;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,9 +23,6 @@ pub struct Usage {
 /// Units of the times in `/proc/PID/stat` a second (`USER_HZ`): 100 on every architecture that Rust's
 /// standard library is built for, whatever the kernel's own HZ is.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// More than 52 numbers and a name can be.
-const STAT_BYTES: usize = 2048;
 
 /// Measures processes as of one moment.
 #[derive(Debug, Clone, Copy)]
@@ -52,13 +50,16 @@ impl Meter {
     fn of_stat(&self, stat: &[u8]) -> Option<Usage> {
         // The command name may hold anything; the numbers begin after the last bracket, with field 3.
         let name_ends = stat.iter().rposition(|byte| *byte == b')')?;
-        let fields: Vec<&str> =
-            std::str::from_utf8(&stat[name_ends + 1..]).ok()?.split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let busy_s = (field(14)? + field(15)?) as f64 / TICKS_PER_SECOND;
-        let lived_s = self.uptime_s - field(22)? as f64 / TICKS_PER_SECOND;
+        let mut fields = std::str::from_utf8(&stat[name_ends + 1..]).ok()?.split_ascii_whitespace().zip(3..);
+        let mut field = |number: usize| {
+            fields.find(|(_, found)| *found == number).and_then(|(text, _)| text.parse::<u64>().ok())
+        };
+        // In the order of the line.
+        let (user, system, started, resident) = (field(14)?, field(15)?, field(22)?, field(24)?);
+        let busy_s = (user + system) as f64 / TICKS_PER_SECOND;
+        let lived_s = self.uptime_s - started as f64 / TICKS_PER_SECOND;
         let cpu_percent = if lived_s > 0.0 { 100.0 * busy_s / lived_s } else { 0.0 };
-        Some(Usage { cpu_percent, memory_bytes: field(24)? * self.page_bytes })
+        Some(Usage { cpu_percent, memory_bytes: resident * self.page_bytes })
     }
 }
 
