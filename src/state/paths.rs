@@ -4,35 +4,48 @@
 //! cannot be written is a service that cannot be started. For `#[serde(with = "crate::state::paths")]`; pure.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// What is not UTF-8.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Form {
-    Text(String),
-    Raw { bytes: String },
+struct Raw {
+    bytes: String,
 }
 
 pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     match path.to_str() {
         Some(text) => serializer.serialize_str(text),
-        None => Form::Raw { bytes: hex(path.as_os_str().as_bytes()) }.serialize(serializer),
+        None => Raw { bytes: hex(path.as_os_str().as_bytes()) }.serialize(serializer),
     }
 }
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    match Form::deserialize(deserializer)? {
-        Form::Text(text) => Ok(text.into()),
-        Form::Raw { bytes } => {
+    struct Form;
+    impl<'de> Visitor<'de> for Form {
+        type Value = PathBuf;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a path, as text or as its bytes")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<PathBuf, E> {
+            Ok(text.into())
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<PathBuf, M::Error> {
+            let Raw { bytes } = Raw::deserialize(MapAccessDeserializer::new(map))?;
             let bytes =
-                unhex(&bytes).ok_or_else(|| D::Error::custom(format!("`{bytes}` is not hexadecimal")))?;
+                unhex(&bytes).ok_or_else(|| M::Error::custom(format!("`{bytes}` is not hexadecimal")))?;
             Ok(OsString::from_vec(bytes).into())
         }
     }
+    deserializer.deserialize_any(Form)
 }
 
 fn hex(bytes: &[u8]) -> String {
