@@ -94,6 +94,10 @@ impl ServiceId {
 
 impl Ord for ServiceId {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        if self.slash == other.slash {
+            // Nearly always: then one comparison of both parts is the same.
+            return self.key.cmp(&other.key);
+        }
         (self.project(), self.name()).cmp(&(other.project(), other.name()))
     }
 }
