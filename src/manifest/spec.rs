@@ -5,6 +5,7 @@
 //! another PATH never looks like a change; `render` fills them in when a process is started or probed.
 //! Made by `check` alone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub struct Spec {
     /// Values as written, with their templates.
     pub env: BTreeMap<String, String>,
     /// Names, or a prefix followed by `*`; only the names are part of the spec, never the values.
-    pub inherit_env: Vec<String>,
+    pub inherit_env: Vec<Cow<'static, str>>,
     pub stdin: Stdin,
     /// `None`: the user that runs the reconciler.
     pub user: Option<String>,
@@ -54,7 +55,7 @@ impl Spec {
             command,
             cwd: ".".to_owned(),
             env: BTreeMap::new(),
-            inherit_env: INHERITED.map(str::to_owned).to_vec(),
+            inherit_env: INHERITED.map(Cow::Borrowed).to_vec(),
             stdin: Stdin::Null,
             user: None,
             umask: 0o022,

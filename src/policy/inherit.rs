@@ -17,10 +17,10 @@ impl Policy {
     /// and empty elements, which would be whatever the working directory holds.
     pub fn inherited(
         &self,
-        patterns: &[String],
+        patterns: &[impl AsRef<str>],
         ours: &BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
-        let is_asked_for = |name: &str| patterns.iter().any(|pattern| names(pattern, name));
+        let is_asked_for = |name: &str| patterns.iter().any(|pattern| names(pattern.as_ref(), name));
         let named = ours.iter().filter(|(name, _)| is_asked_for(name));
         let mut passed: BTreeMap<_, _> = named.map(|(name, value)| (name.clone(), value.clone())).collect();
         let inherited = passed.remove("PATH");

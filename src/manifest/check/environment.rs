@@ -1,5 +1,6 @@
 //! `env`, `inherit_env`, `labels` and `attrs`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -47,7 +48,7 @@ fn is_variable_name(name: &str) -> bool {
 }
 
 /// `inherit_env` as written.
-pub(super) fn read_inherited(section: &mut Section<'_, '_, '_>) -> Option<Vec<String>> {
+pub(super) fn read_inherited(section: &mut Section<'_, '_, '_>) -> Option<Vec<Cow<'static, str>>> {
     let patterns = section.texts("inherit_env")?;
     for pattern in &patterns {
         let prefix = pattern.text.strip_suffix('*').unwrap_or(pattern.text);
@@ -58,7 +59,7 @@ pub(super) fn read_inherited(section: &mut Section<'_, '_, '_>) -> Option<Vec<St
             report.help("write a name like \"PATH\", a prefix and a star like \"LC_*\", or \"*\" for all");
         }
     }
-    Some(patterns.iter().map(|pattern| pattern.text.to_owned()).collect())
+    Some(patterns.iter().map(|pattern| pattern.text.to_owned().into()).collect())
 }
 
 pub(super) fn read_labels(section: &mut Section<'_, '_, '_>) -> BTreeMap<String, String> {
