@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::fields::{Class, Field, fields, with_defaults};
+use super::fields::{Class, Field, fields, with_defaults_beside};
 use super::spec::Spec;
 
 /// `v1:` and the blake3 digest of the fields of class restart.
@@ -35,7 +35,7 @@ pub fn changed_fields(old: &Spec, new: &Spec) -> Vec<(&'static str, Class)> {
 
 fn hash(spec: &Spec, included: impl Fn(&Field) -> bool) -> blake3::Hash {
     // By path, so that the order of the table does not count.
-    let canonical: BTreeMap<&str, Value> = with_defaults()
+    let canonical: BTreeMap<&str, Value> = with_defaults_beside(spec)
         .filter(|(field, _)| included(field))
         .map(|(field, default)| (field, default, (field.value)(spec)))
         .filter(|(_, default, value)| !value.is_null() && value != *default)

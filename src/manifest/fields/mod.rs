@@ -66,6 +66,9 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) doc: &'static str,
     pub(super) fields: &'static [Field],
+    /// True if a spec, beside the baseline, is known to give nothing but defaults in it, without working out the
+    /// value of each field.
+    pub(super) is_default: fn(&Spec, &Spec) -> bool,
 }
 
 impl Table {
@@ -88,11 +91,26 @@ pub(super) fn table(name: &str) -> &'static Table {
 
 /// Every field with its value in a service that gives nothing but what it must.
 pub(super) fn with_defaults() -> impl Iterator<Item = (&'static Field, &'static Value)> {
-    static DEFAULTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    defaults().1.iter().flat_map(|(table, values)| table.fields.iter().zip(values))
+}
+
+/// As [`with_defaults`], without the tables in which the service has nothing but defaults.
+pub(super) fn with_defaults_beside(spec: &Spec) -> impl Iterator<Item = (&'static Field, &'static Value)> {
+    let (baseline, tables) = defaults();
+    let given = tables.iter().filter(|(table, _)| !(table.is_default)(spec, baseline));
+    given.flat_map(|(table, values)| table.fields.iter().zip(values))
+}
+
+type Defaults = Vec<(&'static Table, Vec<Value>)>;
+
+fn defaults() -> &'static (Spec, Defaults) {
+    static DEFAULTS: LazyLock<(Spec, Defaults)> = LazyLock::new(|| {
         let baseline = Spec::baseline();
-        fields().map(|field| (field.value)(&baseline)).collect()
+        let values = |table: &Table| table.fields.iter().map(|field| (field.value)(&baseline)).collect();
+        let tables = TABLES.iter().map(|table| (*table, values(table))).collect();
+        (baseline, tables)
     });
-    fields().zip(DEFAULTS.iter())
+    &DEFAULTS
 }
 
 /// Every field, those of the service itself first.
@@ -134,8 +152,10 @@ fn in_check(spec: &Spec, value: impl Fn(&HealthCheck) -> Value) -> Value {
 
 /// A list whose order and repetitions mean nothing.
 fn set<T: Into<Value> + Ord + Clone>(items: &[T]) -> Value {
-    let distinct: std::collections::BTreeSet<T> = items.iter().cloned().collect();
-    distinct.into_iter().map(Into::into).collect::<Vec<Value>>().into()
+    let mut distinct: Vec<&T> = items.iter().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    distinct.into_iter().cloned().map(Into::into).collect::<Vec<Value>>().into()
 }
 
 #[cfg(test)]

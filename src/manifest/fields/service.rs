@@ -13,6 +13,7 @@ const LINE: Kind = Kind::Text { lines: false, pattern: None };
 pub(super) static SERVICE: Table = Table {
     name: "",
     doc: "One service: a process that is kept running.",
+    is_default: |_, _| false,
     fields: &[
         Field {
             path: "project",

@@ -25,6 +25,7 @@ const fn live(path: &'static str, kind: Kind, doc: &'static str, value: fn(&Spec
 pub(super) static HEALTH: Table = Table {
     name: "health",
     doc: "How to tell that it works. Short form: `health = \"/health\"`, a path on `url`.",
+    is_default: |spec, baseline| spec.health.is_none() || spec.health == baseline.health,
     fields: &[
         live(
             "health.type",
@@ -132,6 +133,7 @@ pub(super) static HEALTH: Table = Table {
 pub(super) static RESTART: Table = Table {
     name: "restart",
     doc: "What follows when it ends by itself.",
+    is_default: |spec, baseline| spec.restart == baseline.restart,
     fields: &[
         live(
             "restart.policy",
@@ -189,6 +191,7 @@ pub(super) static RESTART: Table = Table {
 pub(super) static STOP: Table = Table {
     name: "stop",
     doc: "How it is stopped.",
+    is_default: |spec, baseline| spec.stop == baseline.stop,
     fields: &[
         live("stop.signal", Kind::Signal, "The signal that asks it to end.", |spec| {
             spec.stop.signal.to_string().into()
@@ -234,6 +237,7 @@ pub(super) static LIMITS: Table = Table {
     name: "limits",
     doc: "Resource limits of each of its processes (setrlimit(2)), soft and hard alike. Without one: that of the \
           reconciler.",
+    is_default: |spec, baseline| spec.limits == baseline.limits,
     fields: &[
         limit("limits.nofile", Kind::Count, "Open files.", |spec| bound(spec.limits.nofile)),
         limit("limits.nproc", Kind::Count, "Processes and threads of the user.", |spec| {
