@@ -220,7 +220,9 @@ fn read_settled(mut file: File) -> Result<Reading, Errno> {
         }
         let now = now_ns();
         let mut bytes = Vec::with_capacity(before.st_size as usize + 1);
-        let mut limited = (&mut file).take(MAX_BYTES + 1);
+        // As much as there was, and not on to the end: what has come since shows in its size. But of what has
+        // no size, as some virtual files, a byte is enough to tell.
+        let mut limited = (&mut file).take((before.st_size as u64).clamp(1, MAX_BYTES + 1));
         limited.read_to_end(&mut bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         let after = rustix::fs::fstat(&file)?;
         let same = version(&before) == version(&after) && bytes.len() as i64 == after.st_size;
