@@ -36,14 +36,15 @@ fn ask_watcher(run: &Run<'_>, names: &[String]) -> Result<Option<Answer>, Failur
 fn look(run: &Run<'_>, names: &[String]) -> Result<Answer, Failure> {
     let seen = backend::observe(&run.options)?;
     let ids = |name: &str| ServiceId::parse(name).ok();
-    let services = seen.status.services.iter().map(|service| service.name.as_str());
-    let in_plan = seen.plan.steps.iter().map(|step| step.service.as_str());
+    let status = seen.status();
+    let mut plan = seen.plan();
+    let services = status.services.iter().map(|service| service.name.as_str());
+    let in_plan = plan.steps.iter().map(|step| step.service.as_str());
     let known = services.chain(in_plan).filter_map(ids).collect();
     let selected = match select(names, &known) {
         Ok(selected) => selected,
         Err(refusal) => return Ok(Answer::Refused(refusal)),
     };
-    let mut plan = seen.plan;
     plan.steps.retain(|step| ids(&step.service).is_none_or(|id| selected.contains(&id)));
     plan.changes = plan.steps.iter().any(|step| step.action.is_change());
     Ok(Answer::Report(Box::new(plan)))

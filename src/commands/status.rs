@@ -25,7 +25,7 @@ pub fn run(run: &Run<'_>, args: &StatusArgs) -> Result<Ended, Failure> {
 /// The published status of the watcher, else what can be seen without one; with CPU and memory.
 pub fn current(options: &Options) -> Result<Status, Failure> {
     let mut status = match backend::watcher(options)? {
-        None => backend::observe(options)?.status,
+        None => backend::observe(options)?.status(),
         Some(mut client) => match backend::ask(&mut client, Command::Status)? {
             Answer::Status(status) => *status,
             Answer::Report(_) | Answer::Refused(_) => return Err(act::unexpected("not a status")),

@@ -353,11 +353,18 @@ fn tell(report: &OpenReport) {
     }
 }
 
-/// What is seen without the lock and without a write.
+/// What is seen without the lock and without a write, and what a pass would make of it.
 #[derive(Debug)]
-pub struct Observation {
-    pub status: Status,
-    pub plan: PassReport,
+pub struct Observation(Reconciler<Looking>);
+
+impl Observation {
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    pub fn plan(&self) -> PassReport {
+        self.0.plan_report(|_| true)
+    }
 }
 
 /// Looks, and plans what a pass would do.
@@ -365,8 +372,8 @@ pub fn observe(options: &Options) -> Result<Observation, OpenError> {
     let place = Place::of(options);
     let state_dir = StateDir::find(&place.wanted(options))?;
     let mut reconciler = preview(options, &place, state_dir.as_ref())?;
-    let plan = reconciler.previewed();
-    Ok(Observation { status: reconciler.status(), plan })
+    reconciler.preview();
+    Ok(Observation(reconciler))
 }
 
 /// Checks these files, or all below the roots, under the policy in force. Needs no state.
