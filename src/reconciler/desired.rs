@@ -3,7 +3,7 @@
 //! Called when files or policy may have changed, not in every pass. Which texts are accepted is `accept`'s,
 //! what is wanted of each service `wants`'; this joins the two and publishes the problems of files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::Reconciler;
@@ -13,7 +13,7 @@ use crate::host::{Dirty, Host, RootScan};
 use crate::identity::{Digest, ServiceId};
 use crate::manifest::Problem;
 use crate::plan::{RootState, Want};
-use crate::state::RootKey;
+use crate::state::{FileKey, RootKey};
 use crate::time::{Clock, Stamp};
 
 /// A manifest file with its problems, for the status.
@@ -65,7 +65,7 @@ impl<H: Host> Reconciler<H> {
         self.retry_failed_spawns();
         self.publish_files(&keyed, &files);
         if *dirty == Dirty::Everything {
-            self.forget_texts();
+            self.forget_texts(&files);
             let all: Vec<ServiceId> = self.observed.services.keys().cloned().collect();
             return self.compare(all);
         }
@@ -146,19 +146,10 @@ impl<H: Host> Reconciler<H> {
         self.manifests.files = views;
     }
 
-    fn forget_texts(&mut self) {
-        let ledger = self.memory.ledger();
-        let mut digests: BTreeSet<_> = ledger.files.values().map(|file| file.digest.clone()).collect();
-        for entry in ledger.services.values() {
-            digests.extend(entry.run.iter().flat_map(|run| [run.digest.clone(), run.started_digest.clone()]));
-            digests.extend(entry.last.iter().map(|last| last.digest.clone()));
-        }
-        let known: BTreeSet<_> = self.manifests.files.iter().map(|file| file.path.clone()).collect();
-        let roots = &self.desired.roots;
-        self.library.retain(
-            |key| roots.get(&key.root).is_some_and(|root| known.contains(&root.path.join(&key.path))),
-            |digest| digests.contains(digest),
-        );
+    fn forget_texts(&mut self, files: &[FileStanding]) {
+        let named: HashSet<&Digest> = self.memory.ledger().texts().into_iter().collect();
+        let known: HashSet<&FileKey> = files.iter().map(|file| &file.key).collect();
+        self.library.retain(|key| known.contains(key), |digest| named.contains(digest));
     }
 }
 

@@ -335,10 +335,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     pub(super) fn service_mut(&mut self, service: &ServiceId) -> &mut plan::Service {
-        if !self.observed.services.contains_key(service) {
-            self.observed.services.insert(service.clone(), plan::Service::default());
-        }
-        self.observed.services.get_mut(service).expect("just inserted")
+        self.observed.services.entry(service.clone()).or_default()
     }
 
     pub(super) fn service_of(&self, nonce: &Nonce) -> Option<ServiceId> {
