@@ -75,7 +75,8 @@ impl Conn {
             }
         }
         if !self.wants_to_write() {
-            self.output.clear();
+            // Room and all: a thousand starts need it for a moment, and a keeper lives for months.
+            self.output = Vec::new();
             self.sent = 0;
         }
     }
