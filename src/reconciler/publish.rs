@@ -95,7 +95,7 @@ impl<H: Host> Reconciler<H> {
         let run = entry.run.as_ref();
         let started_at = run.and_then(|run| run.started_at.as_ref());
         let now = self.host.now();
-        let rendered = spec.map(|spec| self.render_shown(spec));
+        let url = spec.filter(|spec| spec.url.is_some()).and_then(|spec| self.render_shown(spec).url);
         let (phase, message) = self.shown_phase(view, entry);
         ServiceStatus {
             name: service.to_string(),
@@ -113,7 +113,7 @@ impl<H: Host> Reconciler<H> {
             failures: failures_now(entry, spec, &now),
             failures_max: spec.map(|spec| spec.restart.max_failures),
             ports: std::collections::BTreeMap::new(),
-            url: rendered.and_then(|rendered| rendered.url),
+            url,
             fingerprint: run
                 .map(|run| run.fingerprint.clone())
                 .or_else(|| want.and_then(|want| Some(want.accepted.as_ref()?.fingerprint.clone()))),
