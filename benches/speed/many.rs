@@ -71,10 +71,11 @@ fn idle(world: &World, containment: Containment, dose: Dose) -> Vec<Figure> {
     let mut figures = vec![
         figure(&format!("CPU time of {seconds} s idle"), idle.into()).aim(Aim::Below(tick.into())),
         figure("CPU time of a full pass", full_pass.into()),
-        figure("resident memory of reconciler and keeper", Value::Bytes(watcher.resident + keeper.resident))
-            .aim(bound),
-        with("  of it the reconciler, proportional", watcher),
-        with("  of it the keeper, proportional", keeper),
+        // What both cost together: pages of the program, which both have, count once.
+        with("memory of reconciler and keeper, proportional", watcher + keeper).aim(bound),
+        with("  of it the reconciler", watcher),
+        with("  of it the keeper", keeper),
+        figure("  resident, shared pages twice", Value::Bytes(watcher.resident + keeper.resident)),
     ];
     if containment == Containment::Holders {
         let share = holders.proportional / services as u64;
