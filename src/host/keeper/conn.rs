@@ -1,17 +1,14 @@
 //! A connection with its buffers: reads and writes what it can, and never waits for its other side.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::pipe::take_lines;
+use super::pipe::{drain, take_lines};
 use super::protocol::{MAX_LINE_BYTES, Message, encode};
 
 /// A client that reads so little that this much waits for it is taken for dead.
 const MAX_WAITING_BYTES: usize = 64 << 20;
-
-/// Read in one turn; the rest is there in the next.
-const READ_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
 pub struct Conn {
@@ -43,13 +40,7 @@ impl Conn {
 
     /// Reads what is there and returns the lines that are complete.
     pub fn read(&mut self) -> Vec<Vec<u8>> {
-        let mut chunk = vec![0; READ_BYTES];
-        match self.stream.read(&mut chunk) {
-            Ok(0) => self.dead = true,
-            Ok(read) => self.input.extend_from_slice(&chunk[..read]),
-            Err(error) if is_transient(&error) => {}
-            Err(_) => self.dead = true,
-        }
+        self.dead |= drain(&self.stream, &mut self.input);
         let lines = take_lines(&mut self.input);
         if self.input.len() > MAX_LINE_BYTES {
             self.dead = true;

@@ -75,7 +75,7 @@ impl Job {
     fn drain(&mut self) -> bool {
         let Some(output) = &mut self.output else { return false };
         let mut read = Vec::new();
-        let closed = drain(output, &mut read);
+        let closed = drain(&*output, &mut read);
         self.seen_bytes += read.len();
         read.truncate(KEPT_BYTES - self.kept.len());
         self.kept.extend_from_slice(&read);

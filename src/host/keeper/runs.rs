@@ -94,7 +94,7 @@ impl Keeper {
 
     /// What holders say on the pipe they share.
     pub(super) fn hear_reports(&mut self) {
-        drain(&mut self.reports.0, &mut self.heard);
+        drain(&self.reports.0, &mut self.heard);
         for line in take_lines(&mut self.heard) {
             let Ok(report) = serde_json::from_slice::<Report>(&line) else { continue };
             self.hear_birth(&report.nonce);

@@ -238,7 +238,8 @@ impl Keeper {
             Source::Emptiness(nonce) => self.settle(nonce),
             Source::Reports => self.hear_reports(),
             Source::Signals => {
-                while let Ok(Some(_)) = self.signals.read_signal() {}
+                // The one that is awaited is pending once at most; poll(2) would tell of another.
+                let _ = self.signals.read_signal();
                 self.reap();
             }
             Source::Conn(id) => self.hear_conn(*id),

@@ -205,7 +205,7 @@ impl Keeper {
     pub(super) fn hear_birth(&mut self, nonce: &Nonce) {
         let Some(cell) = self.cells.get_mut(nonce) else { return };
         let Leader::Unborn { status, heard, .. } = &mut cell.leader else { return };
-        if drain(status, heard) {
+        if drain(&*status, heard) {
             self.settle_birth(nonce);
         }
     }
