@@ -321,9 +321,18 @@ impl Group {
 
     /// Removes it with the cgroups below it. `ErrorKind::ResourceBusy` while anything lives there.
     pub fn remove(&self) -> io::Result<()> {
+        match self.remove_alone() {
+            // It may have cgroups below it, which is rare: looked for only then.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            other => return other,
+        }
         for child in self.children()? {
             child.remove()?;
         }
+        self.remove_alone()
+    }
+
+    fn remove_alone(&self) -> io::Result<()> {
         match fs::remove_dir(&self.path) {
             Err(error) if is_gone(&error) => Ok(()),
             other => other,

@@ -176,20 +176,26 @@ impl Keeper {
 
     /// Nothing of it is left.
     fn finish(&mut self, nonce: &Nonce) {
-        if let Some(cell) = self.cells.get(nonce)
-            && let Hull::Group(group) = &cell.hull
-            && let Err(error) = group.remove()
-        {
-            // An empty directory; the next one of this name does not exist, so nothing will meet it.
-            log(&format!("{}: {error}", group.path().display()));
-        }
         let Some(cell) = self.cells.remove(nonce) else { return };
+        if let Hull::Group(group) = cell.hull {
+            self.emptied.push(group);
+        }
         match cell.job {
             Some(job) => self.report_job(nonce, job),
             None if matches!(cell.leader, Leader::Ended { executed: true, .. }) => {
                 self.tell(&Message::Gone { nonce: nonce.clone() });
             }
             None => {}
+        }
+    }
+
+    /// Takes away the cgroups of what is over, once that has been told: nobody waits for it.
+    pub(super) fn remove_emptied(&mut self) {
+        for group in self.emptied.drain(..) {
+            if let Err(error) = group.remove() {
+                // An empty directory; the next one of this name does not exist, so nothing will meet it.
+                log(&format!("{}: {error}", group.path().display()));
+            }
         }
     }
 

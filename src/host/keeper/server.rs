@@ -24,7 +24,7 @@ use super::journal::{self, ExitEntry};
 use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use super::start::listen;
-use crate::host::cgroup::{Ground, enter};
+use crate::host::cgroup::{Ground, Group, enter};
 use crate::host::proc::Here;
 use crate::host::{SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce};
@@ -73,6 +73,8 @@ pub struct Keeper {
     /// Children of ours that belong to a cell: leaders and holders.
     pub children: HashMap<i32, Nonce>,
     pub queue: VecDeque<Order>,
+    /// Cgroups of what is over, to be removed at the end of the turn.
+    pub emptied: Vec<Group>,
     /// Lines for the journal of exits that could not be written yet.
     pub owed: Vec<ExitEntry>,
     pub owed_again: Instant,
@@ -127,6 +129,7 @@ impl Keeper {
             cells: BTreeMap::new(),
             children: HashMap::new(),
             queue: VecDeque::new(),
+            emptied: Vec::new(),
             owed: Vec::new(),
             owed_again: now,
             reports,
@@ -154,6 +157,7 @@ impl Keeper {
             self.run_timers(now);
             self.start_queued();
             self.flush();
+            self.remove_emptied();
             if self.may_leave(now) && self.leave() {
                 return;
             }
