@@ -226,11 +226,11 @@ fn close_one_by_one(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Default disposition for every signal, and none blocked: nothing of this is to be inherited.
+/// Default disposition for every signal. What executes nothing hands its own on to each fork.
 ///
 /// By the system call itself: the C library refuses 32 and 33, which are its own and may be inherited as ignored.
 #[expect(unsafe_code, reason = "JUSTIFICATION: no wrapper sets signals 32 and 33")]
-pub fn reset_signals() {
+pub fn reset_dispositions() {
     /// The kernel's `struct sigaction` is at most this large; all zeroes is SIG_DFL without flags or mask.
     const DEFAULT: [u64; 8] = [0; 8];
     const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
@@ -239,6 +239,10 @@ pub fn reset_signals() {
         // SAFETY: the action is readable and large enough, the old one is not asked for. KILL and STOP give EINVAL.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), old, size_of::<u64>()) };
     }
+}
+
+/// No signal blocked.
+pub fn unblock_signals() {
     let none = nix::sys::signal::SigSet::empty();
     none.thread_set_mask().expect("an empty signal mask is always valid");
 }

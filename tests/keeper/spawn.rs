@@ -9,7 +9,7 @@ use reconcile::host::keeper::journal;
 use reconcile::host::{Event, Found, StdinKind, UserFacts};
 use reconcile::state::{ExitStatus, SpawnStage};
 
-use crate::world::{Kind, World, is_root, target};
+use crate::world::{EXE, Kind, World, is_root, target};
 
 async fn endings_are_exact(kind: Kind) {
     let mut world = World::new(kind).await;
@@ -93,6 +93,21 @@ async fn signals_and_session_of_a_program_are_its_own() {
     assert_eq!(world.log("web"), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
     let stat = reconcile::host::proc::stat(pid.get()).unwrap().unwrap();
     assert_eq!(stat.pgid, pid.get());
+    assert_eq!(dispositions_of_the_keeper(&world), [0, 0]);
+    world.client().upgrade(Path::new(EXE));
+    world.until(|event| *event == Event::KeeperLost).await;
+    world.disconnect().await;
+    world.connect().await;
+    assert_eq!(dispositions_of_the_keeper(&world), [0, 0], "after an upgrade");
+}
+
+/// What it ignores and what it catches: children get just that.
+fn dispositions_of_the_keeper(world: &World) -> [u64; 2] {
+    let status = fs::read_to_string(format!("/proc/{}/status", world.keeper().pid)).unwrap();
+    ["SigIgn:", "SigCgt:"].map(|name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    })
 }
 
 #[tokio::test]

@@ -137,9 +137,10 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     // First of all: whoever hangs below must not hold the keeper's lock, or its client's connection.
     sys::close_descriptors(3, &birth.descriptors())
         .map_err(at(SpawnStage::Exec, "close inherited descriptors"))?;
-    sys::reset_signals();
-    // A dead keeper's pipe and a limit on file sizes are errors of a write here, not our end.
+    // A dead keeper's pipe and a limit on file sizes are errors of a write here, not our end. All others are at
+    // their default, as a keeper has them.
     HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
+    sys::unblock_signals();
     if let Containment::Cgroup { path } = containment {
         enter(path, request)?;
     }

@@ -119,8 +119,9 @@ fn prepare(dir: &Path, ready: &File) -> io::Result<Parts> {
     let lock = take_lock(&layout.keeper_lock())?;
     sys::close_descriptors(3, &[ready.as_raw_fd(), lock.as_raw_fd()])?;
     redirect(&layout.keeper_log())?;
-    // Default for all; from here on the loop's mask keeps them out.
-    sys::reset_signals();
+    // Default for all, and so for life, and for children; from here on the loop's mask keeps signals out.
+    sys::reset_dispositions();
+    sys::unblock_signals();
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     // Best effort: a keeper started by a nice process should not make every service nice.
     let _ = rustix::process::setpriority_process(None, 0);

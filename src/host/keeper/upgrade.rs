@@ -23,6 +23,7 @@ use super::pipe::log;
 use super::server::{Keeper, Parts};
 use crate::host::cgroup::Group;
 use crate::host::proc::Here;
+use crate::host::sys;
 use crate::host::{Claim, StateLayout};
 use crate::identity::Nonce;
 use crate::state::{Containment, ExitStatus};
@@ -139,6 +140,8 @@ pub fn succeed(dir: &Path) -> io::Result<Option<Keeper>> {
     let fds: [RawFd; 5] = fds.try_into().map_err(|_| invalid())?;
     let [lock, listener, reports, reporting, knowledge] = fds.map(take);
     let (lock, listener, reports, reporting) = (lock?, listener?, reports?, reporting?);
+    // The standard library ignores SIGPIPE from the start. Signals stay blocked: some may be pending.
+    sys::reset_dispositions();
     let parts = Parts {
         layout: StateLayout { dir: dir.to_owned() },
         here: Here::read()?,
