@@ -113,10 +113,15 @@ fn try_out(base: &Path) -> io::Result<()> {
     // One of the same name is what a keeper left that was killed at this point.
     trial.remove()?;
     fs::create_dir(&trial.path)?;
-    let outcome = trial.fork().and_then(|fork| match fork {
+    let outcome = trial.fork().and_then(|(fork, joining)| match fork {
         Fork::Child => {
-            let inside = trial.pids().is_ok_and(|pids| pids.contains(&(std::process::id() as i32)));
-            sys::exit_now(if inside || enter(&trial.path).is_ok() { 0 } else { 1 })
+            let is_inside = match joining {
+                Joining::AtBirth => {
+                    trial.pids().is_ok_and(|pids| pids.contains(&(std::process::id() as i32)))
+                }
+                Joining::Later => enter(&trial.path).is_ok(),
+            };
+            sys::exit_now(if is_inside { 0 } else { 1 })
         }
         Fork::Parent(pid) => await_trial(pid),
     });
@@ -131,6 +136,15 @@ fn await_trial(pid: i32) -> io::Result<()> {
         WaitStatus::Exited(_, 0) => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::PermissionDenied, "a child may not be moved there")),
     }
+}
+
+/// How a child gets into its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joining {
+    /// It is born there.
+    AtBirth,
+    /// It moves there, which costs the kernel milliseconds: before Linux 5.7, or under a filter of system calls.
+    Later,
 }
 
 /// The cgroup of one run, or of one job below that.
@@ -184,21 +198,18 @@ impl Group {
         Self::create(self.path.join(name))
     }
 
-    /// Forks, the child born into this cgroup; where the kernel cannot, the child must [`Self::enter`] it.
-    pub fn fork(&self) -> io::Result<Fork> {
+    /// Forks, the child born into this cgroup; where the kernel cannot, the child has to [`enter`] it.
+    pub fn fork(&self) -> io::Result<(Fork, Joining)> {
         match sys::fork(Some(self.open()?.as_fd())) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => sys::fork(None),
-            other => other,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                Ok((sys::fork(None)?, Joining::Later))
+            }
+            fork => Ok((fork?, Joining::AtBirth)),
         }
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
         Ok(open(&self.path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
-    }
-
-    /// Moves the calling process here, if it is elsewhere: moving costs the kernel milliseconds.
-    pub fn enter_if_needed(&self) -> io::Result<()> {
-        if self.pids()?.contains(&(std::process::id() as i32)) { Ok(()) } else { enter(&self.path) }
     }
 
     /// The processes of this cgroup alone; zombies are not among them.

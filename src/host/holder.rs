@@ -38,17 +38,16 @@ pub struct Report {
 pub struct Holder<'a> {
     pub birth: Birth<'a>,
     /// The writing end of the shared pipe.
-    pub reports: File,
+    pub reports: &'a File,
+    /// The journal of exits.
+    pub exits: PathBuf,
     pub keeper: i32,
 }
 
 /// Starts the leader and holds what descends from it; the body of a process.
 pub fn run(holder: Holder<'_>) -> ! {
-    let _ = nix::unistd::setsid();
-    let _ = nix::sys::prctl::set_name(c"reconcile-hold");
-    // Waited for one at a time below; nothing else may interrupt or end us.
-    let blocked = SigSet::all().thread_set_mask();
-    let outcome = blocked.map_err(io::Error::from).and_then(|()| hold(holder));
+    // Every signal is blocked, as in the keeper: waited for one at a time below; nothing else may interrupt or end us.
+    let outcome = hold(holder);
     sys::exit_now(if outcome.is_ok() { 0 } else { 1 })
 }
 
@@ -65,10 +64,10 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
     let (failed, failing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
     holder.birth.failed = Some(failing.into());
     let here = holder.birth.here.clone();
-    let me = here.identity(std::process::id() as i32)?;
+    let me = here.own_identity()?;
     let mut held = Held {
         nonce: holder.birth.request.nonce.clone(),
-        exits: holder.birth.layout.exits(),
+        exits: holder.exits,
         reports: holder.reports,
         failed: failed.into(),
         keeper: holder.keeper,
@@ -78,23 +77,25 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
         stillborn: false,
         owed: None,
     };
-    held.leader = Some(start_leader(holder.birth, &me)?);
-    // Above all the status pipe, which must end when the leader executes.
+    let leader = start_leader(holder.birth, me)?;
+    // The leader is on its way and waits for nothing of this. Above all the status pipe, which must end when it executes.
     let keep = [held.reports.as_raw_fd(), held.failed.as_raw_fd()];
     sys::close_descriptors(3, &keep)?;
+    let _ = nix::unistd::setsid();
+    let _ = nix::sys::prctl::set_name(c"reconcile-hold");
+    held.leader = Some(held.here.identity(leader)?);
     let done = held.watch();
     // Its descriptors were closed behind its back; nothing of it may be dropped.
     std::mem::forget(held);
     done
 }
 
-fn start_leader(mut birth: Birth<'_>, me: &ProcessIdentity) -> io::Result<ProcessIdentity> {
+fn start_leader(mut birth: Birth<'_>, me: ProcessIdentity) -> io::Result<i32> {
     match sys::fork(None) {
-        Ok(Fork::Child) => child::run(birth, &Containment::Holder { process: me.clone() }),
+        Ok(Fork::Child) => child::run(birth, &Containment::Holder { process: me }),
         Ok(Fork::Parent(pid)) => {
-            let leader = birth.here.identity(pid);
             std::mem::forget(birth);
-            leader
+            Ok(pid)
         }
         Err(error) => {
             let failure = SpawnFailure {
@@ -108,10 +109,10 @@ fn start_leader(mut birth: Birth<'_>, me: &ProcessIdentity) -> io::Result<Proces
     }
 }
 
-struct Held {
+struct Held<'a> {
     nonce: Nonce,
     exits: PathBuf,
-    reports: File,
+    reports: &'a File,
     /// Holds a byte if the leader failed before it executed anything.
     failed: File,
     keeper: i32,
@@ -124,7 +125,7 @@ struct Held {
     owed: Option<ExitLine>,
 }
 
-impl Held {
+impl Held<'_> {
     /// Until there are no children.
     fn watch(&mut self) -> io::Result<()> {
         let mut awaited = SigSet::empty();

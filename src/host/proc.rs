@@ -5,6 +5,7 @@
 //! the keeper, the holders and `observe`. Sources: proc(5), pidfd_send_signal(2).
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -155,7 +156,18 @@ pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
 
 /// Opened, it goes on naming that one process too.
 fn open_stat(pid: i32) -> io::Result<Option<fs::File>> {
-    fs::File::open(format!("/proc/{pid}/stat")).map_or_else(none_if_gone, |file| Ok(Some(file)))
+    open_stat_at(&stat_path(pid))
+}
+
+fn stat_path(pid: i32) -> CString {
+    CString::new(format!("/proc/{pid}/stat")).expect("a number holds no zero byte")
+}
+
+fn open_stat_at(path: &CStr) -> io::Result<Option<fs::File>> {
+    match open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(error) => none_if_gone(error.into()),
+    }
 }
 
 /// More than a line of 52 numbers and a name can be.
@@ -317,10 +329,19 @@ impl Here {
         Ok(Self { boot: BootId::new(&boot), pid_ns })
     }
 
-    /// The identity of a process that cannot vanish now: ourselves, or a child not yet reaped.
+    /// Ours.
+    pub fn own_identity(&self) -> io::Result<ProcessIdentity> {
+        self.identity_in(std::process::id() as i32, c"/proc/self/stat")
+    }
+
+    /// The identity of a process that cannot vanish now: a child not yet reaped. Needs one free descriptor.
     pub fn identity(&self, pid: i32) -> io::Result<ProcessIdentity> {
+        self.identity_in(pid, &stat_path(pid))
+    }
+
+    fn identity_in(&self, pid: i32, path: &CStr) -> io::Result<ProcessIdentity> {
         let gone = || io::Error::new(io::ErrorKind::NotFound, format!("there is no process {pid}"));
-        let stat = stat(pid)?.ok_or_else(gone)?;
+        let stat = open_stat_at(path)?.map_or(Ok(None), |file| stat_of(file, pid))?.ok_or_else(gone)?;
         let pid = Pid::new(pid).ok_or_else(gone)?;
         Ok(ProcessIdentity {
             pid,
@@ -421,7 +442,7 @@ mod tests {
     #[test]
     fn our_own_identity_is_alive_and_a_recycled_one_dead() {
         let here = Here::read().unwrap();
-        let me = here.identity(std::process::id() as i32).unwrap();
+        let me = here.own_identity().unwrap();
         assert_eq!(here.liveness(&me), Liveness::Alive);
         let recycled = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me.clone() };
         assert_eq!(here.liveness(&recycled), Liveness::Dead);

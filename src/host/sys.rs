@@ -4,6 +4,7 @@
 //! thread only (the keeper and its holders), which is why it can be followed by ordinary Rust in the child.
 //! Sources: clone(2), waitid(2), pidfd_send_signal(2), close_range(2), and `include/uapi/linux/pidfd.h`.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -79,6 +80,41 @@ pub fn fork(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as i32)),
     }
+}
+
+/// Words for an exec, with the list of pointers that the kernel reads: whoever executes has nothing left to make.
+#[derive(Debug)]
+pub struct Strings {
+    pointers: Vec<*const libc::c_char>,
+    /// What the pointers point to.
+    _words: Vec<CString>,
+}
+
+impl Strings {
+    pub fn new(words: Vec<CString>) -> Self {
+        let end = std::iter::once(std::ptr::null());
+        Self { pointers: words.iter().map(|word| word.as_ptr()).chain(end).collect(), _words: words }
+    }
+}
+
+/// execve(2); returns only if it fails.
+#[expect(
+    unsafe_code,
+    reason = "JUSTIFICATION: the wrappers make the lists of pointers themselves, each time"
+)]
+pub fn execute(path: &CStr, argv: &Strings, env: &Strings) -> io::Error {
+    // SAFETY: all three point to strings that live as long as the references, and the lists end with a null.
+    unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Executes the file behind a descriptor; returns only if it fails.
+#[expect(unsafe_code, reason = "JUSTIFICATION: as for execute")]
+pub fn execute_file(file: BorrowedFd<'_>, argv: &Strings, env: &Strings) -> io::Error {
+    let (fd, argv, env) = (file.as_raw_fd(), argv.pointers.as_ptr(), env.pointers.as_ptr());
+    // SAFETY: as above; with AT_EMPTY_PATH an empty path means the file itself.
+    unsafe { libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), argv, env, libc::AT_EMPTY_PATH) };
+    io::Error::last_os_error()
 }
 
 /// Ends this process at once: no destructor, no exit handler.

@@ -7,28 +7,29 @@
 //! must be allowed to do, then the birth gate, and the limits last, which could hinder all of that.
 
 use std::ffi::{CStr, CString};
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::linux::fs::MetadataExt;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{self, Gid, Uid};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::gate::read_epoch;
 use super::journal::{self, BirthEntry};
-use crate::host::cgroup::Group;
+use super::program::{Program, Words, c_string};
+use crate::host::cgroup::{self, Joining};
 use crate::host::proc::Here;
 use crate::host::sys;
 use crate::host::{SpawnRequest, StateLayout, StdinKind};
 use crate::identity::{InstanceId, ProcessIdentity};
-use crate::state::{BirthLine, Containment, FileIdentity, SpawnFailure, SpawnStage};
+use crate::state::{BirthLine, Containment, SpawnFailure, SpawnStage};
 
 /// What a child says on its status pipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,17 +46,41 @@ pub enum Word {
 /// All that a child is made from.
 #[derive(Debug)]
 pub struct Birth<'a> {
-    pub layout: &'a StateLayout,
-    pub instance: &'a InstanceId,
     pub here: &'a Here,
     pub request: &'a SpawnRequest,
+    pub prepared: &'a Prepared,
     pub role: Role,
+    /// Into its cgroup, where it has one.
+    pub joining: Joining,
     /// `(soft, hard)` as the keeper was started with.
     pub nofile: (u64, u64),
     /// Closed by the exec.
     pub status: File,
     /// Also told of a failure, by one byte: a holder must know whether its leader was ever executed.
     pub failed: Option<File>,
+}
+
+/// What can be made of a request before the fork: names of files, and what is to be executed.
+#[derive(Debug)]
+pub struct Prepared {
+    words: Words,
+    log: CString,
+    gate: CString,
+    births: CString,
+    cwd: CString,
+}
+
+impl Prepared {
+    pub fn of(request: &SpawnRequest, layout: &StateLayout, instance: &InstanceId) -> Step<Self> {
+        let name = |path: &Path| c_string(path.as_os_str().as_bytes().to_vec());
+        Ok(Self {
+            words: Words::of(request, instance)?,
+            log: name(&layout.log(&request.service))?,
+            gate: name(&layout.birth_gate())?,
+            births: name(&layout.births())?,
+            cwd: name(&request.cwd)?,
+        })
+    }
 }
 
 /// What is being started.
@@ -79,20 +104,13 @@ impl Birth<'_> {
     }
 }
 
-struct Failed {
-    stage: SpawnStage,
-    errno: i32,
-    message: String,
-}
+pub type Step<T = ()> = Result<T, SpawnFailure>;
 
-type Step<T = ()> = Result<T, Failed>;
-
-/// Turns an error into the failure of a stage; `what` reads after "failed to".
-fn at<E: Into<io::Error>>(stage: SpawnStage, what: impl Into<String>) -> impl FnOnce(E) -> Failed {
-    let what = what.into();
+/// Turns an error into the failure of a stage; `what` reads after "failed to", and is written down only then.
+pub fn at<E: Into<io::Error>>(stage: SpawnStage, what: impl Display) -> impl FnOnce(E) -> SpawnFailure {
     move |error| {
         let error: io::Error = error.into();
-        Failed {
+        SpawnFailure {
             stage,
             errno: error.raw_os_error().unwrap_or(0),
             message: format!("failed to {what}: {error}"),
@@ -101,24 +119,27 @@ fn at<E: Into<io::Error>>(stage: SpawnStage, what: impl Into<String>) -> impl Fn
 }
 
 /// What a write may be answered by that fails. Ignored until the last moment before the exec.
-const HINDERING: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+pub const HINDERING: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
 /// Becomes the program that the request asks for, or reports why not and ends.
 pub fn run(mut birth: Birth<'_>, containment: &Containment) -> ! {
     let attempt = std::panic::AssertUnwindSafe(|| become_it(&mut birth, containment));
     let failed = std::panic::catch_unwind(attempt).map_or_else(
-        |_| Failed { stage: SpawnStage::Fork, errno: 0, message: "the child of the keeper panicked".into() },
+        |_| SpawnFailure {
+            stage: SpawnStage::Fork,
+            errno: 0,
+            message: "the child of the keeper panicked".into(),
+        },
         |Err(failed)| failed,
     );
     tell(&mut birth, &failed);
     sys::exit_now(127)
 }
 
-fn tell(birth: &mut Birth<'_>, failed: &Failed) {
-    let Failed { stage, errno, message } = failed;
+fn tell(birth: &mut Birth<'_>, failed: &SpawnFailure) {
     // A word must fit into the smallest of pipes.
-    let message = message.chars().take(1000).collect();
-    say(&mut birth.status, &Word::Failed(SpawnFailure { stage: *stage, errno: *errno, message }));
+    let message = failed.message.chars().take(1000).collect();
+    say(&mut birth.status, &Word::Failed(SpawnFailure { message, ..failed.clone() }));
     if let Some(failed) = &mut birth.failed {
         // If nobody listens, nobody has to know.
         let _ = failed.write_all(b"!");
@@ -141,44 +162,36 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     // their default, as a keeper has them.
     HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
     sys::unblock_signals();
-    if let Containment::Cgroup { path } = containment {
-        enter(path, request)?;
+    if let (Containment::Cgroup { path }, Joining::Later) = (containment, birth.joining) {
+        cgroup::enter(path)
+            .map_err(at(SpawnStage::Cgroup, format_args!("enter the cgroup {}", path.display())))?;
     }
     unistd::setsid().map_err(at(SpawnStage::Session, "start a session"))?;
-    let process = birth
-        .here
-        .identity(std::process::id() as i32)
-        .map_err(at(SpawnStage::Fork, "read its own identity"))?;
+    let process = birth.here.own_identity().map_err(at(SpawnStage::Fork, "read its own identity"))?;
     privileged_limits(birth)?;
     redirect(birth)?;
     let gate = match birth.role {
-        Role::Service => Some(Gate::open(birth.layout)?),
+        Role::Service => Some(Gate::open(birth.prepared)?),
         Role::Job { .. } => None,
     };
     nix::sys::stat::umask(Mode::from_bits_truncate(request.umask));
     switch_user(request)?;
-    unistd::chdir(&request.cwd)
-        .map_err(at(SpawnStage::Cwd, format!("enter the directory {}", request.cwd.display())))?;
-    let program = Program::prepare(birth)?;
+    unistd::chdir(birth.prepared.cwd.as_c_str())
+        .map_err(at(SpawnStage::Cwd, format_args!("enter the directory {}", request.cwd.display())))?;
+    let program = Program::open(request, &birth.prepared.words)?;
+    let mut born = BirthLine { nonce: request.nonce.clone(), process, containment: containment.clone() };
     if let Some(gate) = &gate {
-        gate.pass(request, &process, containment)?;
+        born = gate.pass(request, born)?;
     }
-    say(&mut birth.status, &Word::Born { process, containment: containment.clone() });
-    let failed = final_limits(birth).map_or_else(|failed| failed, |()| program.execute());
+    let BirthLine { process, containment, .. } = born;
+    say(&mut birth.status, &Word::Born { process, containment });
+    let failed = final_limits(request).map_or_else(|failed| failed, |()| program.execute());
     // Told first: a limit may be in the way of the rest.
     tell(birth, &failed);
     if let Some(gate) = &gate {
         gate.take_back(request, &failed.message);
     }
     sys::exit_now(127)
-}
-
-/// Moves into the cgroup where the kernel did not have us born there.
-fn enter(path: &std::path::Path, request: &SpawnRequest) -> Step {
-    let what = format!("enter the cgroup {}", path.display());
-    Group::recall(path, &request.nonce)
-        .and_then(|group| group.enter_if_needed())
-        .map_err(at(SpawnStage::Cgroup, what))
 }
 
 /// What only the keeper's user may do: raising limits, a lower nice or OOM score.
@@ -189,30 +202,31 @@ fn privileged_limits(birth: &Birth<'_>) -> Step {
         .map_err(at(SpawnStage::Limits, "restore the limit of open files"))?;
     for &(which, value) in &request.rlimits {
         let resource = resource(which)?;
-        let (_, hard) = getrlimit(resource).map_err(at(SpawnStage::Limits, format!("read {resource:?}")))?;
+        let (_, hard) =
+            getrlimit(resource).map_err(at(SpawnStage::Limits, format_args!("read {resource:?}")))?;
         if value > hard {
             set_limit(resource, value)?;
         }
     }
     if let Some(nice) = request.nice {
         rustix::process::setpriority_process(None, nice)
-            .map_err(at(SpawnStage::Limits, format!("set nice to {nice}")))?;
+            .map_err(at(SpawnStage::Limits, format_args!("set nice to {nice}")))?;
     }
     if let Some(score) = request.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .map_err(at(SpawnStage::Limits, format!("set oom_score_adj to {score}")))?;
+            .map_err(at(SpawnStage::Limits, format_args!("set oom_score_adj to {score}")))?;
     }
     Ok(())
 }
 
 /// The limits as asked for, at the last moment: a small one must not hinder what comes before.
-fn final_limits(birth: &Birth<'_>) -> Step {
-    birth.request.rlimits.iter().try_for_each(|&(which, value)| set_limit(resource(which)?, value))
+fn final_limits(request: &SpawnRequest) -> Step {
+    request.rlimits.iter().try_for_each(|&(which, value)| set_limit(resource(which)?, value))
 }
 
 fn set_limit(resource: Resource, value: u64) -> Step {
     setrlimit(resource, value as rlim_t, value as rlim_t)
-        .map_err(at(SpawnStage::Limits, format!("set {resource:?} to {value}")))
+        .map_err(at(SpawnStage::Limits, format_args!("set {resource:?} to {value}")))
 }
 
 fn resource(which: u32) -> Step<Resource> {
@@ -226,7 +240,7 @@ fn resource(which: u32) -> Step<Resource> {
         Resource::RLIMIT_AS,
         Resource::RLIMIT_CPU,
     ];
-    known.into_iter().find(|resource| *resource as u32 == which).ok_or_else(|| Failed {
+    known.into_iter().find(|resource| *resource as u32 == which).ok_or_else(|| SpawnFailure {
         stage: SpawnStage::Limits,
         errno: 0,
         message: format!("there is no limit of number {which}"),
@@ -238,9 +252,7 @@ fn redirect(birth: &Birth<'_>) -> Step {
     let log = |what: &'static str| at::<nix::Error>(SpawnStage::Log, what);
     match birth.request.stdin {
         StdinKind::Null => {
-            let null = OpenOptions::new()
-                .read(true)
-                .open("/dev/null")
+            let null = nix::fcntl::open(c"/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(at(SpawnStage::Log, "open /dev/null"))?;
             unistd::dup2_stdin(&null).map_err(log("set stdin"))?;
         }
@@ -270,35 +282,31 @@ fn open_stdin() -> Step<File> {
         .map_err(at(SpawnStage::Log, "open the pipe for stdin"))
 }
 
-fn open_log(birth: &Birth<'_>) -> Step<File> {
-    let path = birth.layout.log(&birth.request.service);
-    let what = format!("open the log {}", path.display());
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        // A FIFO put there must not block us, a link must not lead elsewhere.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(&path)
-        .map_err(at(SpawnStage::Log, what.clone()))?;
-    let meta = file.metadata().map_err(at(SpawnStage::Log, what.clone()))?;
-    if !meta.file_type().is_file() {
-        return Err(Failed {
+fn open_log(birth: &Birth<'_>) -> Step<OwnedFd> {
+    let path = birth.prepared.log.to_string_lossy();
+    let what = format_args!("open the log {path}");
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+    // A FIFO put there must not block us, a link must not lead elsewhere.
+    let wary = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = nix::fcntl::open(birth.prepared.log.as_c_str(), flags | wary, Mode::from_bits_truncate(0o640))
+        .map_err(at(SpawnStage::Log, what))?;
+    let meta = nix::sys::stat::fstat(&file).map_err(at(SpawnStage::Log, what))?;
+    if SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(SpawnFailure {
             stage: SpawnStage::Log,
             errno: 0,
             message: format!("failed to {what}: not a regular file"),
         });
     }
     if let Some(user) = &birth.request.user
-        && (meta.st_uid(), meta.st_gid()) != (user.uid, user.gid)
+        && (meta.st_uid, meta.st_gid) != (user.uid, user.gid)
     {
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
         unistd::fchown(&file, Some(uid), Some(gid))
-            .map_err(at(SpawnStage::User, format!("give the log {} to {}", path.display(), user.name)))?;
+            .map_err(at(SpawnStage::User, format_args!("give the log {path} to {}", user.name)))?;
     }
-    if meta.permissions().mode() & 0o777 != 0o640 {
-        let mode = std::fs::Permissions::from_mode(0o640);
-        file.set_permissions(mode).map_err(at(SpawnStage::Log, what.clone()))?;
+    if meta.st_mode & 0o777 != 0o640 {
+        nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(0o640)).map_err(at(SpawnStage::Log, what))?;
     }
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_APPEND))
         .map_err(at(SpawnStage::Log, what))?;
@@ -315,7 +323,7 @@ fn switch_user(request: &SpawnRequest) -> Step {
     unistd::setgroups(&groups)
         .and_then(|()| unistd::setresgid(gid, gid, gid))
         .and_then(|()| unistd::setresuid(uid, uid, uid))
-        .map_err(at(SpawnStage::User, format!("become user {}", user.name)))
+        .map_err(at(SpawnStage::User, format_args!("become user {}", user.name)))
 }
 
 /// The gate and the journal, opened while we may.
@@ -325,31 +333,30 @@ struct Gate {
 }
 
 impl Gate {
-    fn open(layout: &StateLayout) -> Step<Self> {
-        let gate = File::open(layout.birth_gate()).map_err(at(SpawnStage::Born, "open the birth gate"))?;
-        let births =
-            journal::open(&layout.births()).map_err(at(SpawnStage::Born, "open the journal of births"))?;
-        Ok(Self { gate, births })
+    fn open(prepared: &Prepared) -> Step<Self> {
+        let open = |path: &CStr, flags| nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, journal::MODE);
+        let gate =
+            open(&prepared.gate, OFlag::O_RDONLY).map_err(at(SpawnStage::Born, "open the birth gate"))?;
+        let births = open(&prepared.births, OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT)
+            .map_err(at(SpawnStage::Born, "open the journal of births"))?;
+        Ok(Self { gate: gate.into(), births: births.into() })
     }
 
-    /// From here until the exec, or our death, a reconciler that starts has to wait.
-    fn pass(&self, request: &SpawnRequest, process: &ProcessIdentity, containment: &Containment) -> Step {
+    /// From here until the exec, or our death, a reconciler that starts has to wait. The answer is what is on
+    /// record.
+    fn pass(&self, request: &SpawnRequest, born: BirthLine) -> Step<BirthLine> {
         rustix::fs::flock(&self.gate, FlockOperation::LockShared)
             .map_err(at(SpawnStage::Born, "lock the birth gate"))?;
         let epoch = read_epoch(&self.gate).map_err(at(SpawnStage::Born, "read the birth gate"))?;
         if epoch != request.epoch {
-            return Err(Failed {
+            return Err(SpawnFailure {
                 stage: SpawnStage::Epoch,
                 errno: 0,
                 message: format!("the request is of epoch {}, and this is {epoch}", request.epoch),
             });
         }
-        let born = BirthEntry::Born(BirthLine {
-            nonce: request.nonce.clone(),
-            process: process.clone(),
-            containment: containment.clone(),
-        });
-        journal::append(&self.births, &born).map_err(at(SpawnStage::Born, "record the birth"))
+        journal::append(&self.births, &born).map_err(at(SpawnStage::Born, "record the birth"))?;
+        Ok(born)
     }
 
     /// After a failed exec. If this cannot be written, for instance for the limit on file sizes that was asked for, a
@@ -358,89 +365,4 @@ impl Gate {
         let entry = BirthEntry::Unborn { nonce: request.nonce.clone(), unborn: message.to_owned() };
         let _ = journal::append(&self.births, &entry);
     }
-}
-
-/// The file that was checked, and what it is called with.
-struct Program {
-    file: OwnedFd,
-    target: FileIdentity,
-    path: CString,
-    script: bool,
-    argv: Vec<CString>,
-    env: Vec<CString>,
-}
-
-impl Program {
-    fn prepare(birth: &Birth<'_>) -> Step<Self> {
-        let request = birth.request;
-        let target = &request.exec.file;
-        let open = format!("open {}", target.path.display());
-        // Not opened for reading: a user may execute what they may not read.
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-        let file = nix::fcntl::open(&target.path, flags, Mode::empty())
-            .map_err(at(SpawnStage::Exec, open.clone()))?;
-        let stat = nix::sys::stat::fstat(&file).map_err(at(SpawnStage::Exec, open))?;
-        compare(target, &stat)?;
-        let marker =
-            format!("RECONCILE_SPAWN={}:{}:{}", birth.instance, request.service.key(), request.nonce);
-        // We may ourselves be somebody's service, and its marker inherited.
-        let env = request.env.iter().filter(|(key, _)| key != "RECONCILE_SPAWN");
-        let env = env.map(|(key, value)| format!("{key}={value}"));
-        Ok(Self {
-            file,
-            target: target.clone(),
-            path: c_string(target.path.as_os_str().as_bytes())?,
-            script: request.exec.script,
-            argv: request.argv.iter().map(|word| c_string(word.as_bytes())).collect::<Step<_>>()?,
-            env: env.chain([marker]).map(|pair| c_string(pair.as_bytes())).collect::<Step<_>>()?,
-        })
-    }
-
-    /// The wait at the gate may have been long. A script is looked at by its path, as it will be opened.
-    fn check_again(&self) -> Step {
-        let stat = if self.script {
-            nix::sys::stat::stat(self.path.as_c_str())
-        } else {
-            nix::sys::stat::fstat(&self.file)
-        };
-        let what = format!("look at {} again", self.target.path.display());
-        compare(&self.target, &stat.map_err(at(SpawnStage::Exec, what))?)
-    }
-
-    /// Returns only if it fails. A script goes by path: its interpreter opens it anew, by a name.
-    fn execute(&self) -> Failed {
-        if let Err(changed) = self.check_again() {
-            return changed;
-        }
-        HINDERING.iter().for_each(|&signal| sys::default_signal(signal));
-        let result = if self.script {
-            unistd::execve(&self.path, &self.argv, &self.env)
-        } else {
-            let empty: &CStr = c"";
-            unistd::execveat(self.file.as_fd(), empty, &self.argv, &self.env, AtFlags::AT_EMPTY_PATH)
-        };
-        HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
-        let Err(error) = result;
-        at(SpawnStage::Exec, format!("execute {}", self.path.to_string_lossy()))(error)
-    }
-}
-
-fn compare(target: &FileIdentity, stat: &nix::sys::stat::FileStat) -> Step {
-    let ctime_ns = stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec;
-    if (stat.st_dev, stat.st_ino, ctime_ns) == (target.dev, target.inode, target.ctime_ns) {
-        return Ok(());
-    }
-    Err(Failed {
-        stage: SpawnStage::ExecChanged,
-        errno: 0,
-        message: format!("{} has changed since it was checked", target.path.display()),
-    })
-}
-
-fn c_string(bytes: &[u8]) -> Step<CString> {
-    CString::new(bytes).map_err(|_| Failed {
-        stage: SpawnStage::Exec,
-        errno: libc::EINVAL,
-        message: format!("`{}` holds a zero byte", String::from_utf8_lossy(bytes).escape_debug()),
-    })
 }

@@ -197,7 +197,7 @@ mod tests {
     /// Births of `me` (1), of a process that is gone (7 and on), and of one in another pid namespace (2).
     fn large_journal(layout: &StateLayout) {
         let here = Here::read().unwrap();
-        let me = here.identity(std::process::id() as i32).unwrap();
+        let me = here.own_identity().unwrap();
         let file = journal::open(&layout.births()).unwrap();
         let record = |nonce: u64, process: ProcessIdentity| {
             let entry = BirthEntry::Born(BirthLine {

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::sys::stat::Mode;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -66,16 +67,20 @@ impl Ending {
 
 /// Appends one line with one write; `Err` also where only a part of it could be written.
 pub fn append(file: &File, line: &impl Serialize) -> io::Result<()> {
-    let mut bytes = vec![b'\n'];
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(b'\n');
     serde_json::to_writer(&mut bytes, line)?;
     bytes.push(b'\n');
     let written = (&mut &*file).write(&bytes)?;
     if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
 }
 
+/// Nobody else's.
+pub const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
 /// Opens a journal to append to it.
 pub fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    OpenOptions::new().append(true).create(true).mode(MODE.bits()).open(path)
 }
 
 /// Appends to the journal of exits, never to a version of it that was just replaced.

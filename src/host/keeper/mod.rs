@@ -23,6 +23,7 @@ pub mod gate;
 mod jobs;
 pub mod journal;
 mod pipe;
+mod program;
 pub mod protocol;
 mod requests;
 mod runs;

@@ -63,7 +63,7 @@ impl Keeper {
         if !is_plain(instance.as_str()) {
             return self.refuse(conn, None, "the instance id is none".into());
         }
-        let keeper = match self.here.identity(std::process::id() as i32) {
+        let keeper = match self.here.own_identity() {
             Ok(keeper) => keeper,
             Err(error) => return self.refuse(conn, None, format!("/proc cannot be read: {error}")),
         };

@@ -1,18 +1,17 @@
 //! The keeper's side of a spawn: makes what contains the run, forks, and listens until it has executed or failed.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Hold, Hull, Leader, job_cgroup};
-use super::child::{self, Birth, Role, Word};
+use super::child::{self, Birth, Prepared, Role, Word};
 use super::jobs::Job;
 use super::pipe::{drain, log, status_pipe, take_lines};
 use super::protocol::{JobEnd, Message};
 use super::server::{Keeper, Order};
 use crate::host::SpawnRequest;
-use crate::host::cgroup::{Ground, Group};
+use crate::host::cgroup::{Ground, Group, Joining};
 use crate::host::holder::{self, Holder};
 use crate::host::sys::{self, Fork};
 use crate::identity::{Nonce, Pid, ProcessIdentity};
@@ -89,6 +88,10 @@ impl Keeper {
             errno: error.raw_os_error().unwrap_or(0),
             message: format!("failed to {what}: {error}"),
         };
+        let Some(instance) = &self.instance else {
+            return Err(failed(SpawnStage::Keeper, "start anything", io::Error::other("nobody said hello")));
+        };
+        let prepared = Prepared::of(request, &self.layout, instance)?;
         let pipes = |error| failed(SpawnStage::Fork, "make a pipe", error);
         let group = self
             .make_group(request, job.as_ref())
@@ -103,16 +106,26 @@ impl Keeper {
                 Some(OwnedFd::from(writer))
             }
         };
-        // So that the child can be identified even if these are the last descriptors.
-        let spare = (status.try_clone().map_err(pipes)?, status.try_clone().map_err(pipes)?);
+        let birth = Birth {
+            here: &self.here,
+            request,
+            prepared: &prepared,
+            role: output.map_or(Role::Service, |output| Role::Job { output }),
+            joining: Joining::AtBirth,
+            nofile: self.nofile,
+            status: child_status,
+            failed: None,
+        };
+        let containment = group.as_ref().map(|group| Containment::Cgroup { path: group.path().to_owned() });
         let fork = match &group {
             Some(group) => group.fork(),
-            None => sys::fork(None),
+            None => sys::fork(None).map(|fork| (fork, Joining::AtBirth)),
         };
         let pid = match fork {
-            Ok(Fork::Child) => self.be_the_child(request, group.as_ref(), child_status, output),
-            Ok(Fork::Parent(pid)) => {
-                drop(spare);
+            Ok((Fork::Child, joining)) => self.be_the_child(Birth { joining, ..birth }, containment.as_ref()),
+            Ok((Fork::Parent(pid), _)) => {
+                // Its descriptors are free for whoever identifies the child.
+                drop(birth);
                 pid
             }
             Err(error) => {
@@ -171,33 +184,15 @@ impl Keeper {
     }
 
     /// What the copy of us does: it never comes back.
-    fn be_the_child(
-        &self,
-        request: &SpawnRequest,
-        group: Option<&Group>,
-        status: File,
-        output: Option<OwnedFd>,
-    ) -> ! {
-        let role = output.map_or(Role::Service, |output| Role::Job { output });
-        let Some(instance) = &self.instance else { sys::exit_now(1) };
-        let birth = Birth {
-            layout: &self.layout,
-            instance,
-            here: &self.here,
-            request,
-            role,
-            nofile: self.nofile,
-            status,
-            failed: None,
-        };
-        match group {
-            Some(group) => child::run(birth, &Containment::Cgroup { path: group.path().to_owned() }),
-            None => match self.reports.1.try_clone() {
-                Ok(reports) => {
-                    holder::run(Holder { birth, reports, keeper: nix::unistd::getppid().as_raw() })
-                }
-                Err(_) => sys::exit_now(1),
-            },
+    fn be_the_child(&self, birth: Birth<'_>, containment: Option<&Containment>) -> ! {
+        match containment {
+            Some(containment) => child::run(birth, containment),
+            None => holder::run(Holder {
+                birth,
+                reports: &self.reports.1,
+                exits: self.layout.exits(),
+                keeper: nix::unistd::getppid().as_raw(),
+            }),
         }
     }
 

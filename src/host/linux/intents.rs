@@ -88,7 +88,7 @@ mod tests {
     fn a_large_journal_of_births_is_trimmed_while_nothing_is_being_born() {
         let dir = tempfile::tempdir().unwrap();
         let layout = StateLayout { dir: dir.path().to_owned() };
-        let me = Here::read().unwrap().identity(std::process::id() as i32).unwrap();
+        let me = Here::read().unwrap().own_identity().unwrap();
         let mut intents = OpenIntents::new(layout.clone()).unwrap();
         assert_eq!(intents.judge(&[claim(Some(me.clone()))]), Intents::Judged);
         let births = journal::open(&layout.births()).unwrap();

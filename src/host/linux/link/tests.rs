@@ -80,7 +80,7 @@ impl Peer {
 
     async fn greet(&mut self) {
         assert!(matches!(self.hear().await, Request::Hello { .. }));
-        let keeper = Here::read().unwrap().identity(std::process::id() as i32).unwrap();
+        let keeper = Here::read().unwrap().own_identity().unwrap();
         let hello = Message::Hello { protocol: PROTOCOL, version: "1".into(), keeper, holders: None };
         self.say(&hello).await;
     }

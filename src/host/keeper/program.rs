@@ -1,0 +1,114 @@
+//! What a child executes: its words are made by the keeper, its file is opened and checked by the child.
+//!
+//! The child is a copy in which each page that is touched costs a fault, of memory or of the program's own code;
+//! so whatever cannot hang is made ready before the fork. Sources: execveat(2).
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::child::{HINDERING, Step, at};
+use crate::host::SpawnRequest;
+use crate::host::sys::{self, Strings};
+use crate::identity::InstanceId;
+use crate::state::{FileIdentity, SpawnFailure, SpawnStage};
+
+/// As the kernel takes them.
+#[derive(Debug)]
+pub struct Words {
+    path: CString,
+    argv: Strings,
+    env: Strings,
+}
+
+impl Words {
+    pub fn of(request: &SpawnRequest, instance: &InstanceId) -> Step<Self> {
+        let marker = format!("RECONCILE_SPAWN={instance}:{}:{}", request.service.key(), request.nonce);
+        // We may ourselves be somebody's service, and its marker inherited.
+        let env = request.env.iter().filter(|(key, _)| key != "RECONCILE_SPAWN");
+        let env = env.map(|(key, value)| format!("{key}={value}"));
+        let strings = |words: &mut dyn Iterator<Item = Vec<u8>>| -> Step<Strings> {
+            words.map(c_string).collect::<Step<Vec<_>>>().map(Strings::new)
+        };
+        Ok(Self {
+            path: c_string(request.exec.file.path.as_os_str().as_bytes().to_vec())?,
+            argv: strings(&mut request.argv.iter().map(|word| word.clone().into_bytes()))?,
+            env: strings(&mut env.chain([marker]).map(String::into_bytes))?,
+        })
+    }
+}
+
+/// As a path or a word must be.
+pub fn c_string(bytes: Vec<u8>) -> Step<CString> {
+    CString::new(bytes).map_err(|error| SpawnFailure {
+        stage: SpawnStage::Exec,
+        errno: libc::EINVAL,
+        message: format!("`{}` holds a zero byte", String::from_utf8_lossy(&error.into_vec()).escape_debug()),
+    })
+}
+
+/// The file that was checked, and what it is called with.
+#[derive(Debug)]
+pub struct Program<'a> {
+    file: OwnedFd,
+    target: &'a FileIdentity,
+    script: bool,
+    words: &'a Words,
+}
+
+impl<'a> Program<'a> {
+    /// Opens it, as the user who executes it: it must be the very file that was checked.
+    pub fn open(request: &'a SpawnRequest, words: &'a Words) -> Step<Self> {
+        let target = &request.exec.file;
+        // Not opened for reading: a user may execute what they may not read.
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let opened = nix::fcntl::open(words.path.as_c_str(), flags, Mode::empty())
+            .and_then(|file| Ok((nix::sys::stat::fstat(&file)?, file)));
+        let (stat, file) =
+            opened.map_err(at(SpawnStage::Exec, format_args!("open {}", target.path.display())))?;
+        compare(target, &stat)?;
+        Ok(Self { file, target, script: request.exec.script, words })
+    }
+
+    /// The wait at the gate may have been long. A script is looked at by its path, as it will be opened.
+    fn check_again(&self) -> Step {
+        let stat = if self.script {
+            nix::sys::stat::stat(self.words.path.as_c_str())
+        } else {
+            nix::sys::stat::fstat(&self.file)
+        };
+        let path = self.target.path.display();
+        compare(self.target, &stat.map_err(at(SpawnStage::Exec, format_args!("look at {path} again")))?)
+    }
+
+    /// Returns only if it fails. A script goes by path: its interpreter opens it anew, by a name.
+    pub fn execute(&self) -> SpawnFailure {
+        if let Err(changed) = self.check_again() {
+            return changed;
+        }
+        HINDERING.iter().for_each(|&signal| sys::default_signal(signal));
+        let Words { path, argv, env } = self.words;
+        let error = if self.script {
+            sys::execute(path, argv, env)
+        } else {
+            sys::execute_file(self.file.as_fd(), argv, env)
+        };
+        HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
+        at(SpawnStage::Exec, format_args!("execute {}", self.target.path.display()))(error)
+    }
+}
+
+fn compare(target: &FileIdentity, stat: &nix::sys::stat::FileStat) -> Step {
+    let ctime_ns = stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec;
+    if (stat.st_dev, stat.st_ino, ctime_ns) == (target.dev, target.inode, target.ctime_ns) {
+        return Ok(());
+    }
+    Err(SpawnFailure {
+        stage: SpawnStage::ExecChanged,
+        errno: 0,
+        message: format!("{} has changed since it was checked", target.path.display()),
+    })
+}
