@@ -4,7 +4,7 @@
 //! thread only (the keeper and its holders), which is why it can be followed by ordinary Rust in the child.
 //! Sources: clone(2), waitid(2), pidfd_send_signal(2), close_range(2), and `include/uapi/linux/pidfd.h`.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -83,17 +83,30 @@ pub fn fork(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
 }
 
 /// Words for an exec, with the list of pointers that the kernel reads: whoever executes has nothing left to make.
+///
+/// All in one piece: what is made before a fork and freed after it costs a fault for each page that it lies on.
 #[derive(Debug)]
 pub struct Strings {
     pointers: Vec<*const libc::c_char>,
-    /// What the pointers point to.
-    _words: Vec<CString>,
+    /// What the pointers point into.
+    _text: Vec<u8>,
 }
 
 impl Strings {
-    pub fn new(words: Vec<CString>) -> Self {
-        let end = std::iter::once(std::ptr::null());
-        Self { pointers: words.iter().map(|word| word.as_ptr()).chain(end).collect(), _words: words }
+    /// Each word given as its parts; `Err` is one that holds a zero byte.
+    pub fn new<const N: usize>(words: &[[&str; N]]) -> Result<Self, String> {
+        let mut text = Vec::with_capacity(words.as_flattened().iter().map(|part| part.len() + 1).sum());
+        let mut starts = Vec::with_capacity(words.len());
+        for word in words {
+            starts.push(text.len());
+            if word.iter().any(|part| part.contains('\0')) {
+                return Err(word.concat());
+            }
+            word.iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
+            text.push(0);
+        }
+        let words = starts.into_iter().map(|start| text[start..].as_ptr().cast());
+        Ok(Self { pointers: words.chain([std::ptr::null()]).collect(), _text: text })
     }
 }
 

@@ -72,7 +72,7 @@ pub struct Prepared {
 
 impl Prepared {
     pub fn of(request: &SpawnRequest, layout: &StateLayout, instance: &InstanceId) -> Step<Self> {
-        let name = |path: &Path| c_string(path.as_os_str().as_bytes().to_vec());
+        let name = |path: &Path| c_string(path.as_os_str().as_bytes());
         Ok(Self {
             words: Words::of(request, instance)?,
             log: name(&layout.log(&request.service))?,
@@ -136,9 +136,12 @@ pub fn run(mut birth: Birth<'_>, containment: &Containment) -> ! {
     sys::exit_now(127)
 }
 
+/// All that a child says must fit into the smallest of pipes, 4096 bytes: the keeper reads it when it ends. A character
+/// that is no control character takes four at most.
+const MAX_MESSAGE_CHARS: usize = 800;
+
 fn tell(birth: &mut Birth<'_>, failed: &SpawnFailure) {
-    // A word must fit into the smallest of pipes.
-    let message = failed.message.chars().take(1000).collect();
+    let message = failed.message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE_CHARS).collect();
     say(&mut birth.status, &Word::Failed(SpawnFailure { message, ..failed.clone() }));
     if let Some(failed) = &mut birth.failed {
         // If nobody listens, nobody has to know.

@@ -26,28 +26,31 @@ pub struct Words {
 
 impl Words {
     pub fn of(request: &SpawnRequest, instance: &InstanceId) -> Step<Self> {
-        let marker = format!("RECONCILE_SPAWN={instance}:{}:{}", request.service.key(), request.nonce);
+        let marker = format!("{instance}:{}:{}", request.service.key(), request.nonce);
         // We may ourselves be somebody's service, and its marker inherited.
-        let env = request.env.iter().filter(|(key, _)| key != "RECONCILE_SPAWN");
-        let env = env.map(|(key, value)| format!("{key}={value}"));
-        let strings = |words: &mut dyn Iterator<Item = Vec<u8>>| -> Step<Strings> {
-            words.map(c_string).collect::<Step<Vec<_>>>().map(Strings::new)
-        };
+        let env = request.env.iter().filter(|(key, _)| key != MARKER);
+        let env = env.map(|(key, value)| [key, "=", value]).chain([[MARKER, "=", &marker]]);
+        let argv: Vec<[&str; 1]> = request.argv.iter().map(|word| [word.as_str()]).collect();
+        let path = request.exec.file.path.as_os_str().as_bytes();
         Ok(Self {
-            path: c_string(request.exec.file.path.as_os_str().as_bytes().to_vec())?,
-            argv: strings(&mut request.argv.iter().map(|word| word.clone().into_bytes()))?,
-            env: strings(&mut env.chain([marker]).map(String::into_bytes))?,
+            path: c_string(path)?,
+            argv: Strings::new(&argv).map_err(|word| zero_byte(&word))?,
+            env: Strings::new(&env.collect::<Vec<_>>()).map_err(|word| zero_byte(&word))?,
         })
     }
 }
 
-/// As a path or a word must be.
-pub fn c_string(bytes: Vec<u8>) -> Step<CString> {
-    CString::new(bytes).map_err(|error| SpawnFailure {
-        stage: SpawnStage::Exec,
-        errno: libc::EINVAL,
-        message: format!("`{}` holds a zero byte", String::from_utf8_lossy(&error.into_vec()).escape_debug()),
-    })
+/// What a program can be found by.
+const MARKER: &str = "RECONCILE_SPAWN";
+
+/// The name of a file.
+pub fn c_string(name: &[u8]) -> Step<CString> {
+    CString::new(name).map_err(|_| zero_byte(&String::from_utf8_lossy(name)))
+}
+
+fn zero_byte(word: &str) -> SpawnFailure {
+    let message = format!("`{}` holds a zero byte", word.escape_debug());
+    SpawnFailure { stage: SpawnStage::Exec, errno: libc::EINVAL, message }
 }
 
 /// The file that was checked, and what it is called with.

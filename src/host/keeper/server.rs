@@ -204,7 +204,8 @@ impl Keeper {
         let mut sources = Vec::new();
         for (nonce, cell) in &self.cells {
             if let Leader::Unborn { status, .. } = &cell.leader {
-                sources.push((Source::Birth(nonce.clone()), status.as_fd(), input));
+                // Only its end is news: what a child says fits into the pipe, and settles nothing before.
+                sources.push((Source::Birth(nonce.clone()), status.as_fd(), PollFlags::empty()));
             }
             if let Some(output) = cell.job.as_ref().and_then(|job| job.output.as_ref()) {
                 sources.push((Source::Output(nonce.clone()), output.as_fd(), input));
