@@ -216,8 +216,10 @@ impl<H: Host> Reconciler<H> {
         self.clear_run(service);
     }
 
+    /// Of one that left nothing behind, its end and that it is gone are one write.
     fn leader_ended(&mut self, service: &ServiceId, nonce: &Nonce, ended: Ended) {
         let Some(run) = self.run(service, nonce) else { return };
+        let mut records = Vec::new();
         if run.end.is_none() {
             let end = ended.as_end(run);
             let spec_of = self.spec_in_force(service);
@@ -226,38 +228,34 @@ impl<H: Host> Reconciler<H> {
             let remains = if ended.others { Remains::Others } else { Remains::Nothing };
             let failures = plan::failures_after(entry, spec, &end, remains, &ended.at);
             tracing::info!(%service, ?end, failures, "ended");
-            let record = Record::Exited {
+            records.push(Record::Exited {
                 service: service.clone(),
                 nonce: nonce.clone(),
                 end,
                 failures,
                 at: ended.at,
-            };
-            self.memory.note(&mut self.host, vec![record]);
+            });
+        }
+        if !ended.others {
+            records.push(Record::Gone { service: service.clone(), nonce: nonce.clone() });
+        }
+        self.memory.note(&mut self.host, records);
+        if !ended.others {
+            return self.clear_run(service);
         }
         let live = self.service_mut(service);
         live.health.in_flight = false;
-        if ended.others {
-            live.seen = Seen::Leftovers;
-            if matches!(live.flight, Flight::Signalled { .. }) {
-                self.signal_the_rest(service);
-            }
-        } else {
-            self.gone(nonce);
+        live.seen = Seen::Leftovers;
+        if matches!(live.flight, Flight::Signalled { .. }) {
+            self.signal_the_rest(service);
         }
     }
 
     fn gone(&mut self, nonce: &Nonce) {
         let Some(service) = self.service_of(nonce) else { return };
-        let Some(run) = self.run(&service, nonce) else { return };
-        if run.end.is_none() {
-            let at = self.host.now();
-            let ended = Ended { status: None, at, others: false, other_boot: false };
-            return self.leader_ended(&service, nonce, ended);
-        }
-        let record = Record::Gone { service: service.clone(), nonce: nonce.clone() };
-        self.memory.note(&mut self.host, vec![record]);
-        self.clear_run(&service);
+        let at = self.host.now();
+        let ended = Ended { status: None, at, others: false, other_boot: false };
+        self.leader_ended(&service, nonce, ended);
     }
 
     /// Shown until the run ends: what is missing from its log is missing for good.

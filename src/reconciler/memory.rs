@@ -15,6 +15,8 @@ pub struct Memory {
     ledger: Ledger,
     /// Noted and applied, not yet on disk.
     unwritten: Vec<Record>,
+    /// What is noted waits for the next [`Memory::flush`].
+    is_gathering: bool,
     /// Why the last write failed, until one succeeds.
     unwritable: Option<String>,
     /// Services whose entries have changed since [`Memory::take_changed`].
@@ -47,12 +49,20 @@ impl Memory {
         std::mem::take(&mut self.changed)
     }
 
+    /// From now until the next flush, what has happened is written together.
+    pub fn gather(&mut self) {
+        self.is_gathering = true;
+    }
+
     /// Records what has happened: applied at once, written as soon as the disk allows.
     pub fn note<H: Host>(&mut self, host: &mut H, records: Vec<Record>) {
         for record in &records {
             self.apply(record);
         }
         self.unwritten.extend(records);
+        if self.is_gathering {
+            return;
+        }
         // The reason stays visible as `ledger-unwritable` until a later write succeeds.
         let _ = self.flush(host);
     }
@@ -71,6 +81,7 @@ impl Memory {
 
     /// Tries again to write what could not be written before.
     pub fn flush<H: Host>(&mut self, host: &mut H) -> Result<(), LedgerUnwritable> {
+        self.is_gathering = false;
         if self.unwritten.is_empty() {
             return Ok(());
         }

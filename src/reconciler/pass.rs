@@ -133,11 +133,15 @@ impl<H: Host> Reconciler<H> {
         self.pass();
     }
 
-    /// Takes in events without a pass: for who waits on other things beside the host.
+    /// Takes in events without a pass: for who waits on other things beside the host. What they tell is found out
+    /// again by whoever follows a reconciler that died over them, so it is one write.
     pub fn take_in(&mut self, events: Vec<Event>) {
+        self.memory.gather();
         for event in events {
             self.absorb(event);
         }
+        // The reason stays visible as `ledger-unwritable` until a later write succeeds.
+        let _ = self.memory.flush(&mut self.host);
     }
 
     /// Says whether everything is to be looked at, and if so begins with the manifests.

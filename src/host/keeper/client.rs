@@ -30,6 +30,9 @@ use crate::manifest::SignalTo;
 /// A keeper answers a hello or a ping within this, or counts as unresponsive.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// Written at once, about: what a keeper takes in while it starts what was asked for before.
+const WRITE_BYTES: usize = 16 << 10;
+
 /// From the start of a keeper until it listens.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
@@ -327,9 +330,15 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
     }
 }
 
+/// Writes all that waits at once: each write wakes the keeper.
 async fn write_requests(mut requests: mpsc::UnboundedReceiver<Vec<u8>>, mut writer: OwnedWriteHalf) {
-    while let Some(line) = requests.recv().await {
-        if writer.write_all(&line).await.is_err() {
+    while let Some(mut lines) = requests.recv().await {
+        while lines.len() < WRITE_BYTES
+            && let Ok(line) = requests.try_recv()
+        {
+            lines.extend_from_slice(&line);
+        }
+        if writer.write_all(&lines).await.is_err() {
             return;
         }
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
 use crate::host::background;
@@ -21,6 +21,9 @@ use crate::state::{SpawnFailure, SpawnStage};
 
 /// The keeper is there and has taken requests in within this, or is stuck.
 const SETTLE_WITHIN: Duration = Duration::from_secs(15);
+
+/// One ping is for all that was asked within this, and its answer comes when that is under way.
+const PING_AFTER: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 enum Asked {
@@ -56,6 +59,8 @@ pub(super) struct KeeperLink {
     silence: Option<SpawnFailure>,
     /// Something was asked since the keeper was last known to have heard everything.
     asked: bool,
+    /// When the keeper is asked whether it has heard what it was asked for.
+    ping_at: Option<Instant>,
 }
 
 impl KeeperLink {
@@ -71,6 +76,7 @@ impl KeeperLink {
             events: VecDeque::new(),
             silence: None,
             asked: false,
+            ping_at: None,
         }
     }
 
@@ -142,7 +148,7 @@ impl KeeperLink {
         match &self.line {
             Line::Up(client, _) => {
                 tell(client, asked);
-                client.ping();
+                self.ping_at.get_or_insert_with(|| Instant::now() + PING_AFTER);
             }
             Line::Down | Line::Connecting(_) => self.waiting.push(asked),
         }
@@ -253,9 +259,18 @@ impl KeeperLink {
                     self.connected(outcome);
                 }
                 Line::Up(client, _) => {
-                    let event = client.next().await;
-                    self.note(&event);
-                    return event;
+                    let due = self.ping_at;
+                    tokio::select! {
+                        biased;
+                        event = client.next() => {
+                            self.note(&event);
+                            return event;
+                        }
+                        () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                            client.ping();
+                            self.ping_at = None;
+                        }
+                    }
                 }
             }
         }
@@ -279,6 +294,7 @@ impl KeeperLink {
 
     fn lost(&mut self) {
         self.attached.clear();
+        self.ping_at = None;
         let Line::Up(client, since) = std::mem::replace(&mut self.line, Line::Down) else { return };
         self.backoff.lost_after(since.elapsed());
         if client.is_silent() {
