@@ -200,9 +200,9 @@ impl Group {
 
     /// Forks, the child born into this cgroup; where the kernel cannot, the child has to [`enter`] it.
     pub fn fork(&self) -> io::Result<(Fork, Joining)> {
-        match sys::fork(Some(self.open()?.as_fd())) {
+        match sys::fork_into(Some(self.open()?.as_fd())) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                Ok((sys::fork(None)?, Joining::Later))
+                Ok((sys::fork_lightly()?, Joining::Later))
             }
             fork => Ok((fork?, Joining::AtBirth)),
         }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keeper::child::{self, Birth, Role};
 use super::keeper::journal::{ExitEntry, append_exit};
-use super::proc::{Here, Pinned, has_living_child_beside, visit_descendants};
+use super::proc::{Here, Pinned, have_living_child_beside, visit_descendants};
 use super::sys::{self, Fork, Wait, Whom};
 use crate::identity::{Nonce, ProcessIdentity};
 use crate::state::{Containment, ExitLine, ExitStatus, SpawnFailure, SpawnStage};
@@ -91,7 +91,7 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
 }
 
 fn start_leader(mut birth: Birth<'_>, me: ProcessIdentity) -> io::Result<i32> {
-    match sys::fork(None) {
+    match sys::fork_lightly() {
         Ok(Fork::Child) => child::run(birth, &Containment::Holder { process: me }),
         Ok(Fork::Parent(pid)) => {
             std::mem::forget(birth);
@@ -177,7 +177,7 @@ impl Held<'_> {
         let report = Report {
             nonce: self.nonce.clone(),
             status,
-            others: self.has_others(pid),
+            others: have_living_child_beside(pid).unwrap_or(true),
             unwritten: unwritten.clone(),
         };
         let mut text = serde_json::to_vec(&report).expect("a report has string keys and plain values");
@@ -185,11 +185,6 @@ impl Held<'_> {
         // One write of less than PIPE_BUF: whole, and not mixed with those of other holders.
         let told = matches!(self.reports.write(&text), Ok(written) if written == text.len());
         self.owed = unwritten.filter(|_| !told);
-    }
-
-    fn has_others(&self, leader: i32) -> bool {
-        let me = Pinned::open(std::process::id() as i32).ok().flatten();
-        me.is_none_or(|me| has_living_child_beside(&me, leader).unwrap_or(true))
     }
 
     /// The keeper of a job is dead.

@@ -103,7 +103,7 @@ impl Pinned {
                 continue;
             }
             if let Some(text) = self.read(&format!("task/{name}/children"))? {
-                children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+                children.extend(pids_in(&text));
             }
         }
         Ok(children)
@@ -130,6 +130,10 @@ impl AsFd for Pinned {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+fn pids_in(text: &str) -> impl Iterator<Item = i32> {
+    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok())
 }
 
 fn read_all(mut file: fs::File) -> io::Result<Option<String>> {
@@ -189,9 +193,24 @@ fn stat_of(mut file: fs::File, pid: i32) -> io::Result<Option<Stat>> {
 /// True if `parent` has a child that lives, `dead` not counted: orphans come to a subreaper before whoever left them is
 /// seen dead, so that nothing descends from one whose children are all dead.
 pub fn has_living_child_beside(parent: &Pinned, dead: i32) -> io::Result<bool> {
+    lives_beside(dead, || children_of(parent))
+}
+
+/// The same of ourselves, who have one thread: its list is all of them.
+pub fn have_living_child_beside(dead: i32) -> io::Result<bool> {
+    lives_beside(dead, || match fs::File::open("/proc/thread-self/children") {
+        Ok(list) => Ok(pids_in(&read_all(list)?.unwrap_or_default()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(scan_parents()?.remove(&(std::process::id() as i32)).unwrap_or_default())
+        }
+        Err(error) => Err(error),
+    })
+}
+
+fn lives_beside(dead: i32, children: impl Fn() -> io::Result<Vec<i32>>) -> io::Result<bool> {
     let mut seen_dead = vec![dead];
     loop {
-        let pids = children_of(parent)?;
+        let pids = children()?;
         let Some(&pid) = pids.iter().find(|pid| !seen_dead.contains(pid)) else { return Ok(false) };
         if stat(pid)?.is_some_and(|stat| !stat.is_dead()) {
             return Ok(true);

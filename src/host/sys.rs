@@ -37,9 +37,30 @@ struct CloneArgs {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// fork(2), with all that the C library does about it: for a child that becomes a program of its own.
+///
+/// The caller has one thread; see the module's header.
+#[expect(unsafe_code, reason = "JUSTIFICATION: fork is unsafe by nature")]
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: the process has one thread, so no lock can be held by another one in the child.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(Fork::Child),
+        nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child.as_raw())),
+    }
+}
+
+/// As [`fork`] where that is all there is, and else without the C library's books about threads and handlers, of
+/// which a holder or a child on its way to an exec has none: each page of them that is written is one to copy.
+pub fn fork_lightly() -> io::Result<Fork> {
+    match fork_into(None) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => fork(),
+        other => other,
+    }
+}
+
 /// Forks, the child a member of `cgroup` from its first instruction on where one is given.
 ///
-/// `ErrorKind::Unsupported` where the kernel or a sandbox has no clone3 into a cgroup: fork without, and let
+/// `ErrorKind::Unsupported` where the kernel or a sandbox has no clone3, or not into a cgroup: fork without, and let
 /// the child move itself.
 ///
 /// The caller has one thread; see the module's header.
@@ -47,18 +68,11 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     unsafe_code,
     reason = "JUSTIFICATION: no safe wrapper of clone3 exists, and fork is unsafe by nature"
 )]
-pub fn fork(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
-    let Some(cgroup) = cgroup else {
-        // SAFETY: the process has one thread, so no lock can be held by another one in the child.
-        return match unsafe { nix::unistd::fork() }? {
-            nix::unistd::ForkResult::Child => Ok(Fork::Child),
-            nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child.as_raw())),
-        };
-    };
+pub fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     let args = CloneArgs {
-        flags: CLONE_INTO_CGROUP,
+        flags: cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
         exit_signal: libc::SIGCHLD as u64,
-        cgroup: cgroup.as_raw_fd() as u64,
+        cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
         ..CloneArgs::default()
     };
     // SAFETY: `args` is a valid clone_args of the size given; neither CLONE_VM nor a stack is asked for, so the

@@ -119,7 +119,7 @@ impl Keeper {
         let containment = group.as_ref().map(|group| Containment::Cgroup { path: group.path().to_owned() });
         let fork = match &group {
             Some(group) => group.fork(),
-            None => sys::fork(None).map(|fork| (fork, Joining::AtBirth)),
+            None => sys::fork_lightly().map(|fork| (fork, Joining::AtBirth)),
         };
         let pid = match fork {
             Ok((Fork::Child, joining)) => self.be_the_child(Birth { joining, ..birth }, containment.as_ref()),

@@ -76,7 +76,7 @@ fn start(state_dir: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not ours alone to write to"));
     }
     let (answer, ready) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    match sys::fork(None)? {
+    match sys::fork()? {
         Fork::Child => {
             drop(answer);
             become_keeper(&dir, ready.into())
