@@ -139,22 +139,31 @@ async fn an_upgrade_that_fails_changes_nothing() {
 
 #[tokio::test]
 async fn a_recycled_pid_is_left_alone() {
-    let mut world = World::new(Kind::Found).await;
-    let claim = world.run("web", "exec sleep 1000").await;
-    let mut stranger = claim.clone();
-    stranger.nonce = world.nonce();
-    stranger.containment = match claim.containment.clone() {
-        Some(Containment::Cgroup { path }) => {
-            let path = path.with_file_name(format!("default.web.{}", stranger.nonce));
-            Some(Containment::Cgroup { path })
+    for kind in kinds() {
+        let mut world = World::new(kind).await;
+        let claim = world.run("web", "exec sleep 1000").await;
+        let mut stranger = claim.clone();
+        stranger.nonce = world.nonce();
+        match stranger.containment.as_mut().unwrap() {
+            Containment::Cgroup { path } => {
+                path.set_file_name(format!("default.web.{}", stranger.nonce));
+            }
+            Containment::Holder { process } => process.start_ticks -= 1,
         }
-        other => other,
-    };
-    stranger.process.as_mut().unwrap().start_ticks -= 1;
-    world.client().signal(&stranger, libc::SIGKILL, reconcile::manifest::SignalTo::Leader);
-    world.client().kill(&stranger);
-    world.gone(&stranger).await;
-    assert!(world.is_alive(claim.process.as_ref().unwrap()));
+        stranger.process.as_mut().unwrap().start_ticks -= 1;
+        world.client().signal(&stranger, libc::SIGKILL, reconcile::manifest::SignalTo::Leader);
+        world.client().kill(&stranger);
+        // What a lost holder held cannot be told to be gone.
+        world
+            .until(|event| match event {
+                Event::Gone { nonce } | Event::Unkillable { nonce, .. } => *nonce == stranger.nonce,
+                _ => false,
+            })
+            .await;
+        assert!(world.is_alive(claim.process.as_ref().unwrap()), "{kind:?}");
+        world.client().kill(&claim);
+        world.gone(&claim).await;
+    }
 }
 
 #[tokio::test]
