@@ -54,8 +54,8 @@ fn c_string(path: &Path) -> CString {
 
 /// From the rename of a file into a watched directory to the first instruction: inotify and posix_spawn.
 pub fn rename_to_start(program: &Program, rounds: usize) -> Samples {
-    let directory = tempfile::Builder::new().prefix("reconcile-bench-").tempdir().unwrap();
-    let (watched, logs) = (directory.path().join("watched"), directory.path().to_owned());
+    let directory = program.work_directory();
+    let (watched, logs) = (directory.join("watched"), directory.clone());
     std::fs::create_dir(&watched).unwrap();
     let inotify = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
     inotify::add_watch(&inotify, &watched, inotify::WatchFlags::MOVED_TO).unwrap();
@@ -76,7 +76,7 @@ pub fn rename_to_start(program: &Program, rounds: usize) -> Samples {
             }
         });
         let renamed = |name: &str| {
-            let staged = directory.path().join("staged");
+            let staged = directory.join("staged");
             std::fs::write(&staged, "").unwrap();
             let begun = stamp::now();
             std::fs::rename(staged, watched.join(name)).unwrap();
@@ -98,8 +98,7 @@ pub fn rename_to_start(program: &Program, rounds: usize) -> Samples {
 
 /// From SIGKILL to the first instruction of the next one: a pidfd's wake-up, and posix_spawn.
 pub fn kill_to_start(program: &Program, rounds: usize) -> Samples {
-    let directory = tempfile::Builder::new().prefix("reconcile-bench-").tempdir().unwrap();
-    let log = directory.path().join("log");
+    let log = program.work_directory().join("log");
     let program = c_string(&program.path());
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
@@ -130,8 +129,8 @@ pub fn kill_to_start(program: &Program, rounds: usize) -> Samples {
 
 /// From the first spawn to the last first instruction, of `count` children, by `std::process::Command`.
 pub fn start_many(program: &Program, count: usize) -> Duration {
-    let directory = tempfile::Builder::new().prefix("reconcile-bench-").tempdir().unwrap();
-    let logs: Vec<PathBuf> = (0..count).map(|n| directory.path().join(format!("{n}.log"))).collect();
+    let directory = program.work_directory();
+    let logs: Vec<PathBuf> = (0..count).map(|n| directory.join(format!("{n}.log"))).collect();
     let begun = stamp::now();
     let children: Vec<Many> = logs
         .iter()

@@ -12,7 +12,7 @@ const BYTES: usize = 24;
 /// The longest that a start may take: beyond it the benchmark is broken, not slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The compiled program, for as long as this value lives.
+/// The compiled program, and directories for all that is done with it, for as long as this value lives.
 pub struct Program {
     directory: tempfile::TempDir,
 }
@@ -39,6 +39,12 @@ impl Program {
             .unwrap_or_else(|error| panic!("{} cannot be run: {error}", compiler.display()));
         assert!(compiled.success(), "{} failed on {}", compiler.display(), source.display());
         program
+    }
+
+    /// A new directory to work in, deleted with this value and no sooner: for minutes ext4 goes out of the way of inodes
+    /// that were just deleted, and whoever makes files next would pay for it.
+    pub fn work_directory(&self) -> PathBuf {
+        tempfile::Builder::new().prefix("work-").tempdir_in(&self.directory).unwrap().keep()
     }
 
     pub fn path(&self) -> PathBuf {

@@ -21,7 +21,7 @@ pub enum Containment {
 }
 
 pub struct World {
-    directory: tempfile::TempDir,
+    directory: PathBuf,
     containment: Containment,
     watcher: Option<Child>,
 }
@@ -30,7 +30,7 @@ impl World {
     /// With a configuration that allows `program` and puts the next full pass far away: what one costs is
     /// measured by itself.
     pub fn new(containment: Containment, program: &Program) -> Self {
-        let directory = tempfile::Builder::new().prefix("reconcile-bench-").tempdir().unwrap();
+        let directory = program.work_directory();
         let world = Self { directory, containment, watcher: None };
         std::fs::create_dir_all(world.manifests()).unwrap();
         let config = format!("resync = \"1h\"\n\n[policy]\nexecutables = [{:?}]\n", program.path());
@@ -39,7 +39,7 @@ impl World {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.join(name)
     }
 
     pub fn manifests(&self) -> PathBuf {
@@ -62,7 +62,7 @@ impl World {
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("HOME", self.directory.path())
+            .env("HOME", &self.directory)
             .env("RECONCILE_MANIFESTS", self.manifests())
             .env("RECONCILE_STATE_DIR", self.path("state"))
             .env("RECONCILE_CONFIG", self.path("reconcile.toml"))
@@ -143,7 +143,7 @@ impl World {
 
     /// Whatever works below this world's directory, which nothing else knows of.
     fn processes(&self) -> Vec<i32> {
-        let ours = std::fs::canonicalize(self.directory.path()).unwrap();
+        let ours = std::fs::canonicalize(&self.directory).unwrap();
         let pids = std::fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
