@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::SOCKET;
 use super::protocol::{Body, Hello, MAX_ANSWER_BYTES, NEWEST, OLDEST, ProtocolError, Request, Response};
-use super::socket::Directory;
+use crate::host::socket::Directory;
 use crate::reconciler::command::{Answer, Command};
 
 /// How long the watcher may take to accept us and say hello; its tasks never wait for a pass.
@@ -55,13 +56,13 @@ pub struct Client {
 impl Client {
     /// Connects to the watcher of `state_dir`; `None` if nobody listens there, or there is no such directory.
     pub fn connect(state_dir: &Path) -> Result<Option<Self>, ClientError> {
-        let socket = state_dir.join(super::socket::NAME);
+        let socket = state_dir.join(SOCKET);
         let unreachable = |source| ClientError::Unreachable { socket: socket.clone(), source };
         let directory = match Directory::open(state_dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(unreachable)?,
         };
-        let stream = match directory.connect(GREETING) {
+        let stream = match directory.connect(Path::new(SOCKET), GREETING) {
             Err(error) if is_timeout(&error) => return Err(ClientError::NoHello { socket }),
             connected => connected.map_err(unreachable)?,
         };

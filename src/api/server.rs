@@ -7,22 +7,23 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Uid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::SOCKET;
 use super::protocol::{
     Body, Hello, MAX_REQUEST_BYTES, NEWEST, OLDEST, ProtocolError, Response, parse_request,
 };
-use super::socket::{Directory, may_speak};
+use crate::host::socket::Directory;
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::inbox::{InboxSender, Message};
 
@@ -58,8 +59,8 @@ impl Server {
     pub fn bind(state_dir: &Path) -> Result<Self, ServeError> {
         let failed = |source| ServeError { directory: state_dir.to_owned(), source };
         let directory = Directory::open(state_dir).map_err(failed)?;
-        let fd = directory.listen().map_err(failed)?;
-        let listener = UnixListener::from_std(StdListener::from(fd)).map_err(failed)?;
+        let listener =
+            directory.listen(Path::new(SOCKET)).and_then(UnixListener::from_std).map_err(failed)?;
         Ok(Self { directory, listener })
     }
 
@@ -89,10 +90,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(error) = self.directory.remove() {
+        if let Err(error) = self.directory.remove(Path::new(SOCKET)) {
             tracing::warn!(%error, "the control socket could not be removed");
         }
     }
+}
+
+/// True for root and for the user the server runs as.
+fn may_speak(peer_uid: u32) -> bool {
+    peer_uid == 0 || peer_uid == Uid::effective().as_raw()
 }
 
 /// Lets a client in, or says why not.

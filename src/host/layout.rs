@@ -49,11 +49,6 @@ impl StateLayout {
         Path::new("keeper.sock")
     }
 
-    /// Beside the directory's own descriptor: `/proc/self/fd/N/control.sock`.
-    pub fn control_socket(&self) -> &Path {
-        Path::new("control.sock")
-    }
-
     /// The birth gate: locked shared by a child while it is born; holds the epoch.
     pub fn birth_gate(&self) -> PathBuf {
         self.dir.join("births.gate")

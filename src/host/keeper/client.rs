@@ -6,15 +6,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -23,6 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::protocol::{CellInfo, JobEnd, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
 use super::start::EXIT_HELD;
+use crate::host::flock::{self, Kind};
+use crate::host::socket::Directory;
 use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
@@ -270,10 +269,8 @@ impl KeeperClient {
 }
 
 async fn connect_socket(layout: &StateLayout) -> io::Result<UnixStream> {
-    // By the directory's descriptor: its path may be longer than an address can be.
-    let dir = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_PATH).open(&layout.dir)?;
-    let fd = dir.as_raw_fd();
-    UnixStream::connect(Path::new(&format!("/proc/self/fd/{fd}")).join(layout.keeper_socket())).await
+    let directory = Directory::open(&layout.dir)?;
+    UnixStream::connect(directory.path_of(layout.keeper_socket())).await
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -302,11 +299,7 @@ pub fn is_held(layout: &StateLayout) -> Result<bool, KeeperError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io(error)),
     };
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(io(error.into())),
-    }
+    flock::lock(&lock, Kind::Shared, Duration::ZERO).map(|free| !free).map_err(io)
 }
 
 async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperError> {

@@ -10,12 +10,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use rustix::fs::FlockOperation;
+use std::time::Duration;
 
 use super::journal::{self, BirthEntry};
 use crate::host::StateLayout;
+use crate::host::flock::{self, Kind};
 use crate::host::proc::{Here, Liveness};
 use crate::identity::Nonce;
 use crate::state::BirthLine;
@@ -66,7 +65,9 @@ pub fn judge_intents(layout: &StateLayout, open: &[Nonce], patience: Duration) -
     let path = layout.birth_gate();
     let fail = |source| GateError::Io { path: path.clone(), source };
     let gate = open_gate(layout).map_err(fail)?;
-    lock(&gate, patience, &path)?;
+    if !flock::lock(&gate, Kind::Exclusive, patience).map_err(fail)? {
+        return Err(GateError::Busy { path, waited: patience });
+    }
     let mut births = journal::births(&layout.births()).map_err(fail)?;
     let mut epoch = read_epoch(&gate).map_err(fail)?;
     let all_born = open.iter().all(|nonce| births.contains_key(nonce));
@@ -90,22 +91,6 @@ fn open_gate(layout: &StateLayout) -> io::Result<File> {
         write_epoch(&gate, 1)?;
     }
     Ok(gate)
-}
-
-fn lock(gate: &File, patience: Duration, path: &std::path::Path) -> Result<(), GateError> {
-    let start = Instant::now();
-    loop {
-        match rustix::fs::flock(gate, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < patience => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(GateError::Busy { path: path.to_owned(), waited: patience });
-            }
-            Err(error) => return Err(GateError::Io { path: path.to_owned(), source: error.into() }),
-        }
-    }
 }
 
 /// The epoch in the gate. A text that is none was not written by us: any child that compares it stops.
@@ -189,7 +174,7 @@ mod tests {
         let (_dir, layout) = layout();
         judge_intents(&layout, &[], Duration::ZERO).unwrap();
         let child = File::open(layout.birth_gate()).unwrap();
-        rustix::fs::flock(&child, FlockOperation::LockShared).unwrap();
+        assert!(flock::lock(&child, Kind::Shared, Duration::ZERO).unwrap());
         let error = judge_intents(&layout, &[Nonce::from_u64(1)], Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, GateError::Busy { .. }), "{error}");
     }

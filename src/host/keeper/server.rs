@@ -23,9 +23,9 @@ use super::jobs::Job;
 use super::journal::{self, ExitEntry};
 use super::pipe::{log, status_pipe};
 use super::protocol::Message;
-use super::start::listen;
 use crate::host::cgroup::{Ground, Group, enter};
 use crate::host::proc::Here;
+use crate::host::socket::Directory;
 use crate::host::{SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce};
 
@@ -395,7 +395,8 @@ impl Keeper {
             self.leave_cgroup();
             return true;
         }
-        match listen(&name) {
+        // Our working directory, wherever it has been moved.
+        match Directory::open(Path::new(".")).and_then(|dir| dir.listen(&name)) {
             Ok(listener) => self.listener = listener,
             Err(error) => log(&format!("{}: {error}", name.display())),
         }

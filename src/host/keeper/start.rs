@@ -7,21 +7,21 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::CpuSet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
-use rustix::fs::FlockOperation;
 
 use super::server::{Keeper, Parts};
 use super::upgrade::succeed;
 use crate::host::StateLayout;
+use crate::host::flock::{self, Kind};
 use crate::host::proc::Here;
+use crate::host::socket::Directory;
 use crate::host::sys::{self, Fork};
 
 /// Exit code of the starter: another keeper holds the lock.
@@ -131,7 +131,7 @@ fn prepare(dir: &Path, ready: &File) -> io::Result<Parts> {
     Ok(Parts {
         here: Here::read()?,
         nofile: raise_nofile()?,
-        listener: listen(layout.keeper_socket())?,
+        listener: Directory::open(dir)?.listen(layout.keeper_socket())?,
         reports: None,
         lock,
         layout,
@@ -140,15 +140,10 @@ fn prepare(dir: &Path, ready: &File) -> io::Result<Parts> {
 
 fn take_lock(path: &Path) -> io::Result<File> {
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let start = Instant::now();
-    loop {
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => return Err(error.into()),
-            Ok(()) => return Ok(lock),
-        }
+    if flock::lock(&lock, Kind::Exclusive, LOCK_PATIENCE)? {
+        Ok(lock)
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
@@ -193,19 +188,4 @@ fn raise_nofile() -> io::Result<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok((soft, hard))
-}
-
-/// Binds the socket, by its name alone: it is in the working directory, whose path may be too long for one.
-pub fn listen(name: &Path) -> io::Result<UnixListener> {
-    match std::fs::symlink_metadata(name) {
-        // A socket there is a dead keeper's: we hold the lock.
-        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(name)?,
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "keeper.sock is no socket")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(name)?;
-    std::fs::set_permissions(name, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }

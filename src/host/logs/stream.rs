@@ -8,10 +8,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
+
+use crate::host::flock::{self, Kind};
 
 /// What the end of a log is read in.
 const BLOCK: usize = 64 * 1024;
@@ -91,7 +93,7 @@ impl Stream {
         if !directory_of(path).is_dir() {
             return Ok(Self::default());
         }
-        let _lock = Lock::within(path, FlockOperation::NonBlockingLockShared)?;
+        let _lock = Lock::within(path, Kind::Shared, LOCK_PATIENCE)?;
         Self::open(path)
     }
 
@@ -149,33 +151,17 @@ pub struct Lock(#[expect(dead_code, reason = "open for its lock")] File);
 impl Lock {
     /// `None`: a rotation is at work.
     pub fn shared(path: &Path) -> io::Result<Option<Self>> {
-        Self::attempt(path, FlockOperation::NonBlockingLockShared)
+        Self::within(path, Kind::Shared, Duration::ZERO)
     }
 
     /// `None`: a reader does not let go, stopped perhaps.
     pub fn exclusive(path: &Path) -> io::Result<Option<Self>> {
-        Self::within(path, FlockOperation::NonBlockingLockExclusive)
+        Self::within(path, Kind::Exclusive, LOCK_PATIENCE)
     }
 
-    fn within(path: &Path, operation: FlockOperation) -> io::Result<Option<Self>> {
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        loop {
-            let lock = Self::attempt(path, operation)?;
-            if lock.is_some() || Instant::now() >= deadline {
-                return Ok(lock);
-            }
-            // A blocking flock(2) would wait for ever behind a stopped process.
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn attempt(path: &Path, operation: FlockOperation) -> io::Result<Option<Self>> {
+    fn within(path: &Path, kind: Kind, patience: Duration) -> io::Result<Option<Self>> {
         let directory = File::open(directory_of(path))?;
-        match rustix::fs::flock(&directory, operation) {
-            Ok(()) => Ok(Some(Self(directory))),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
+        Ok(flock::lock(&directory, kind, patience)?.then_some(Self(directory)))
     }
 }
 

@@ -5,21 +5,18 @@
 //! ledger and the instance may be written.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::flock::{self, Kind};
 use crate::host::{StateLayout, clock};
 use crate::time::Stamp;
-
-/// How often a lock that is held is tried again.
-const RETRY: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -78,25 +75,23 @@ impl ReconcilerLock {
     pub fn acquire(layout: &StateLayout, patience: Duration) -> Result<Self, LockError> {
         let path = layout.lock();
         let started = Instant::now();
+        let failed = |source| LockError::Io { path: path.clone(), source };
         loop {
-            match Self::try_acquire(&path) {
-                Ok(Some(lock)) => return Ok(lock),
-                Ok(None) if started.elapsed() < patience => {
-                    thread::sleep(RETRY.min(patience.saturating_sub(started.elapsed())));
-                }
-                Ok(None) => return Err(LockError::Held(holder(&path))),
-                Err(source) => return Err(LockError::Io { path, source }),
+            let left = patience.saturating_sub(started.elapsed());
+            if let Some(lock) = Self::try_acquire(&path, left).map_err(failed)? {
+                return Ok(lock);
+            }
+            if started.elapsed() >= patience {
+                return Err(LockError::Held(holder(&path)));
             }
         }
     }
 
-    /// `None` if somebody else holds it.
-    fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
+    /// `None` if somebody else holds it, or holds by now what has its name.
+    fn try_acquire(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         let file = open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
+        if !flock::lock(&file, Kind::Exclusive, patience)? {
+            return Ok(None);
         }
         // A lock on a file that was removed in between keeps nobody out.
         let (ours, there) = (file.metadata()?, fs::metadata(path)?);
