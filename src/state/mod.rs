@@ -17,7 +17,7 @@ pub use codec::{
     Damage, DamageKind, Decoded, FORMAT_VERSION, decode_journal, encode, encode_header, encode_unknown,
 };
 pub use entry::{Entry, LastRun, Run, Stopping};
-pub use journals::{decode_births, decode_exits, encode_birth, encode_exit};
+pub use journals::{Lines, decode_lines, encode_line};
 pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
 pub use reason::Reason;
 pub use record::{

@@ -1,8 +1,7 @@
 //! The two small journals beside the ledger: births, written by children, and exits, by the keeper and holders.
 //!
-//! Several processes append to each, so a line is one write(2) to an `O_APPEND` file, and starts with a newline of
-//! its own: whatever a writer left that ran out of disk spoils no other line. Readers skip what they cannot
-//! read. Not synced: a machine that crashes ends every process the lines are about.
+//! Several processes append to each, so a line is one write(2) to an `O_APPEND` file; `state::journals` has its
+//! form. Readers skip what they cannot read, and are told that there was some. Not synced: a machine that crashes ends every process the lines are about.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,11 +14,11 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::identity::Nonce;
-use crate::state::{BirthLine, ExitLine, ExitStatus};
+use crate::state::{BirthLine, ExitLine, ExitStatus, Lines, decode_lines, encode_line};
 use crate::time::Stamp;
 
 /// One line of the journal of births.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum BirthEntry {
     Born(BirthLine),
@@ -67,10 +66,7 @@ impl Ending {
 
 /// Appends one line with one write; `Err` also where only a part of it could be written.
 pub fn append(file: &File, line: &impl Serialize) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(512);
-    bytes.push(b'\n');
-    serde_json::to_writer(&mut bytes, line)?;
-    bytes.push(b'\n');
+    let bytes = encode_line(line);
     let written = (&mut &*file).write(&bytes)?;
     if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
 }
@@ -98,8 +94,11 @@ pub fn append_exit(path: &Path, entry: &ExitEntry) -> io::Result<()> {
 pub fn trim_exits(path: &Path, keep: &[Nonce]) -> io::Result<()> {
     let file = open(path)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    let kept: Vec<ExitEntry> =
-        read_lines(path)?.into_iter().filter(|entry: &ExitEntry| keep.contains(entry.nonce())).collect();
+    let kept: Vec<ExitEntry> = read_lines(path)?
+        .lines
+        .into_iter()
+        .filter(|entry: &ExitEntry| keep.contains(entry.nonce()))
+        .collect();
     replace(path, &kept)
 }
 
@@ -113,22 +112,32 @@ pub fn replace(path: &Path, lines: &[impl Serialize]) -> io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-/// Every line of a journal that is whole; an absent one is empty.
-pub fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    // What follows the last newline is still being written.
-    let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(&[][..], |end| &text[..end]);
-    Ok(whole.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+/// An absent journal is empty.
+fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Lines<T>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(decode_lines(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(decode_lines(&[])),
+        Err(error) => Err(error),
+    }
+}
+
+/// The births that came to something, in the order of the journal, and how much of it cannot be read.
+pub fn births_in_order(path: &Path) -> io::Result<Lines<BirthLine>> {
+    let Lines { lines: entries, damaged } = read_lines(path)?;
+    let mut lines: Vec<BirthLine> = Vec::new();
+    for entry in entries {
+        match entry {
+            BirthEntry::Born(line) => lines.push(line),
+            BirthEntry::Unborn { nonce, .. } => lines.retain(|line| line.nonce != nonce),
+        }
+    }
+    Ok(Lines { lines, damaged })
 }
 
 /// The births on record, by nonce; those that came to nothing are `None`.
 pub fn births(path: &Path) -> io::Result<BTreeMap<Nonce, Option<BirthLine>>> {
     let mut births = BTreeMap::new();
-    for entry in read_lines(path)? {
+    for entry in read_lines(path)?.lines {
         match entry {
             BirthEntry::Born(line) => births.insert(line.nonce.clone(), Some(line)),
             BirthEntry::Unborn { nonce, .. } => births.insert(nonce, None),
@@ -140,7 +149,7 @@ pub fn births(path: &Path) -> io::Result<BTreeMap<Nonce, Option<BirthLine>>> {
 /// The ends on record, by nonce.
 pub fn exits(path: &Path) -> io::Result<BTreeMap<Nonce, Ending>> {
     let mut exits: BTreeMap<Nonce, Ending> = BTreeMap::new();
-    for entry in read_lines::<ExitEntry>(path)? {
+    for entry in read_lines::<ExitEntry>(path)?.lines {
         let ending = exits.entry(entry.nonce().clone()).or_default();
         match entry {
             ExitEntry::Leader(line) => ending.leader = Some(line),
