@@ -261,6 +261,11 @@ impl InstanceId {
         Self(format!("{value:016x}").into())
     }
 
+    /// `None` unless `text` is sixteen lower-case hexadecimal digits, as every id that is drawn.
+    pub fn parse(text: &str) -> Option<Self> {
+        Nonce::parse(text).map(|nonce| Self(nonce.as_str().into()))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

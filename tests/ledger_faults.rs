@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ledger_disk::{is_root, on_small_disk, remount_read_only, remount_writable};
 use ledger_samples::*;
-use ledger_world::{World, life, lines_of};
+use ledger_world::{World, instance, life, lines_of};
 use reconcile::host::StateLayout;
 use reconcile::host::ledger_file::LedgerFile;
 use reconcile::host::state_dir::ReconcilerLock;
@@ -44,7 +44,7 @@ fn a_full_disk_costs_the_append_that_does_not_fit_and_no_other() {
         assert_eq!(Some(&length()), written.last());
         assert!(file.keep_text(&digest("text"), &"text".repeat(20_000)).is_err());
         let acknowledged: Vec<_> = (0..written.len() as u64).flat_map(batch).collect();
-        let (ledger, report) = LedgerFile::read(&world.layout).unwrap();
+        let (ledger, report) = LedgerFile::read(&world.layout, &instance()).unwrap();
         assert_eq!((ledger, report.damage), (Ledger::replay(&acknowledged), vec![]));
 
         // A torn tail on a full disk: nothing can be set aside or rewritten, and the rest still serves.
@@ -94,7 +94,7 @@ fn compaction_on_a_full_disk_is_put_off() {
         }
         assert_eq!(lines_of(&world.layout), 1 + 300 + 900);
         assert_eq!(fs::metadata(world.layout.ledger()).unwrap().ino(), inode);
-        assert_eq!(LedgerFile::read(&world.layout).unwrap().0.services.len(), 300);
+        assert_eq!(LedgerFile::read(&world.layout, &instance()).unwrap().0.services.len(), 300);
 
         filled.set_len(0).unwrap();
         drop(file);
@@ -115,7 +115,7 @@ fn a_read_only_disk_lets_the_ledger_be_read_and_nothing_start() {
         remount_read_only(disk);
 
         let lock = ReconcilerLock::acquire(&layout, PATIENCE).expect("flock(2) needs no writing");
-        let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
+        let (mut file, ledger, report) = LedgerFile::open(&layout, &instance(), &lock).unwrap();
         assert_eq!(ledger, Ledger::replay(&history()));
         assert!(report.unwritable.is_some());
         let refused = file.append(&life(1)).unwrap_err();
@@ -126,7 +126,7 @@ fn a_read_only_disk_lets_the_ledger_be_read_and_nothing_start() {
         file.append(&life(1)).expect("each append tries again");
         drop((file, lock));
         let lock = ReconcilerLock::acquire(&layout, PATIENCE).unwrap();
-        let (_, ledger, _) = LedgerFile::open(&layout, &lock).unwrap();
+        let (_, ledger, _) = LedgerFile::open(&layout, &instance(), &lock).unwrap();
         assert_eq!(ledger, Ledger::replay(history().iter().chain(&life(1))));
     });
 }
@@ -193,12 +193,12 @@ fn a_killed_writer_loses_nothing_that_was_acknowledged() {
 #[ignore = "the other half of a_ledger_of_somebody_else_is_read_and_not_written"]
 fn child_that_may_only_read() {
     let layout = StateLayout { dir: std::env::var_os(CHILD).unwrap().into() };
-    let (ledger, report) = LedgerFile::read(&layout).unwrap();
+    let (ledger, report) = LedgerFile::read(&layout, &instance()).unwrap();
     assert_eq!(ledger, Ledger::replay(&history()));
     assert!(report.damage.is_empty());
     let held_elsewhere = tempfile::tempdir().unwrap();
     let lock = ReconcilerLock::acquire(&StateLayout { dir: held_elsewhere.path().into() }, PATIENCE).unwrap();
-    let (mut file, ledger, report) = LedgerFile::open(&layout, &lock).unwrap();
+    let (mut file, ledger, report) = LedgerFile::open(&layout, &instance(), &lock).unwrap();
     assert_eq!(ledger, Ledger::replay(&history()));
     assert_eq!(report.unwritable.unwrap().source.kind(), std::io::ErrorKind::PermissionDenied);
     assert!(file.append(&life(1)).is_err());

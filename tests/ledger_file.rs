@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ledger_samples::*;
-use ledger_world::{World, life, lines_of};
+use ledger_world::{World, instance, life, lines_of};
 use reconcile::host::StateLayout;
 use reconcile::host::ledger_file::{LedgerError, LedgerFile};
 use reconcile::state::{DamageKind, Ledger, Record, Request, encode_header, encode_unknown};
@@ -44,7 +44,7 @@ fn what_was_appended_is_replayed() {
     let (_file, ledger, report) = world.open();
     assert_eq!(ledger, Ledger::replay(&history()));
     assert!(report.damage.is_empty() && report.unknown.is_empty() && report.set_aside.is_none());
-    assert_eq!(LedgerFile::read(&world.layout).unwrap().0, ledger);
+    assert_eq!(LedgerFile::read(&world.layout, &instance()).unwrap().0, ledger);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn opening_and_appending_nothing_writes_nothing() {
 #[test]
 fn reading_needs_no_file_and_makes_none() {
     let world = World::new();
-    assert_eq!(LedgerFile::read(&world.layout).unwrap().0, Ledger::default());
+    assert_eq!(LedgerFile::read(&world.layout, &instance()).unwrap().0, Ledger::default());
     assert!(!world.layout.ledger().exists());
 }
 
@@ -75,7 +75,7 @@ fn a_torn_tail_is_set_aside_and_the_rest_goes_on() {
     let torn = &bytes[..bytes.len() - 5];
     fs::write(world.layout.ledger(), torn).unwrap();
 
-    let (read, report) = LedgerFile::read(&world.layout).unwrap();
+    let (read, report) = LedgerFile::read(&world.layout, &instance()).unwrap();
     assert_eq!(read, Ledger::replay(&history()[..history().len() - 1]));
     assert!(report.damage.is_empty(), "to a reader it is a line that is being written");
     assert_eq!(fs::read(world.layout.ledger()).unwrap(), torn, "reading mends nothing");
@@ -131,9 +131,9 @@ fn a_newer_format_is_refused_and_left_alone() {
     let body = "{\"format\":\"reconcile-ledger\",\"version\":2}";
     let text = format!("{body} {}\n", &blake3::hash(body.as_bytes()).to_hex()[..8]);
     fs::write(world.layout.ledger(), &text).unwrap();
-    let error = LedgerFile::open(&world.layout, &world.lock).unwrap_err();
+    let error = LedgerFile::open(&world.layout, &instance(), &world.lock).unwrap_err();
     assert!(matches!(error, LedgerError::Newer { found: 2, known: 1, .. }), "{error}");
-    assert!(matches!(LedgerFile::read(&world.layout), Err(LedgerError::Newer { .. })));
+    assert!(matches!(LedgerFile::read(&world.layout, &instance()), Err(LedgerError::Newer { .. })));
     assert_eq!(fs::read_to_string(world.layout.ledger()).unwrap(), text);
 }
 
@@ -141,8 +141,11 @@ fn a_newer_format_is_refused_and_left_alone() {
 fn a_ledger_that_cannot_be_read_is_not_an_empty_one() {
     let world = World::new();
     fs::create_dir(world.layout.ledger()).unwrap();
-    assert!(matches!(LedgerFile::open(&world.layout, &world.lock), Err(LedgerError::Unreadable { .. })));
-    assert!(matches!(LedgerFile::read(&world.layout), Err(LedgerError::Unreadable { .. })));
+    assert!(matches!(
+        LedgerFile::open(&world.layout, &instance(), &world.lock),
+        Err(LedgerError::Unreadable { .. })
+    ));
+    assert!(matches!(LedgerFile::read(&world.layout, &instance()), Err(LedgerError::Unreadable { .. })));
 }
 
 #[test]
@@ -269,7 +272,7 @@ fn readers_see_whole_ledgers_while_one_writes() {
         let reader = scope.spawn(|| {
             let (mut newest, mut reads) = (0, 0);
             while !done.load(Ordering::Acquire) || reads == 0 {
-                let (ledger, report) = LedgerFile::read(&world.layout).unwrap();
+                let (ledger, report) = LedgerFile::read(&world.layout, &instance()).unwrap();
                 assert_eq!(report.damage, []);
                 let failures = ledger.services[&service("web")].failures;
                 assert!(failures >= newest, "never back in time");

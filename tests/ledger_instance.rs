@@ -88,7 +88,7 @@ fn a_ledger_without_its_instance_claims_nothing() {
     let world = World::new();
     let state = world.open("state").unwrap();
     ours(&state);
-    LedgerFile::open(state.layout(), &lock(state.layout())).unwrap();
+    LedgerFile::open(state.layout(), &InstanceId::from_u64(1), &lock(state.layout())).unwrap();
     for content in [None, Some("{\"version\":1,\"id\":"), Some("")] {
         match content {
             None => fs::remove_file(state.layout().instance()).unwrap(),

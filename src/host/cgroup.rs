@@ -47,7 +47,12 @@ impl Mount {
 
     /// Our own cgroup as a directory below the mount point; `None` if it is outside what is mounted.
     fn own(&self) -> io::Result<Option<PathBuf>> {
-        let text = fs::read_to_string("/proc/self/cgroup")?;
+        self.place_of("/proc/self/cgroup")
+    }
+
+    /// The directory that such a file speaks of.
+    fn place_of(&self, file: &str) -> io::Result<Option<PathBuf>> {
+        let text = fs::read_to_string(file)?;
         let path = text.lines().find_map(|line| line.strip_prefix("0::"));
         Ok(path.and_then(|path| {
             let below = Path::new(path).strip_prefix(&self.root).ok()?;
@@ -191,6 +196,12 @@ impl Group {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The one a process is in; `None` where the hierarchy, or that part of it, is not mounted here.
+    pub fn of_process(pid: i32) -> io::Result<Option<Self>> {
+        let Some(mount) = Mount::find()? else { return Ok(None) };
+        Ok(mount.place_of(&format!("/proc/{pid}/cgroup"))?.map(|path| Self { path }))
     }
 
     /// A cgroup below this one: ended with it.

@@ -7,15 +7,18 @@
 //! since nobody else knows of it. Made by the keeper; read by the keeper and `observe`.
 //! Costs 40 to 80 kB of memory each. Sources: prctl(2) on PR_SET_CHILD_SUBREAPER.
 
-use std::fs::File;
+use std::ffi::CStr;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
+use super::StateLayout;
 use super::keeper::child::{self, Birth, Role};
 use super::keeper::journal::{ExitEntry, append_exit};
 use super::proc::{Here, Pinned, have_living_child_beside, visit_descendants};
@@ -31,6 +34,18 @@ pub struct Report {
     pub others: bool,
     /// The line for the journal of exits where it could not be written: the keeper's to write now.
     pub unwritten: Option<ExitLine>,
+}
+
+/// The name of its process.
+const NAME: &CStr = c"reconcile-hold";
+
+/// True of a process that looks like a holder of this state directory: by its name, and by its working directory,
+/// which nobody else may enter.
+pub fn is_one(layout: &StateLayout, pid: i32) -> bool {
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let place = |path: &Path| fs::metadata(path).ok().map(|place| (place.dev(), place.ino()));
+    let cwd = place(Path::new(&format!("/proc/{pid}/cwd")));
+    name.trim_ascii_end() == NAME.to_bytes() && cwd.is_some() && cwd == place(&layout.dir)
 }
 
 /// What a holder is made from.
@@ -82,7 +97,7 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
     let keep = [held.reports.as_raw_fd(), held.failed.as_raw_fd()];
     sys::close_descriptors(3, &keep)?;
     let _ = nix::unistd::setsid();
-    let _ = nix::sys::prctl::set_name(c"reconcile-hold");
+    let _ = nix::sys::prctl::set_name(NAME);
     held.leader = Some(held.here.identity(leader)?);
     let done = held.watch();
     // Its descriptors were closed behind its back; nothing of it may be dropped.

@@ -12,6 +12,7 @@
 
 mod aside;
 mod journal;
+mod lost;
 mod texts;
 
 use std::fs;
@@ -19,10 +20,15 @@ use std::io;
 use std::path::PathBuf;
 
 use self::journal::{Durability, Journal};
+use self::lost::{As, Look, Lost};
+pub use self::lost::{How, Recovered};
 use self::texts::Texts;
+use super::keeper::GateError;
+use super::keeper::journal::{self as journal_of_births, BirthEntry};
+use super::observe::ObserveError;
 use super::state_dir::ReconcilerLock;
 use super::{LedgerUnwritable, StateLayout};
-use crate::identity::Digest;
+use crate::identity::{Digest, InstanceId};
 use crate::state::{Damage, DamageKind, Decoded, FORMAT_VERSION, Ledger, Record, decode_journal};
 
 /// The ledger cannot be read, so nothing may be judged by it.
@@ -39,6 +45,10 @@ pub enum LedgerError {
          upgrade `reconcile`"
     )]
     Newer { path: PathBuf, found: u32, known: u32 },
+    #[error("make the damaged ledger good from what runs")]
+    Unseen(#[from] ObserveError),
+    #[error("make the damaged ledger good from what was started")]
+    Unsettled(#[from] GateError),
 }
 
 /// What was found when the ledger was opened.
@@ -48,6 +58,10 @@ pub struct OpenReport {
     /// The damaged file, kept for people; `None` beside damage means that it could not be mended either, and
     /// will be tried again.
     pub set_aside: Option<PathBuf>,
+    /// There was none, though services were started before.
+    pub missing: bool,
+    /// Runs that it had lost.
+    pub recovered: Vec<Recovered>,
     /// Records of a newer version, as JSON: kept, and without effect.
     pub unknown: Vec<String>,
     /// The file can be read and not written: nothing may be started.
@@ -65,23 +79,35 @@ pub struct LedgerFile {
     layout: StateLayout,
     journal: Option<Journal>,
     texts: Texts,
+    /// What the journal had lost, until it is written there again.
+    owed: Vec<Record>,
 }
 
 impl LedgerFile {
-    /// Replays the journal, mends it where it is damaged, and makes it where there is none.
+    /// Replays the journal, mends it where it is damaged, and makes it where there is none. What it has lost is
+    /// made good from what is on record elsewhere and runs, in the same step: it is never on disk without that.
     ///
     /// A file that cannot be written is no error here: stops and reaps go on without it, and each
     /// [`append`](Self::append) tries again.
     pub fn open(
         layout: &StateLayout,
+        instance: &InstanceId,
         _held: &ReconcilerLock,
     ) -> Result<(Self, Ledger, OpenReport), LedgerError> {
+        let look = Look::begin(layout, instance, As::InCharge)?;
         let decoded = decode(layout)?;
-        let ledger = Ledger::replay(&decoded.records);
-        let mut this = Self { layout: layout.clone(), journal: None, texts: Texts::default() };
-        let mut report = OpenReport::default();
-        match this.open_journal(&decoded, &ledger) {
-            Ok(set_aside) => report.set_aside = set_aside,
+        let missing = is_lost(layout, &decoded);
+        let is_damaged = missing || !decoded.damage.is_empty();
+        let Lost { records: owed, recovered, births } =
+            look.find(&Ledger::replay(&decoded.records), is_damaged)?;
+        let mut this = Self { layout: layout.clone(), journal: None, texts: Texts::default(), owed };
+        let ledger = this.made_good(&decoded);
+        let mut report = OpenReport { missing, recovered, ..OpenReport::default() };
+        match this.open_journal(&decoded) {
+            Ok(set_aside) => {
+                report.set_aside = set_aside;
+                mend_births(layout, births);
+            }
             Err(source) => report.unwritable = Some(this.unwritable(source)),
         }
         report.damage = decoded.damage;
@@ -92,11 +118,18 @@ impl LedgerFile {
     /// Replays the journal without its lock and without writing: for `status` and `plan`.
     ///
     /// The line that a reconciler is writing at this moment is not there yet, which is no damage.
-    pub fn read(layout: &StateLayout) -> Result<(Ledger, OpenReport), LedgerError> {
+    pub fn read(layout: &StateLayout, instance: &InstanceId) -> Result<(Ledger, OpenReport), LedgerError> {
+        let look = Look::begin(layout, instance, As::Onlooker)?;
         let mut decoded = decode(layout)?;
         decoded.damage.retain(|damage| damage.what != DamageKind::TornTail);
-        let report = OpenReport { damage: decoded.damage, unknown: decoded.unknown, ..OpenReport::default() };
-        Ok((Ledger::replay(&decoded.records), report))
+        let missing = is_lost(layout, &decoded);
+        let mut ledger = Ledger::replay(&decoded.records);
+        let is_damaged = missing || !decoded.damage.is_empty();
+        let Lost { records, recovered, births: _ } = look.find(&ledger, is_damaged)?;
+        records.iter().for_each(|record| ledger.apply(record));
+        let Decoded { damage, unknown, .. } = decoded;
+        let report = OpenReport { damage, unknown, missing, recovered, ..OpenReport::default() };
+        Ok((ledger, report))
     }
 
     /// Appends all the records or none. `Ok` means they survive our end; those that people decided, the
@@ -136,21 +169,31 @@ impl LedgerFile {
         LedgerUnwritable { path: self.layout.ledger(), source }
     }
 
+    /// The ledger that the file makes, with what it has lost.
+    fn made_good(&self, decoded: &Decoded) -> Ledger {
+        Ledger::replay(decoded.records.iter().chain(&self.owed))
+    }
+
     /// The answer is where a damaged file was set aside.
-    fn open_journal(&mut self, decoded: &Decoded, ledger: &Ledger) -> io::Result<Option<PathBuf>> {
-        let is_missing = decoded.version.is_none() && decoded.damage.is_empty();
-        if is_missing {
-            return self.replace(decoded, ledger);
+    fn open_journal(&mut self, decoded: &Decoded) -> io::Result<Option<PathBuf>> {
+        let ledger = self.made_good(decoded);
+        if is_missing(decoded) {
+            return self.replace(decoded, &ledger);
         }
         if !decoded.damage.is_empty() {
-            match self.replace(decoded, ledger) {
+            match self.replace(decoded, &ledger) {
                 Ok(aside) => return Ok(aside),
                 Err(error) => {
                     tracing::warn!(%error, "the damaged ledger could not be mended; it serves on as it is");
                 }
             }
         }
-        self.journal = Some(Journal::open(&self.layout.ledger(), decoded, ledger)?);
+        let mut journal = Journal::open(&self.layout.ledger(), decoded, &ledger)?;
+        if !self.owed.is_empty() {
+            journal.append(&self.owed, Durability::Process)?;
+            self.owed.clear();
+        }
+        self.journal = Some(journal);
         Ok(None)
     }
 
@@ -163,8 +206,7 @@ impl LedgerFile {
         };
         if self.journal.is_none() {
             let decoded = decode(&self.layout).map_err(io::Error::other)?;
-            let ledger = Ledger::replay(&decoded.records);
-            self.open_journal(&decoded, &ledger)?;
+            self.open_journal(&decoded)?;
         }
         let journal = self.journal.as_mut().expect("an open that succeeds leaves a journal");
         journal.check_is_at(&self.layout.ledger())?;
@@ -183,7 +225,7 @@ impl LedgerFile {
     /// Replaces the file by a snapshot of what it makes, changed.
     fn rewrite(&mut self, change: impl FnOnce(&mut Ledger)) -> io::Result<Ledger> {
         let decoded = decode(&self.layout).map_err(io::Error::other)?;
-        let mut ledger = Ledger::replay(&decoded.records);
+        let mut ledger = self.made_good(&decoded);
         change(&mut ledger);
         self.texts.sync(&self.layout)?;
         if let Some(aside) = self.replace(&decoded, &ledger)? {
@@ -204,7 +246,10 @@ impl LedgerFile {
         let path = self.layout.ledger();
         let aside = if decoded.damage.is_empty() { None } else { Some(aside::keep_damaged(&self.layout)?) };
         match Journal::create(&path, ledger, &decoded.unknown) {
-            Ok(journal) => self.journal = Some(journal),
+            Ok(journal) => {
+                self.journal = Some(journal);
+                self.owed.clear();
+            }
             Err(error) => {
                 // The file is still the damaged one, under both names: evidence must not grow.
                 aside.map_or(Ok(()), fs::remove_file)?;
@@ -236,6 +281,22 @@ fn was_decided_by_people(record: &Record) -> bool {
         | Record::Forgotten { .. }
         | Record::Entry { .. } => false,
     }
+}
+
+fn mend_births(layout: &StateLayout, births: Option<Vec<BirthEntry>>) {
+    let Some(births) = births else { return };
+    if let Err(error) = journal_of_births::replace(&layout.births(), &births) {
+        tracing::warn!(%error, "the damaged journal of births could not be mended");
+    }
+}
+
+fn is_missing(decoded: &Decoded) -> bool {
+    decoded.version.is_none() && decoded.damage.is_empty()
+}
+
+/// There is no ledger where there must have been one.
+fn is_lost(layout: &StateLayout, decoded: &Decoded) -> bool {
+    is_missing(decoded) && lost::has_history(layout)
 }
 
 /// A missing file is an empty journal.

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "the one room that touches the world")]
 
 pub mod background;
+pub mod candidates;
 mod cause;
 pub mod cgroup;
 pub mod clock;
@@ -54,7 +55,7 @@ use std::time::Duration;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, Record};
 use crate::time::Stamp;
 
 /// The seam to the world. One reconciler owns it; no method blocks on a service.
@@ -82,6 +83,9 @@ pub trait Host {
 
     /// The process that has this pid at the moment.
     fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity>;
+
+    /// What contains a process of this run, as far as it can be seen.
+    fn containment(&mut self, nonce: &Nonce, process: &ProcessIdentity) -> Option<Containment>;
 
     /// Makes a copied state directory its own again; `Err` is a sentence.
     fn claim_instance(&mut self) -> Result<InstanceId, String>;

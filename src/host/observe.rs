@@ -4,10 +4,14 @@
 //! is said to be so. A leader that died under our eyes is looked at twice, for its end may have been written after
 //! the journal was read. Identity is boot id, pid namespace, pid and start ticks; a zombie is dead.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 
+use super::candidates::{self, Candidate};
 use super::cgroup::Group;
+use super::holder;
 use super::keeper::journal::{self, Ending};
 use super::keeper::{JOB_PREFIX, KeeperError, is_held};
 use super::proc::{Here, Liveness, visit_descendants};
@@ -17,9 +21,10 @@ use crate::state::{BirthLine, Containment};
 
 /// What is known of intents that never led to a birth on record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Intents {
-    /// `judge_intents` was called for all of them since they were written: without a birth there will be none.
-    Judged,
+pub enum Intents<'a> {
+    /// `judge_intents` was called for these since they were written: without a birth there will be none. What is
+    /// not among them is our own and under way.
+    Judged(&'a BTreeSet<Nonce>),
     /// We only look: a child of them may be about to be born.
     Open,
 }
@@ -40,7 +45,7 @@ pub enum ObserveError {
 pub fn observe(
     layout: &StateLayout,
     claims: &[Claim],
-    intents: Intents,
+    intents: Intents<'_>,
 ) -> Result<Vec<Sighting>, ObserveError> {
     let fail = |what: String| move |source| ObserveError::Io { what, source };
     let here = Here::read().map_err(fail("/proc".into()))?;
@@ -51,7 +56,9 @@ pub fn observe(
     } else {
         BTreeMap::new()
     };
-    let mut view = View { here, births, exits: read_exits(layout)?, intents };
+    let births_path = layout.births();
+    let mut view =
+        View { births_path, here, births, exits: read_exits(layout)?, intents, candidates: OnceCell::new() };
     let mut found: Vec<Found> = claims.iter().map(|claim| view.look_at(claim)).collect();
     let unexplained: Vec<usize> = (0..claims.len()).filter(|&index| is_unexplained(&found[index])).collect();
     if !unexplained.is_empty() {
@@ -94,14 +101,31 @@ pub fn keeper_lives(layout: &StateLayout) -> Result<bool, ObserveError> {
     Ok(is_held(layout)?)
 }
 
-struct View {
+/// What contains a process that is taken for the leader of this run: its cgroup, by the name, or its parent, if
+/// that is a holder of ours.
+pub fn contains(layout: &StateLayout, nonce: &Nonce, process: &ProcessIdentity) -> Option<Containment> {
+    let here = Here::read().ok()?;
+    let pinned = here.pin(process).ok()?;
+    let group = Group::of_process(process.pid.get()).ok().flatten();
+    if let Some(group) = group.filter(|group| Group::recall(group.path(), nonce).is_ok()) {
+        return Some(Containment::Cgroup { path: group.path().to_owned() });
+    }
+    let parent = pinned.stat().ok()??.ppid;
+    let holder = here.identity(parent).ok().filter(|_| holder::is_one(layout, parent))?;
+    Some(Containment::Holder { process: holder })
+}
+
+struct View<'a> {
+    births_path: PathBuf,
     here: Here,
     births: BTreeMap<Nonce, Option<BirthLine>>,
     exits: BTreeMap<Nonce, Ending>,
-    intents: Intents,
+    intents: Intents<'a>,
+    /// Looked for when they are needed.
+    candidates: OnceCell<Result<Vec<Candidate>, String>>,
 }
 
-impl View {
+impl View<'_> {
     fn look_at(&self, claim: &Claim) -> Found {
         if let Some(process) = &claim.process {
             let Some(containment) = &claim.containment else {
@@ -115,9 +139,30 @@ impl View {
                 self.look_at_run(&claim.nonce, &birth.process, &birth.containment, born)
             }
             // Its exec failed after the birth.
-            (Some(None), _) | (None, Intents::Judged) => Found::NeverBorn,
-            (None, Intents::Open) => Found::InFlight,
+            (Some(None), _) => Found::NeverBorn,
+            (None, Intents::Judged(judged)) if judged.contains(&claim.nonce) => {
+                self.look_at_unborn(claim).unwrap_or(Found::NeverBorn)
+            }
+            (None, Intents::Judged(_)) => Found::InFlight,
+            (None, Intents::Open) => self.look_at_unborn(claim).unwrap_or(Found::InFlight),
         }
+    }
+
+    /// The journal of births may have lost the line: what looks like the run is left alone.
+    fn look_at_unborn(&self, claim: &Claim) -> Option<Found> {
+        let found = self.candidates.get_or_init(|| candidates::find().map_err(|error| error.to_string()));
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return Some(Found::Unverifiable { detail: format!("/proc: {error}") }),
+        };
+        let is_it = |one: &&Candidate| one.nonce == claim.nonce && one.service == claim.service;
+        let pids: Vec<String> = found.iter().filter(is_it).map(|one| one.pid.to_string()).collect();
+        // It may have been born between our reading the journal and our looking at it.
+        let is_on_record =
+            || journal::births(&self.births_path).is_ok_and(|births| births.contains_key(&claim.nonce));
+        (!pids.is_empty() && !is_on_record()).then(|| Found::Unverifiable {
+            detail: format!("pid {} looks like it, and its birth is not on record", pids.join(", ")),
+        })
     }
 
     /// With the exits read anew. Dead and not on record means that nobody saw it end, unless a keeper lives,

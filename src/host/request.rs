@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Nonce, ServiceId};
 use crate::manifest::{Limits, Stdin};
-use crate::state::FileIdentity;
+use crate::state::{FileIdentity, Intent};
 
 /// A user from the passwd database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct SpawnRequest {
     pub oom_score_adj: Option<i32>,
     /// `(RLIMIT_*, value)`, soft and hard alike.
     pub rlimits: Vec<(u32, u64)>,
+    /// What the ledger says of the start of a service, for its birth to repeat; `None` for a job.
+    #[serde(default)]
+    pub intent: Option<Box<Intent>>,
 }
 
 /// The file to execute: what was checked is what is executed.

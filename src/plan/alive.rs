@@ -10,7 +10,7 @@ use super::output::{Action, Phase};
 use super::phase;
 use super::verdict::Verdict;
 use crate::manifest::Spec;
-use crate::state::{Reason, Record, Request, Run};
+use crate::state::{LOST_FINGERPRINT, Reason, Record, Request, Run};
 
 pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
     let health = &case.service.health;
@@ -70,6 +70,9 @@ fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standi
     }
     if !service.live_changed.is_empty() && case.want.accepted.is_some() {
         return verdict.step(Action::Update, Reason::LiveChanged { fields: service.live_changed.clone() });
+    }
+    if run.fingerprint == LOST_FINGERPRINT && service.running.is_none() && case.want.accepted.is_some() {
+        return verdict.step(Action::Update, Reason::TextLost);
     }
     match &run.process {
         Some(process) if !service.attached => {

@@ -16,7 +16,7 @@
 //! | 6 | not wanted, no process | absent: forget; else nothing, and the activation ends unless its TTL is over |
 //! | 7 | P alive: restart asked for, or a field of class restart differs | restart, if a start may follow |
 //! | 8 | P alive: unhealthy, or start deadline over, and `on_unhealthy = "restart"` | restart as a failure, if a start may follow |
-//! | 9 | P alive: a field of class live differs | update |
+//! | 9 | P alive: a field of class live differs, or the text it was started from is lost | update |
 //! | 10 | P alive | nothing; the first time adopt |
 //! | 11 | no process: start, restart or reset asked for, or class restart differs from the last start | start, counters cleared |
 //! | 11a | no process: the newest spawn came to nothing | start, when that is due again |

@@ -36,7 +36,8 @@ impl Policy {
         now_exe: Option<&FileIdentity>,
         ask: &mut dyn FnMut(&ExecQuery) -> Resolution,
     ) -> RunningVerdict {
-        let Some(exe) = now_exe else { return RunningVerdict::Unknown };
+        // Of a run whose record was lost, what was started is not known.
+        let Some(exe) = now_exe.filter(|_| !started.files.is_empty()) else { return RunningVerdict::Unknown };
         let image = Image::of(exe);
         if started.files.iter().any(|file| is_same(file, exe)) {
             return if image.is_deleted { RunningVerdict::ReplacedOnDisk } else { RunningVerdict::Same };

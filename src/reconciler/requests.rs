@@ -243,9 +243,7 @@ impl<H: Host> Reconciler<H> {
     fn adopt_by_hand(&mut self, name: &str, pid: Pid) -> Refused<Reply> {
         let service = self.held(name)?;
         let run = self.memory.ledger().entry(&service).and_then(|entry| entry.run.as_ref());
-        let Some((nonce, containment)) =
-            run.and_then(|run| Some((run.nonce.clone(), run.containment.clone()?)))
-        else {
+        let Some((nonce, claimed)) = run.map(|run| (run.nonce.clone(), run.containment.clone())) else {
             return Err(refusal(
                 "nothing-claimed",
                 format!("the ledger claims no process for {service}"),
@@ -256,6 +254,13 @@ impl<H: Host> Reconciler<H> {
             .host
             .identify(pid)
             .ok_or_else(|| refusal("no-such-process", format!("there is no process {pid}"), None))?;
+        let containment = claimed.or_else(|| self.host.containment(&nonce, &process)).ok_or_else(|| {
+            refusal(
+                "not-contained",
+                format!("what pid {pid} leaves behind could not be told from others"),
+                Some("end it, then `reconcile forget` the service"),
+            )
+        })?;
         let at = self.host.now();
         let record = Record::Started { service: service.clone(), nonce, process, containment, at };
         self.promise_records(&[record])?;

@@ -51,10 +51,11 @@ fn holds_files(ledger: &Ledger, key: &RootKey) -> bool {
     ledger.files.keys().any(|file| file.root == *key)
 }
 
+/// Not one that files go by whose root was lost from the ledger: they are not below this one.
 fn fresh_key(ledger: &Ledger, taken: &BTreeSet<RootKey>) -> RootKey {
     (1..)
         .map(|n| RootKey(format!("r{n}")))
-        .find(|key| !ledger.roots.contains_key(key) && !taken.contains(key))
+        .find(|key| !ledger.roots.contains_key(key) && !holds_files(ledger, key) && !taken.contains(key))
         .expect("there are more numbers than roots")
 }
 

@@ -16,7 +16,7 @@ use super::status::{ManifestStatus, PassReport, Status};
 use super::{Reconciler, Settings};
 use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
-use crate::host::ledger_file::{LedgerError, LedgerFile, OpenReport};
+use crate::host::ledger_file::{How, LedgerError, LedgerFile, OpenReport, Recovered};
 use crate::host::linux::{LinuxHost, Looking, Parts};
 use crate::host::state_dir::{
     Environment, LockError, ReconcilerLock, RootPlace, Standing, StateDir, StateDirError, Wanted,
@@ -152,7 +152,8 @@ impl Session {
         let lock = ReconcilerLock::acquire(&layout, LOCK_PATIENCE)?;
         let mut random = clock::Random::open().map_err(OpenError::Random)?;
         let standing = state_dir.settle(&lock, &mut random)?;
-        let (mut ledger_file, mut ledger, report) = LedgerFile::open(&layout, &lock)?;
+        let known = known_instance(&standing, &mut random);
+        let (mut ledger_file, mut ledger, report) = LedgerFile::open(&layout, &known, &lock)?;
         tell(&report);
         let (instance, foreign) = match standing {
             Standing::Foreign { .. } if options.new_instance => {
@@ -319,6 +320,14 @@ enum Then {
     Leave,
 }
 
+/// The instance whose marks are in what was started from here.
+fn known_instance(standing: &Standing, random: &mut clock::Random) -> InstanceId {
+    match standing {
+        Standing::Ours { instance, .. } | Standing::Foreign { instance: Some(instance) } => instance.clone(),
+        Standing::New | Standing::Foreign { instance: None } => random.instance(),
+    }
+}
+
 /// The instance to act as, and why nothing of its claims may be touched, if so.
 fn whose(standing: Standing, random: &mut clock::Random) -> (InstanceId, Option<Reason>) {
     match standing {
@@ -341,6 +350,25 @@ fn keep_without(path: &Path) {
 fn tell(report: &OpenReport) {
     for damage in &report.damage {
         tracing::warn!("the ledger was damaged at byte {}: {}", damage.offset, damage.what);
+    }
+    if report.missing {
+        tracing::warn!("the ledger is missing, and services were started from here before");
+    }
+    if report.missing || !report.damage.is_empty() {
+        tracing::warn!("what was asked for by hand, as a stop, may be lost with it");
+    }
+    for Recovered { service, how } in &report.recovered {
+        match how {
+            How::TakenUp { pid } => {
+                tracing::warn!(%service, pid, "the ledger had lost its run; it is taken up again");
+            }
+            How::Ended => tracing::warn!(%service, "the ledger had lost its last run, which has ended"),
+            How::Suspected { pids } => tracing::warn!(
+                %service,
+                ?pids,
+                "the ledger has lost its run, and what looks like it cannot be proved: it is held"
+            ),
+        }
     }
     if let Some(path) = &report.set_aside {
         tracing::warn!(kept = %path.display(), "the damaged ledger was set aside");
@@ -411,9 +439,11 @@ fn preview(
     let (ledger, instance, foreign) = match state_dir {
         None => (Ledger::default(), random.instance(), None),
         Some(state_dir) => {
-            let (ledger, report) = LedgerFile::read(state_dir.layout())?;
+            let standing = state_dir.standing()?;
+            let known = known_instance(&standing, &mut random);
+            let (ledger, report) = LedgerFile::read(state_dir.layout(), &known)?;
             tell(&report);
-            let (instance, foreign) = whose(state_dir.standing()?, &mut random);
+            let (instance, foreign) = whose(standing, &mut random);
             (ledger, instance, foreign)
         }
     };

@@ -41,7 +41,7 @@ impl<H: Host> Reconciler<H> {
         if let Some(closed) = closed {
             return Err(closed);
         }
-        let request = self.request(spec, &rendered, &rendered.argv, &files)?;
+        let mut request = self.request(spec, &rendered, &rendered.argv, &files)?;
         let uid = request.user.as_ref().map_or_else(|| self.host.own_uid(), |user| user.uid);
         let intent = Intent {
             service: service.clone(),
@@ -54,7 +54,9 @@ impl<H: Host> Reconciler<H> {
             epoch: request.epoch,
             clears_failures: step.reason.clears_failures(),
         };
-        Ok(Prepared { intent: Record::Intent(Box::new(intent)), request })
+        let intent = Box::new(intent);
+        request.intent = Some(intent.clone());
+        Ok(Prepared { intent: Record::Intent(intent), request })
     }
 
     /// The version in force of a service, wanted or not.
@@ -100,6 +102,7 @@ impl<H: Host> Reconciler<H> {
             nice: spec.nice,
             oom_score_adj: spec.oom_score_adj,
             rlimits: rlimits(&spec.limits),
+            intent: None,
         })
     }
 

@@ -9,6 +9,7 @@ mod entry;
 mod journals;
 mod ledger;
 mod line;
+mod lost;
 pub(crate) mod paths;
 mod reason;
 mod record;
@@ -19,8 +20,9 @@ pub use codec::{
 pub use entry::{Entry, LastRun, Run, Stopping};
 pub use journals::{Lines, decode_lines, encode_line};
 pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
+pub use lost::{Unknown, unknown_births};
 pub use reason::Reason;
 pub use record::{
-    BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, Record, Request,
-    SpawnFailure, SpawnStage,
+    BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, LOST_FINGERPRINT,
+    Record, Request, SpawnFailure, SpawnStage,
 };

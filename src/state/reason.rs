@@ -106,6 +106,8 @@ pub enum Reason {
     ForeignRoot {
         path: String,
     },
+    /// The ledger was damaged, and what it said of this is lost.
+    RecordLost,
 
     // What else a pass does.
     Adopted {
@@ -114,6 +116,8 @@ pub enum Reason {
     LiveChanged {
         fields: Vec<String>,
     },
+    /// What it was started from is not known any more.
+    TextLost,
     Rejected {
         problems: usize,
         first: String,
@@ -220,8 +224,10 @@ impl Reason {
             Self::GuardFraction { .. } => "guard-fraction",
             Self::PruneDelay => "prune-delay",
             Self::ForeignRoot { .. } => "foreign-root",
+            Self::RecordLost => "record-lost",
             Self::Adopted { .. } => "adopted",
             Self::LiveChanged { .. } => "live-changed",
+            Self::TextLost => "text-lost",
             Self::Rejected { .. } => "rejected",
             Self::Forgotten => "forgotten",
             Self::Starting => "starting",
@@ -283,7 +289,9 @@ impl Reason {
             Self::Shutdown => "everything is being stopped".into(),
             Self::GraceOver { grace } => format!("it did not end within its grace of {}", human(*grace)),
             Self::IdentityUnverifiable { detail } => {
-                format!("its process cannot be told from a stranger ({detail}); nothing is touched")
+                format!(
+                    "its process cannot be told from a stranger ({detail}); nothing is touched until `reconcile adopt` or `reconcile forget`"
+                )
             }
             Self::ContainmentLost { .. } => {
                 "what held its descendants together is gone; look at them, end them, then `reconcile forget`"
@@ -315,9 +323,15 @@ impl Reason {
             ),
             Self::PruneDelay => "removals wait until the directory has been quiet".into(),
             Self::ForeignRoot { path } => format!("it belongs to {path}, which this run was not given"),
+            Self::RecordLost => {
+                "the ledger lost which manifest declared it; nothing is removed until that is seen, or `reconcile prune` names the service".into()
+            }
             Self::Adopted { pid } => format!("pid {pid} is the process that we started"),
             Self::LiveChanged { fields } => {
                 format!("{} changed, its process is not touched", fields.join(", "))
+            }
+            Self::TextLost => {
+                "what it was started from is lost; it is compared with its present manifest from now on, `reconcile restart` makes sure".into()
             }
             Self::Rejected { problems: 1, first } => first.clone(),
             Self::Rejected { problems, first } => format!("{first} (and {} more)", problems - 1),

@@ -135,6 +135,27 @@ pub struct Intent {
     pub clears_failures: bool,
 }
 
+/// The fingerprint of a start that is not known any more: equal to none, and of no version.
+pub const LOST_FINGERPRINT: &str = "lost";
+
+impl Intent {
+    /// Of a start whose own intent is lost. `digest` is the newest accepted text that is known to declare the
+    /// service.
+    pub fn lost(service: ServiceId, nonce: Nonce, digest: Digest, at: Stamp) -> Self {
+        Self {
+            service,
+            nonce,
+            fingerprint: LOST_FINGERPRINT.to_owned(),
+            digest,
+            why: Reason::RecordLost,
+            exec: ExecFacts { files: Vec::new(), uid: 0, allowed: Vec::new() },
+            at,
+            epoch: 0,
+            clears_failures: false,
+        }
+    }
+}
+
 /// What a start resolved to, for the policy check of what runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecFacts {
@@ -264,11 +285,13 @@ pub struct ExitLine {
 }
 
 /// One line of the journal of births, written by the child just before it executes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BirthLine {
     pub nonce: Nonce,
     pub process: ProcessIdentity,
     pub containment: Containment,
+    /// What the ledger says of this start: it is said twice, so that a ledger that lost it is made good.
+    pub intent: Box<Intent>,
 }
 
 impl Record {

@@ -1,6 +1,6 @@
 //! A world of its own for each test: a state directory, a keeper, a client, and an end for all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use reconcile::host::clock;
 use reconcile::host::keeper::{KeeperClient, epoch};
 use reconcile::host::observe::{Intents, observe};
 use reconcile::host::proc::{Here, Liveness, Pinned, visit_descendants};
 use reconcile::host::{Claim, Event, ExecTarget, Found, SpawnRequest, StateLayout, StdinKind};
-use reconcile::identity::{InstanceId, Nonce, ProcessIdentity, ServiceId};
-use reconcile::state::{Containment, ExitStatus, FileIdentity};
+use reconcile::identity::{Digest, InstanceId, Nonce, ProcessIdentity, ServiceId};
+use reconcile::state::{Containment, ExitStatus, FileIdentity, Intent};
 
 pub const EXE: &str = env!("CARGO_BIN_EXE_reconcile");
 
@@ -145,9 +146,11 @@ impl World {
 
     /// A request to run `argv`, whose first word is a path.
     pub fn request(&mut self, service: &str, argv: &[&str]) -> SpawnRequest {
+        let (service, nonce) = (ServiceId::parse(service).unwrap(), self.nonce());
+        let intent = Intent::lost(service.clone(), nonce.clone(), Digest::of(b""), clock::now());
         SpawnRequest {
-            service: ServiceId::parse(service).unwrap(),
-            nonce: self.nonce(),
+            service,
+            nonce,
             epoch: self.epoch,
             exec: target(Path::new(argv[0])),
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
@@ -159,6 +162,7 @@ impl World {
             nice: None,
             oom_score_adj: None,
             rlimits: Vec::new(),
+            intent: Some(Box::new(intent)),
         }
     }
 
@@ -238,7 +242,8 @@ impl World {
     }
 
     pub fn found(&self, claim: &Claim) -> Found {
-        observe(&self.layout, std::slice::from_ref(claim), Intents::Judged).unwrap().remove(0).found
+        let judged = BTreeSet::from([claim.nonce.clone()]);
+        observe(&self.layout, std::slice::from_ref(claim), Intents::Judged(&judged)).unwrap().remove(0).found
     }
 
     /// Looks until it is so, or fails.

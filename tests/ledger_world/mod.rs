@@ -8,10 +8,16 @@ use std::time::Duration;
 use reconcile::host::StateLayout;
 use reconcile::host::ledger_file::{LedgerFile, OpenReport};
 use reconcile::host::state_dir::ReconcilerLock;
+use reconcile::identity::InstanceId;
 use reconcile::state::{Ledger, Record};
 use tempfile::TempDir;
 
 use crate::ledger_samples::{exited, gone, intent, started};
+
+/// Nothing that runs has its mark.
+pub fn instance() -> InstanceId {
+    InstanceId::from_u64(1)
+}
 
 pub struct World {
     pub layout: StateLayout,
@@ -35,7 +41,7 @@ impl World {
     }
 
     pub fn open(&self) -> (LedgerFile, Ledger, OpenReport) {
-        LedgerFile::open(&self.layout, &self.lock).unwrap()
+        LedgerFile::open(&self.layout, &instance(), &self.lock).unwrap()
     }
 }
 

@@ -51,7 +51,7 @@ use super::{
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
-use crate::state::{FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, Record};
 use crate::time::Stamp;
 
 const PID_NAMESPACE: u64 = 4_026_531_836;
@@ -177,6 +177,10 @@ impl Host for FakeHost {
 
     fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
         self.world.borrow().identify(pid)
+    }
+
+    fn containment(&mut self, nonce: &Nonce, process: &ProcessIdentity) -> Option<Containment> {
+        self.world.borrow().containment(nonce, process)
     }
 
     fn claim_instance(&mut self) -> Result<InstanceId, String> {

@@ -3,8 +3,8 @@
 use super::run::{Body, Doubt, Knowledge, Stage};
 use super::world::World;
 use crate::host::{Claim, Event, Found, Sighting};
-use crate::identity::{Pid, ProcessIdentity};
-use crate::state::FileIdentity;
+use crate::identity::{Nonce, Pid, ProcessIdentity};
+use crate::state::{Containment, FileIdentity};
 
 impl World {
     pub fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
@@ -97,6 +97,11 @@ impl World {
         let leaders = self.runs.values().filter_map(|run| run.body()).filter(|body| body.leader_lives());
         let mut known = leaders.map(|body| &body.identity).chain(self.strangers.values());
         known.find(|process| process.pid == pid).cloned()
+    }
+
+    pub fn containment(&self, nonce: &Nonce, process: &ProcessIdentity) -> Option<Containment> {
+        let body = self.runs.get(nonce)?.body()?;
+        (body.identity == *process).then(|| body.containment.clone())
     }
 
     pub fn executable(&self, process: &ProcessIdentity) -> Option<FileIdentity> {

@@ -182,12 +182,10 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     unistd::chdir(birth.prepared.cwd.as_c_str())
         .map_err(at(SpawnStage::Cwd, format_args!("enter the directory {}", request.cwd.display())))?;
     let program = Program::open(request, &birth.prepared.words)?;
-    let mut born = BirthLine { nonce: request.nonce.clone(), process, containment: containment.clone() };
     if let Some(gate) = &gate {
-        born = gate.pass(request, born)?;
+        gate.pass(request, &process, containment)?;
     }
-    let BirthLine { process, containment, .. } = born;
-    say(&mut birth.status, &Word::Born { process, containment });
+    say(&mut birth.status, &Word::Born { process, containment: containment.clone() });
     let failed = final_limits(request).map_or_else(|failed| failed, |()| program.execute());
     // Told first: a limit may be in the way of the rest.
     tell(birth, &failed);
@@ -345,9 +343,8 @@ impl Gate {
         Ok(Self { gate: gate.into(), births: births.into() })
     }
 
-    /// From here until the exec, or our death, a reconciler that starts has to wait. The answer is what is on
-    /// record.
-    fn pass(&self, request: &SpawnRequest, born: BirthLine) -> Step<BirthLine> {
+    /// From here until the exec, or our death, a reconciler that starts has to wait.
+    fn pass(&self, request: &SpawnRequest, process: &ProcessIdentity, containment: &Containment) -> Step {
         rustix::fs::flock(&self.gate, FlockOperation::LockShared)
             .map_err(at(SpawnStage::Born, "lock the birth gate"))?;
         let epoch = read_epoch(&self.gate).map_err(at(SpawnStage::Born, "read the birth gate"))?;
@@ -358,8 +355,18 @@ impl Gate {
                 message: format!("the request is of epoch {}, and this is {epoch}", request.epoch),
             });
         }
-        journal::append(&self.births, &born).map_err(at(SpawnStage::Born, "record the birth"))?;
-        Ok(born)
+        let intent = request.intent.clone().ok_or_else(|| SpawnFailure {
+            stage: SpawnStage::Born,
+            errno: 0,
+            message: "the request does not say what the ledger says of it".into(),
+        })?;
+        let born = BirthEntry::Born(BirthLine {
+            nonce: request.nonce.clone(),
+            process: process.clone(),
+            containment: containment.clone(),
+            intent,
+        });
+        journal::append(&self.births, &born).map_err(at(SpawnStage::Born, "record the birth"))
     }
 
     /// After a failed exec. If this cannot be written, for instance for the limit on file sizes that was asked for, a

@@ -52,6 +52,19 @@ pub fn epoch(layout: &StateLayout) -> Result<u64, GateError> {
     read_epoch(&gate).map_err(fail)
 }
 
+/// Has everything that was asked for until now be on record, or never be born: for a reconciler that does not know
+/// what was asked for.
+pub fn close_gate(layout: &StateLayout, patience: Duration) -> Result<(), GateError> {
+    let path = layout.birth_gate();
+    let fail = |source| GateError::Io { path: path.clone(), source };
+    let gate = open_gate(layout).map_err(fail)?;
+    if !flock::lock(&gate, Kind::Exclusive, patience).map_err(fail)? {
+        return Err(GateError::Busy { path, waited: patience });
+    }
+    let epoch = read_epoch(&gate).map_err(fail)?;
+    write_epoch(&gate, epoch + 1).map_err(fail)
+}
+
 /// Settles what became of open intents. Writes nothing if each of them was born, or if there are none.
 ///
 /// `open` must be every intent that is open in the ledger: a large journal is trimmed to what they ask about, and
@@ -143,7 +156,8 @@ fn trim(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::ProcessIdentity;
+    use crate::identity::{Digest, ProcessIdentity, ServiceId};
+    use crate::state::Intent;
 
     fn layout() -> (tempfile::TempDir, StateLayout) {
         let dir = tempfile::tempdir().unwrap();
@@ -189,6 +203,12 @@ mod tests {
                 nonce: Nonce::from_u64(nonce),
                 process,
                 containment: crate::state::Containment::Cgroup { path: "/".into() },
+                intent: Box::new(Intent::lost(
+                    ServiceId::parse("web").unwrap(),
+                    Nonce::from_u64(nonce),
+                    Digest::of(b""),
+                    here.stamp(),
+                )),
             });
             journal::append(&file, &entry).unwrap();
         };

@@ -14,6 +14,7 @@
 //!                                                └─ upgrade    a newer program in the same process
 //! ```
 
+mod ask;
 mod attach;
 mod cell;
 pub mod child;
@@ -32,7 +33,8 @@ mod spawn;
 mod start;
 mod upgrade;
 
+pub use ask::cells;
 pub use cell::JOB_PREFIX;
 pub use client::{KeeperClient, KeeperError, KeeperInfo, is_held};
-pub use gate::{GateError, Judged, epoch, judge_intents};
+pub use gate::{GateError, Judged, close_gate, epoch, judge_intents};
 pub use start::{EXIT_HELD, main};

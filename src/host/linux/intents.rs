@@ -1,5 +1,6 @@
 //! The birth gate as an acting host uses it: the epoch of its spawns, and what became of open intents.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::host::keeper::{self, GateError, judge_intents};
@@ -14,15 +15,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct OpenIntents {
     layout: StateLayout,
     epoch: u64,
-    /// Those of the ledger were judged; what is open now is our own, and under way.
+    /// Those of the ledger were judged.
     are_judged: bool,
+    /// Without a birth they will never have one; what else is open is our own, and under way.
+    judged: BTreeSet<Nonce>,
 }
 
 impl OpenIntents {
     /// Fails where the gate cannot be read: without it nothing may be started or judged.
     pub fn new(layout: StateLayout) -> Result<Self, GateError> {
         let epoch = keeper::epoch(&layout)?;
-        Ok(Self { layout, epoch, are_judged: false })
+        Ok(Self { layout, epoch, are_judged: false, judged: BTreeSet::new() })
     }
 
     /// Of the spawns that are asked for now.
@@ -36,27 +39,32 @@ impl OpenIntents {
     }
 
     /// Settles what became of intents that a reconciler or keeper of before left open.
-    pub fn judge(&mut self, claims: &[Claim]) -> Intents {
+    pub fn judge(&mut self, claims: &[Claim]) {
+        let open = open(claims);
+        self.judged.retain(|nonce| open.contains(nonce));
         if self.are_judged {
-            return Intents::Open;
+            return;
         }
-        match judge_intents(&self.layout, &open(claims), PATIENCE) {
+        match judge_intents(&self.layout, &open, PATIENCE) {
             Ok(judged) => {
                 self.epoch = judged.epoch;
                 self.are_judged = true;
-                Intents::Judged
+                self.judged = open.into_iter().collect();
             }
-            Err(error) => {
-                tracing::warn!("open starts cannot be judged yet: {error}");
-                Intents::Open
-            }
+            Err(error) => tracing::warn!("open starts cannot be judged yet: {error}"),
         }
+    }
+
+    /// What is known of them.
+    pub fn settled(&self) -> Intents<'_> {
+        Intents::Judged(&self.judged)
     }
 
     /// Trims the journal of births once it is large, which begins a new epoch: only while nothing that was asked
     /// for in this one, neither a spawn nor a job, is still to be born.
     pub fn trim_if_large(&mut self, claims: &[Claim]) {
-        if !self.are_judged || !open(claims).is_empty() {
+        let under_way = open(claims).iter().any(|nonce| !self.judged.contains(nonce));
+        if !self.are_judged || under_way {
             return;
         }
         match judge_intents(&self.layout, &[], Duration::ZERO) {
@@ -73,10 +81,16 @@ fn open(claims: &[Claim]) -> Vec<Nonce> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::clock;
     use crate::host::keeper::journal;
     use crate::host::proc::Here;
-    use crate::identity::{ProcessIdentity, ServiceId};
-    use crate::state::{BirthLine, Containment};
+    use crate::identity::{Digest, ProcessIdentity, ServiceId};
+    use crate::state::{BirthLine, Containment, Intent};
+
+    fn lost_intent(nonce: u64) -> Box<Intent> {
+        let web = ServiceId::parse("web").unwrap();
+        Box::new(Intent::lost(web, Nonce::from_u64(nonce), Digest::of(b""), clock::now()))
+    }
 
     fn claim(process: Option<ProcessIdentity>) -> Claim {
         let service = ServiceId::parse("web").unwrap();
@@ -90,7 +104,8 @@ mod tests {
         let layout = StateLayout { dir: dir.path().to_owned() };
         let me = Here::read().unwrap().own_identity().unwrap();
         let mut intents = OpenIntents::new(layout.clone()).unwrap();
-        assert_eq!(intents.judge(&[claim(Some(me.clone()))]), Intents::Judged);
+        intents.judge(&[claim(Some(me.clone()))]);
+        assert!(intents.are_judged);
         let births = journal::open(&layout.births()).unwrap();
         let dead = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me.clone() };
         let size = || layout.births().metadata().unwrap().len();
@@ -99,6 +114,7 @@ mod tests {
                 nonce: Nonce::from_u64(nonce),
                 process: dead.clone(),
                 containment: Containment::Cgroup { path: "/".into() },
+                intent: lost_intent(nonce),
             };
             journal::append(&births, &journal::BirthEntry::Born(line)).unwrap();
             if size() > 600 * 1024 {

@@ -18,7 +18,7 @@ use crate::host::{
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, Record};
 use crate::time::Stamp;
 
 #[derive(Debug)]
@@ -66,6 +66,10 @@ impl Host for Looking {
 
     fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
         Here::read().ok()?.identity(pid.get()).ok()
+    }
+
+    fn containment(&mut self, _nonce: &Nonce, _process: &ProcessIdentity) -> Option<Containment> {
+        unreachable!("a preview claims nothing")
     }
 
     fn claim_instance(&mut self) -> Result<InstanceId, String> {

@@ -28,7 +28,7 @@ use tending::{Rules, Tender};
 use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
 use super::logs;
-use super::observe::observe;
+use super::observe::{contains, observe};
 use super::probe::Prober;
 use super::proc::Here;
 use super::scan::Scanner;
@@ -202,6 +202,10 @@ impl Host for LinuxHost {
         Here::read().ok()?.identity(pid.get()).ok()
     }
 
+    fn containment(&mut self, nonce: &Nonce, process: &ProcessIdentity) -> Option<Containment> {
+        contains(self.state_dir.layout(), nonce, process)
+    }
+
     fn claim_instance(&mut self) -> Result<InstanceId, String> {
         let claimed = self.state_dir.take_over(&self.lock).and_then(|known| match known {
             Some(instance) => Ok(instance),
@@ -234,12 +238,13 @@ impl Host for LinuxHost {
 
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
         self.link.ping();
-        let intents = self.intents.judge(claims);
+        self.intents.judge(claims);
         if self.link.is_idle() {
             self.intents.trim_if_large(claims);
         }
         self.trim_exits_if_large(claims);
-        let mut sightings = observed(observe(self.state_dir.layout(), claims, intents), claims);
+        let mut sightings =
+            observed(observe(self.state_dir.layout(), claims, self.intents.settled()), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
             match &sighting.found {
                 Found::Alive { born } | Found::Ended { born, others: true, .. } => {

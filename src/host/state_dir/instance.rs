@@ -30,7 +30,7 @@ pub enum Standing {
     },
     /// A copy: what its ledger names is held until `takeover` or `--new-instance`.
     Foreign {
-        /// `None` where the ledger has lost its `instance.json`.
+        /// `None` where `instance.json` was lost.
         instance: Option<InstanceId>,
     },
 }
@@ -50,8 +50,9 @@ impl StateDir {
     /// Whose the claims are. Writes nothing.
     pub fn standing(&self) -> Result<Standing, StateDirError> {
         let Some(text) = self.instance_text()? else {
-            let has_ledger = self.layout.ledger().exists();
-            return Ok(if has_ledger { Standing::Foreign { instance: None } } else { Standing::New });
+            let history = [self.layout.ledger(), self.layout.births(), self.layout.keeper_lock()];
+            let is_new = history.iter().all(|file| !file.exists());
+            return Ok(if is_new { Standing::New } else { Standing::Foreign { instance: None } });
         };
         let Ok(record) = serde_json::from_str::<InstanceRecord>(&text) else {
             return Ok(Standing::Foreign { instance: None });

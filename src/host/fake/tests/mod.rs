@@ -54,6 +54,7 @@ impl Rig {
             nice: None,
             oom_score_adj: None,
             rlimits: Vec::new(),
+            intent: None,
         }
     }
 

@@ -1,0 +1,285 @@
+//! A ledger that lost a part of itself, or all: nothing is doubled, and what runs goes on.
+//!
+//! Services are counted from outside, by a mark of the test in their environment. What is proved ours by a birth
+//! on record, or by the keeper that holds it, is taken up again with its pid; what only looks like ours is held,
+//! and a command leads out of that.
+
+#![expect(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::{Command, Stdio};
+
+use support::{As, Run, World, is_alive, kill};
+
+const NAMES: [&str; 3] = ["api", "db", "web"];
+
+/// In the environment of every service here.
+const MARK: &str = "LOSS_TEST_SERVICE";
+
+fn declare(world: &World, name: &str, script: &str) {
+    world.service(name, script, &format!("env = {{ {MARK} = \"{name}\" }}"));
+}
+
+/// Three services that run, one of them in its second run.
+fn running(who: As) -> World {
+    let world = World::run_as(who);
+    for name in NAMES {
+        declare(&world, name, "exec sleep 98765");
+    }
+    world.once().expect_code(0);
+    declare(&world, "web", "exec sleep 98766");
+    world.once().expect_code(0);
+    world
+}
+
+/// Every living process of each service, told by the mark.
+fn counted(world: &World) -> BTreeMap<String, BTreeSet<i32>> {
+    let mut counted: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
+    for pid in world.processes() {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&environment).into_owned();
+        let mark = text.split('\0').find_map(|pair| pair.strip_prefix(MARK)?.strip_prefix('='));
+        if let Some(name) = mark {
+            counted.entry(name.to_owned()).or_default().insert(pid);
+        }
+    }
+    counted
+}
+
+fn ledger(world: &World) -> Vec<u8> {
+    fs::read(world.state().join("ledger.journal")).unwrap()
+}
+
+fn damage(world: &World, bytes: &[u8]) {
+    fs::write(world.state().join("ledger.journal"), bytes).unwrap();
+}
+
+fn remove(world: &World, names: &[&str]) {
+    for name in names {
+        fs::remove_file(world.state().join(name)).unwrap();
+    }
+}
+
+/// One pass after the damage, and one after that.
+#[track_caller]
+fn assert_same_processes(world: &World, before: &BTreeMap<String, BTreeSet<i32>>, what: &str) -> Run {
+    let run = world.once();
+    assert_eq!(counted(world), *before, "{what}\n{}\n{}", run.stdout, run.stderr);
+    assert_eq!(run.code, 0, "{what}\n{}\n{}", run.stdout, run.stderr);
+    let gate = || fs::read(world.state().join("births.gate")).unwrap();
+    let after = (ledger(world), gate());
+    let second = world.once();
+    assert_eq!(counted(world), *before, "{what}, the second time\n{}", second.stderr);
+    assert!(second.stdout.trim().is_empty() || !second.stdout.contains("start"), "{what}: {}", second.stdout);
+    assert_eq!((ledger(world), gate()), after, "{what}: a second pass writes nothing\n{}", second.stderr);
+    run
+}
+
+/// The keeper alone: holders look like it, and came later.
+fn kill_keeper(world: &World) {
+    let keeper = world.keeper().expect("a keeper runs");
+    kill(keeper);
+    world.until("the keeper is gone", |_| !is_alive(keeper));
+}
+
+fn instance(world: &World) -> String {
+    let text = fs::read_to_string(world.state().join("instance.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    record["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_ledger_cut_off_anywhere_doubles_nothing() {
+    let world = running(As::Caller);
+    let before = counted(&world);
+    assert!(before.len() == 3 && before.values().all(|pids| pids.len() == 1), "{before:?}");
+    let whole = ledger(&world);
+    let ends = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let ends: Vec<usize> = [0].into_iter().chain(ends).collect();
+    let within = ends.windows(2).step_by(3).map(|pair| pair[0] + (pair[1] - pair[0]) / 2);
+    let cuts: BTreeSet<usize> = ends.iter().copied().chain(within).collect();
+    for cut in cuts {
+        damage(&world, &whole[..cut]);
+        assert_same_processes(&world, &before, &format!("cut at {cut} of {}", whole.len()));
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_doubles_nothing() {
+    let world = running(As::Holders);
+    let before = counted(&world);
+    let whole = ledger(&world);
+    let lines = whole.split_inclusive(|&byte| byte == b'\n').scan(0, |at, line| {
+        *at += line.len();
+        Some(*at - line.len() / 2)
+    });
+    for at in lines {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 4;
+        damage(&world, &flipped);
+        let run = assert_same_processes(&world, &before, &format!("flipped at {at}"));
+        assert!(run.stderr.contains("ledger was damaged"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn without_its_ledger_what_runs_is_taken_up_by_its_birth() {
+    for who in [As::Caller, As::Holders] {
+        let world = running(who);
+        let before = counted(&world);
+        kill_keeper(&world);
+        remove(&world, &["ledger.journal"]);
+        let run = assert_same_processes(&world, &before, "without a ledger");
+        assert!(run.stderr.contains("the ledger is missing"), "{}", run.stderr);
+        assert!(run.stderr.contains("taken up again"), "{}", run.stderr);
+        // Nothing but the ledger knew of it; the spec it was started with is known all the same.
+        declare(&world, "web", "exec sleep 98767");
+        world.once().expect_code(0);
+        let after = counted(&world);
+        assert_eq!((&after["api"], &after["db"]), (&before["api"], &before["db"]));
+        assert_ne!(after["web"], before["web"], "its command changed");
+        assert_eq!(after["web"].len(), 1);
+    }
+}
+
+#[test]
+fn a_change_that_was_made_while_the_ledger_was_lost_is_seen() {
+    let world = running(As::Caller);
+    let before = counted(&world);
+    remove(&world, &["ledger.journal"]);
+    declare(&world, "web", "exec sleep 98767");
+    let run = world.once().expect_code(0);
+    assert!(run.stdout.contains("command"), "{}", run.stdout);
+    let after = counted(&world);
+    assert_eq!((&after["api"], after["web"].len()), (&before["api"], 1));
+    assert_ne!(after["web"], before["web"]);
+}
+
+#[test]
+fn without_ledger_and_births_what_the_keeper_holds_is_taken_up() {
+    for who in [As::Caller, As::Holders] {
+        let world = running(who);
+        let before = counted(&world);
+        remove(&world, &["ledger.journal", "births.journal"]);
+        let run = world.once().expect_code(0);
+        assert_eq!(counted(&world), before, "{}", run.stderr);
+        // What it was started from is lost: compared from now on.
+        assert_same_processes(&world, &before, "once more");
+        declare(&world, "web", "exec sleep 98767");
+        world.once().expect_code(0);
+        let after = counted(&world);
+        assert_eq!((&after["api"], after["web"].len()), (&before["api"], 1));
+        assert_ne!(after["web"], before["web"], "its command changed");
+    }
+}
+
+#[test]
+fn what_cannot_be_proved_is_held_and_commands_lead_out() {
+    for who in [As::Caller, As::Holders] {
+        let world = running(who);
+        let before = counted(&world);
+        let pid = |name: &str| *before[name].first().unwrap();
+        kill_keeper(&world);
+        remove(&world, &["ledger.journal", "births.journal"]);
+        let run = world.once();
+        assert_ne!(run.code, 0, "{}", run.stderr);
+        assert!(run.stderr.contains("it is held"), "{}", run.stderr);
+        world.once();
+        assert_eq!(counted(&world), before, "nothing is started beside them, and nothing is ended");
+        for name in NAMES {
+            assert_eq!(world.phase(name), "held", "{}", world.describe());
+        }
+        // One whose containment can still be told is adopted.
+        world.run(&["adopt", "api", "--pid", &pid("api").to_string()]).expect_code(0);
+        assert_eq!((world.phase("api").as_str(), world.pid("api")), ("running", Some(pid("api"))));
+        // One that is ended by hand is forgotten, and started again.
+        kill(pid("db"));
+        world.until("db is dead", |_| !is_alive(pid("db")));
+        world.run(&["forget", "db"]);
+        world.once();
+        let after = counted(&world);
+        assert_eq!((&after["api"], &after["web"], after["db"].len()), (&before["api"], &before["web"], 1));
+        assert_ne!(after["db"], before["db"]);
+        // One that ends by itself is started again without a word.
+        kill(pid("web"));
+        world.until("web is dead", |_| !is_alive(pid("web")));
+        world.once().expect_code(0);
+        let after = counted(&world);
+        assert!(after.values().all(|pids| pids.len() == 1), "{after:?}");
+        world.run(&["down"]).expect_code(0);
+        assert_eq!(counted(&world), BTreeMap::new());
+    }
+}
+
+#[test]
+fn a_start_whose_birth_was_lost_is_not_made_again() {
+    let world = running(As::Caller);
+    let before = counted(&world);
+    kill_keeper(&world);
+    // The newest start is open again: as if we had died right after it.
+    let text = String::from_utf8(ledger(&world)).unwrap();
+    let at = text.rfind("\"record\":\"intent\"").unwrap();
+    let end = at + text[at..].find('\n').unwrap() + 1;
+    damage(&world, &text.as_bytes()[..end]);
+    let births = fs::read_to_string(world.state().join("births.journal")).unwrap();
+    let torn = births.rfind("{\"nonce\"").unwrap();
+    fs::write(world.state().join("births.journal"), &births.as_bytes()[..torn + 40]).unwrap();
+    world.once();
+    assert_eq!(counted(&world), before);
+    assert_eq!(world.phase("web"), "held", "{}", world.describe());
+    let pid = *before["web"].first().unwrap();
+    world.run(&["adopt", "web", "--pid", &pid.to_string()]).expect_code(0);
+    assert_same_processes(&world, &before, "adopted");
+}
+
+#[test]
+fn a_stranger_with_a_mark_is_neither_taken_up_nor_ended() {
+    let world = running(As::Caller);
+    let before = counted(&world);
+    let mark = format!("{}:default/web:00000000000000aa", instance(&world));
+    let mut command = Command::new("/bin/sleep");
+    command.arg("98765").env_clear().env("RECONCILE_SPAWN", mark).stdin(Stdio::null());
+    let mut stranger = command.spawn().unwrap();
+    remove(&world, &["ledger.journal", "births.journal"]);
+    world.once().expect_code(0);
+    assert_eq!(counted(&world), before);
+    world.run(&["down"]).expect_code(0);
+    assert_eq!(counted(&world), BTreeMap::new());
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger lives");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn what_is_taken_up_and_declared_nowhere_is_not_ended_for_that() {
+    let world = running(As::Caller);
+    let before = counted(&world);
+    remove(&world, &["ledger.journal"]);
+    world.remove("db.toml");
+    let run = world.once();
+    assert_eq!(counted(&world), before, "{}", run.stderr);
+    assert_eq!(world.service_status("db").unwrap()["reason"], "record-lost", "{}", world.describe());
+    world.run(&["prune", "db"]).expect_code(0);
+    assert!(!counted(&world).contains_key("db"));
+    assert_eq!(world.once().expect_code(0).code, 0);
+}
+
+#[test]
+fn a_job_that_was_done_is_not_done_again_for_a_cut_off_ledger() {
+    let world = World::new();
+    let done = world.path("done");
+    declare(&world, "migrate", &format!("echo once >> {}", done.display()));
+    declare(&world, "web", "exec sleep 98765");
+    world.run(&["--once"]);
+    world.until("it is done", |world| world.phase("migrate") == "completed");
+    let text = String::from_utf8(ledger(&world)).unwrap();
+    let at = text.find("{\"record\":\"intent\",\"service\":\"default/migrate\"").unwrap();
+    let start = text[..at].rfind('\n').unwrap() + 1;
+    damage(&world, &text.as_bytes()[..start + 20]);
+    world.run(&["--once"]);
+    assert_eq!(fs::read_to_string(done).unwrap(), "once\n");
+    assert_eq!(world.phase("migrate"), "completed", "{}", world.describe());
+}
