@@ -2,8 +2,11 @@
 //!
 //! Never the blocking form, which would wait for ever behind a stopped process.
 
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,10 +43,30 @@ pub fn lock(file: &impl AsFd, kind: Kind, patience: Duration) -> io::Result<bool
     }
 }
 
+/// True while somebody holds it exclusively. A file that is not there is held by nobody.
+pub fn is_held(path: &Path) -> io::Result<bool> {
+    match File::open(path) {
+        Ok(file) => lock(&file, Kind::Shared, Duration::ZERO).map(|free| !free),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The process that took it, as far as the kernel tells: not across pid namespaces. Source: proc_locks(5).
+pub fn holder(path: &Path) -> Option<i32> {
+    let inode = fs::metadata(path).ok()?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 1234 fd:01:10477640 0 EOF`
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, "WRITE", pid, place, ..] = fields[..] else { return None };
+        let is_it = place.rsplit(':').next() == Some(inode.as_str());
+        pid.parse().ok().filter(|pid| is_it && *pid > 0)
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
 
     #[test]
@@ -56,5 +79,16 @@ mod tests {
         assert!(!lock(&open(), Kind::Exclusive, Duration::from_millis(5)).unwrap());
         drop((first, second));
         assert!(lock(&open(), Kind::Exclusive, Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!is_held(file.path()).unwrap());
+        assert!(!is_held(Path::new("/nowhere/at-all")).unwrap());
+        let held = File::open(file.path()).unwrap();
+        assert!(lock(&held, Kind::Exclusive, Duration::ZERO).unwrap());
+        assert!(is_held(file.path()).unwrap());
+        assert_eq!(holder(file.path()), Some(std::process::id() as i32));
     }
 }

@@ -160,8 +160,12 @@ impl LedgerFile {
         texts::read(&self.layout, digest)
     }
 
-    /// Drops every claim to a process, for `--new-instance`; the answer is the ledger from now on.
+    /// Drops every claim to a process, for `--new-instance`; the answer is the ledger from now on. The births go
+    /// first: they would make the ledger good again.
     pub fn disown(&mut self) -> Result<Ledger, LedgerUnwritable> {
+        let births = self.layout.births();
+        journal_of_births::replace(&births, &[] as &[BirthEntry])
+            .map_err(|source| LedgerUnwritable { path: births, source })?;
         self.rewrite(Ledger::disown).map_err(|source| self.unwritable(source))
     }
 

@@ -9,6 +9,7 @@ mod instance;
 mod locate;
 mod lock;
 mod node;
+mod original;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -23,6 +24,7 @@ use super::StateLayout;
 pub use instance::Standing;
 pub use locate::{Environment, RootPlace, Source, Wanted};
 pub use lock::{HeldBy, LockError, ReconcilerLock};
+pub use original::InUse;
 
 /// Why a state directory cannot be used; each with a stable [`code`](StateDirError::code).
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,11 @@ pub enum StateDirError {
     Symlink { path: PathBuf, owner: u32 },
     #[error("use the state directory {path}: it is not a directory")]
     NotADirectory { path: PathBuf },
+    #[error(
+        "take over the state directory {path}: {by}; end it there first (`reconcile --state-dir {} down`), or give \
+         this one an empty --state-dir", by.path.display()
+    )]
+    InUse { path: PathBuf, by: Box<InUse> },
     #[error("{doing} {path}")]
     Io {
         doing: &'static str,
@@ -59,6 +66,7 @@ impl StateDirError {
             Self::Mode { .. } => "state-dir-mode",
             Self::Symlink { .. } => "state-dir-symlink",
             Self::NotADirectory { .. } => "state-dir-not-a-directory",
+            Self::InUse { .. } => "state-dir-in-use",
             Self::Io { .. } => "state-dir-io",
         }
     }

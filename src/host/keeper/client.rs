@@ -4,7 +4,6 @@
 //! that holds its lock and does not answer is an error, never a reason to start a second one.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::protocol::{CellInfo, JobEnd, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
 use super::start::EXIT_HELD;
-use crate::host::flock::{self, Kind};
+use crate::host::flock;
 use crate::host::socket::Directory;
 use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce, ProcessIdentity, ServiceId};
@@ -294,12 +293,7 @@ async fn greet(
 /// True while a keeper lives: it holds its lock from before it listens until it is gone.
 pub fn is_held(layout: &StateLayout) -> Result<bool, KeeperError> {
     let io = |source| KeeperError::Io { dir: layout.dir.clone(), source };
-    let lock = match File::open(layout.keeper_lock()) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(io(error)),
-    };
-    flock::lock(&lock, Kind::Shared, Duration::ZERO).map(|free| !free).map_err(io)
+    flock::is_held(&layout.keeper_lock()).map_err(io)
 }
 
 async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperError> {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::node::Node;
-use super::{ReconcilerLock, StateDir, StateDirError};
+use super::{ReconcilerLock, StateDir, StateDirError, original};
+use crate::host::StateLayout;
 use crate::host::clock::Random;
 use crate::host::durable;
 use crate::identity::InstanceId;
@@ -78,12 +79,22 @@ impl StateDir {
         }
     }
 
+    /// An error if anybody runs on the directory that this one is a copy of: before it becomes an owner.
+    pub fn refuse_beside_original(&self) -> Result<(), StateDirError> {
+        let Some(record) = self.record()? else { return Ok(()) };
+        let by = original::in_use(&record.path, &record.node, &record.id, &self.layout.dir)
+            .map_err(StateDirError::io("look for the original of", &self.layout.dir))?;
+        match by {
+            Some(by) => Err(StateDirError::InUse { path: self.layout.dir.clone(), by: Box::new(by) }),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a copy the owner of its claims, under the id they were made with: `takeover`. `None` if that id is
     /// lost; then [`begin_anew`](Self::begin_anew) keeps the claims as well.
     pub fn take_over(&self, _held: &ReconcilerLock) -> Result<Option<InstanceId>, StateDirError> {
-        let record =
-            self.instance_text()?.and_then(|text| serde_json::from_str::<InstanceRecord>(&text).ok());
-        let Some(record) = record else { return Ok(None) };
+        self.refuse_beside_original()?;
+        let Some(record) = self.record()? else { return Ok(None) };
         self.write_instance(&record.id)?;
         Ok(Some(record.id))
     }
@@ -98,6 +109,11 @@ impl StateDir {
         let instance = random.instance();
         self.write_instance(&instance)?;
         Ok(instance)
+    }
+
+    /// `None` if it is not there, or cannot be read as one.
+    fn record(&self) -> Result<Option<InstanceRecord>, StateDirError> {
+        Ok(self.instance_text()?.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     fn instance_text(&self) -> Result<Option<String>, StateDirError> {
@@ -140,9 +156,13 @@ struct Original {
 
 fn look_at(path: &Path) -> Option<Original> {
     let node = Node::of(&fs::metadata(path).ok()?);
-    let text = fs::read(path.join("instance.json")).unwrap_or_default();
-    let id = serde_json::from_slice::<InstanceRecord>(&text).ok().map(|record| record.id);
-    Some(Original { node, id })
+    Some(Original { node, id: id_at(path) })
+}
+
+/// Whose the directory is.
+pub(super) fn id_at(path: &Path) -> Option<InstanceId> {
+    let text = fs::read(StateLayout { dir: path.to_owned() }.instance()).ok()?;
+    serde_json::from_slice::<InstanceRecord>(&text).ok().map(|record| record.id)
 }
 
 /// `original` is what the recorded path holds, if that is another path than ours.

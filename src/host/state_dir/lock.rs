@@ -122,6 +122,17 @@ fn sign(file: &File) -> io::Result<()> {
     file.set_len(text.len() as u64)
 }
 
+/// Who holds this lock of a reconciler, if anybody does.
+pub(super) fn held_by(path: &Path) -> io::Result<Option<HeldBy>> {
+    Ok(flock::is_held(path)?.then(|| holder(path)))
+}
+
+/// As the kernel tells who holds a lock: one that nothing is written in.
+pub(super) fn of_lock(path: &Path) -> HeldBy {
+    let pid = flock::holder(path);
+    HeldBy { pid, since: None, command: pid.and_then(command) }
+}
+
 fn holder(path: &Path) -> HeldBy {
     let text = fs::read(path).unwrap_or_default();
     let Ok(holder) = serde_json::from_slice::<Holder>(&text) else { return HeldBy::default() };
