@@ -67,7 +67,7 @@ fn a_copy_is_not_taken_over_beside_its_original() {
         world.kill_watcher();
         for attempt in [&["takeover"][..], &["--once", "--new-instance"]] {
             let run = on(&world, &copied, attempt);
-            assert_refused(&run, &[keeper_is.clone()]);
+            assert_refused(&run, std::slice::from_ref(&keeper_is));
             assert!(!run.stderr.contains(&watcher), "{}", run.stderr);
         }
         assert!(is_alive(pid));

@@ -40,7 +40,10 @@ impl<H: Host> Reconciler<H> {
                 let is_new_text =
                     candidate.as_ref().is_some_and(|loaded| Some(&loaded.digest) != accepted_digest.as_ref());
                 if let Some(loaded) = candidate.as_ref().filter(|_| is_new_text) {
-                    problems.extend(self.judge_candidate(&key, loaded));
+                    match &self.without_policy {
+                        Some(why) => problems.push(why.clone()),
+                        None => problems.extend(self.judge_candidate(&key, loaded)),
+                    }
                     let owned = self.owned_by(&key);
                     problems.extend(emptied(file, owned.len()));
                     problems.extend(self.policy.check_total(tally.total_with(&owned, loaded)));

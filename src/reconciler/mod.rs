@@ -23,6 +23,7 @@ mod memory;
 pub mod options;
 mod ownership;
 mod pass;
+mod place;
 mod publish;
 mod requests;
 mod roots;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 
 use crate::host::{Dirty, Host, StateLayout};
 use crate::identity::{Digest, InstanceId, Nonce, ServiceId};
+use crate::manifest::Problem;
 use crate::plan::{self, Desired, Observed, Plan, PruneRules};
 use crate::policy::{Config, Policy};
 use crate::state::{Ledger, Reason};
@@ -97,6 +99,8 @@ pub struct Reconciler<H> {
     drift: BTreeMap<ServiceId, Vec<Drift>>,
     /// Runs that a copied ledger claims, and why nothing of theirs is touched.
     foreign: Option<Foreign>,
+    /// The configuration cannot be used: what the policy is nobody knows. Nothing is accepted, executed or refused.
+    without_policy: Option<Problem>,
     waiting: Vec<Waiting>,
     last_plan: Plan,
     last_pass: Option<(Stamp, usize)>,
@@ -128,6 +132,7 @@ impl<H: Host> Reconciler<H> {
             execed_away: BTreeMap::new(),
             drift: BTreeMap::new(),
             foreign: None,
+            without_policy: None,
             waiting: Vec::new(),
             last_plan: Plan::default(),
             last_pass: None,
@@ -140,6 +145,11 @@ impl<H: Host> Reconciler<H> {
         let runs = self.memory.ledger().services.values().filter_map(|entry| entry.run.as_ref());
         let nonces = runs.map(|run| run.nonce.clone()).collect();
         self.foreign = Some(Foreign { nonces, why });
+    }
+
+    /// From now on the policy is not known, for this reason: what runs may be stopped, and that is all.
+    pub fn go_without_policy(&mut self, why: Problem) {
+        self.without_policy = Some(why);
     }
 
     pub fn host(&mut self) -> &mut H {

@@ -21,4 +21,6 @@ pub struct Options {
     pub new_instance: bool,
     /// One convergence, after which nothing watches.
     pub once: bool,
+    /// Stops or looks, and so goes on where the configuration cannot be used; nothing is executed then.
+    pub starts_nothing: bool,
 }

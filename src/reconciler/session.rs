@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::Reconciler;
 use super::command::{Answer, Command};
 use super::inbox::{Inbox, Message, ShutdownKind};
 use super::options::Options;
+use super::place::Place;
+pub use super::place::{roots, state_dir};
 use super::status::{ManifestStatus, PassReport, Status};
-use super::{Reconciler, Settings};
 use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
 use crate::host::ledger_file::{How, LedgerError, LedgerFile, OpenReport, Recovered};
 use crate::host::linux::{LinuxHost, Looking, Parts};
-use crate::host::state_dir::{
-    Environment, LockError, ReconcilerLock, RootPlace, Standing, StateDir, StateDirError, Wanted,
-};
-use crate::host::{Host, StateLayout, clock, sys, trust};
+use crate::host::state_dir::{LockError, ReconcilerLock, RootPlace, Standing, StateDir, StateDirError};
+use crate::host::{Host, StateLayout, clock, sys};
 use crate::identity::InstanceId;
-use crate::policy::{OnExit, Policy, Trust};
+use crate::policy::OnExit;
 use crate::state::{Ledger, Reason};
 use crate::time::{Clock, Stamp};
 
@@ -58,77 +58,6 @@ pub enum OpenError {
     },
 }
 
-/// Where everything is, worked out from the options.
-#[derive(Debug)]
-struct Place {
-    roots: Vec<RootPlace>,
-    project_dir: PathBuf,
-    environment: Environment,
-}
-
-impl Place {
-    fn of(options: &Options) -> Self {
-        let roots = roots(options).iter().map(|root| RootPlace::look(root)).collect::<Vec<_>>();
-        let parent = |root: &RootPlace| root.path().parent().unwrap_or(Path::new("/")).to_owned();
-        let project_dir = match &options.project_dir {
-            Some(dir) => RootPlace::look(dir).path().to_owned(),
-            None => roots.first().map_or_else(|| PathBuf::from("/"), parent),
-        };
-        Self { roots, project_dir, environment: Environment::of_process() }
-    }
-
-    fn wanted<'a>(&'a self, options: &'a Options) -> Wanted<'a> {
-        Wanted {
-            flag: options.state_dir.as_deref(),
-            environment: &self.environment,
-            project_dir: &self.project_dir,
-            roots: &self.roots,
-        }
-    }
-
-    fn paths(&self) -> Vec<PathBuf> {
-        self.roots.iter().map(|root| root.path().to_owned()).collect()
-    }
-
-    fn config(&self, options: &Options) -> Result<LoadedConfig, ConfigError> {
-        let loaded = config_files::load(options.config.as_deref(), &self.paths())?;
-        for (path, problem) in &loaded.problems {
-            tracing::warn!(file = %path.display(), code = problem.code, "{}", problem.message);
-        }
-        Ok(loaded)
-    }
-
-    fn trust(&self) -> Trust {
-        trust::judge(&self.paths(), &self.project_dir)
-    }
-
-    fn policy(&self, loaded: &LoadedConfig, options: &Options) -> Policy {
-        Policy::in_force(&loaded.config, self.trust(), &options.allow)
-    }
-
-    fn settings(&self, layout: StateLayout, instance: InstanceId, loaded: LoadedConfig) -> Settings {
-        Settings {
-            layout,
-            instance,
-            project_dir: self.project_dir.clone(),
-            home: self.environment.home.clone(),
-            config: loaded.config,
-            watching: false,
-        }
-    }
-}
-
-/// The roots as given, or `manifests`.
-pub fn roots(options: &Options) -> Vec<PathBuf> {
-    if options.manifests.is_empty() { vec![PathBuf::from("manifests")] } else { options.manifests.clone() }
-}
-
-/// The state directory for these options; it need not exist yet.
-pub fn state_dir(options: &Options) -> Result<PathBuf, StateDirError> {
-    let place = Place::of(options);
-    StateDir::path(&place.wanted(options))
-}
-
 /// The reconciler in charge of a state directory, for as long as this value lives.
 #[derive(Debug)]
 pub struct Session {
@@ -145,7 +74,7 @@ impl Session {
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         clock::boot_id()?;
         let place = Place::of(options);
-        let loaded = place.config(options)?;
+        let (loaded, without_policy) = place.config_if_usable(options)?;
         let policy = place.policy(&loaded, options);
         let state_dir = StateDir::open(&place.wanted(options))?;
         let layout = state_dir.layout().clone();
@@ -180,6 +109,9 @@ impl Session {
         let mut reconciler = Reconciler::new(host, settings, policy, ledger);
         if let Some(why) = foreign {
             reconciler.disown_claims(why);
+        }
+        if let Some(why) = without_policy {
+            reconciler.go_without_policy(why);
         }
         reconciler.desired.prune.allow = options.allow_prune && options.once;
         let trust_judged = clock::now();
@@ -434,7 +366,7 @@ fn preview(
     state_dir: Option<&StateDir>,
 ) -> Result<Reconciler<Looking>, OpenError> {
     clock::boot_id()?;
-    let loaded = place.config(options)?;
+    let (loaded, without_policy) = place.config_if_usable(options)?;
     let policy = place.policy(&loaded, options);
     let mut random = clock::Random::open().map_err(OpenError::Random)?;
     let (ledger, instance, foreign) = match state_dir {
@@ -457,6 +389,9 @@ fn preview(
     let mut reconciler = Reconciler::new(host, settings, policy, ledger);
     if let Some(why) = foreign {
         reconciler.disown_claims(why);
+    }
+    if let Some(why) = without_policy {
+        reconciler.go_without_policy(why);
     }
     reconciler.desired.prune.allow = options.allow_prune;
     // A preview shows what a pass would do once the directory has been quiet.

@@ -79,6 +79,9 @@ impl<H: Host> Reconciler<H> {
 
     /// Where the policy stands to an accepted spec, and to what runs of it.
     fn policy_standing(&mut self, accepted: &Accepted) -> PolicyStanding {
+        if let Some(Problem { code, message, .. }) = self.without_policy.clone() {
+            return PolicyStanding { refused: None, gate: Some(Reason::Gate { gate: code, message }) };
+        }
         let service = &accepted.spec.id;
         let judgement = self.judge_if_needed(accepted);
         let mut standing = PolicyStanding { refused: None, gate: judgement.gate };

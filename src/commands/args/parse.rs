@@ -87,8 +87,15 @@ impl Cli {
             allow_prune: up.allow_prune || plan_allows,
             new_instance: up.new_instance,
             once: self.once.is_some(),
+            starts_nothing: self.command.as_ref().is_some_and(starts_nothing),
         }
     }
+}
+
+/// Stopping and looking must always be possible.
+fn starts_nothing(command: &Command) -> bool {
+    use Command::{Down, Logs, Status, Stop, Wait};
+    matches!(command, Status(_) | Logs(_) | Wait(_) | Stop(_) | Down(_))
 }
 
 impl GlobalArgs {
