@@ -215,6 +215,24 @@ fn what_cannot_be_proved_is_held_and_commands_lead_out() {
 }
 
 #[test]
+fn a_held_service_does_not_cut_short_the_stop_of_another() {
+    let world = World::new();
+    declare(&world, "slow", "trap 'sleep 0.5; exit' TERM; while :; do sleep 0.05; done");
+    declare(&world, "web", "exec sleep 98765");
+    world.once().expect_code(0);
+    let pid = |name: &str| world.pid(name).expect("it runs");
+    let (slow, web) = (pid("slow"), pid("web"));
+    kill_keeper(&world);
+    remove(&world, &["ledger.journal", "births.journal"]);
+    world.once();
+    world.run(&["adopt", "slow", "--pid", &slow.to_string()]);
+    assert_eq!((world.phase("slow").as_str(), world.phase("web").as_str()), ("running", "held"));
+    let run = world.run(&["down"]);
+    assert!(!is_alive(slow) && is_alive(web), "{}\n{}", run.stdout, run.stderr);
+    assert_ne!(run.code, 0, "what is held is not down");
+}
+
+#[test]
 fn a_start_whose_birth_was_lost_is_not_made_again() {
     let world = running(As::Caller);
     let before = counted(&world);

@@ -257,7 +257,10 @@ impl<H: Host> Reconciler<H> {
         let containment = claimed.or_else(|| self.host.containment(&nonce, &process)).ok_or_else(|| {
             refusal(
                 "not-contained",
-                format!("what pid {pid} leaves behind could not be told from others"),
+                format!(
+                    "pid {pid} is not where the run of {service} was started, so what it leaves behind could not be told \
+                     from others"
+                ),
                 Some("end it, then `reconcile forget` the service"),
             )
         })?;

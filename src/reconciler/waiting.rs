@@ -121,9 +121,9 @@ impl<H: Host> Reconciler<H> {
         for service in services {
             match self.standing_of(service, one.goal) {
                 Standing::Reached => {}
-                Standing::Missed if one.goal == Goal::Settled => worst = worst.or_missed(),
-                // One that cannot come up makes waiting for the others pointless.
-                Standing::Missed => return Standing::Missed,
+                // One that cannot come up makes waiting for the others pointless; not so one that cannot go down.
+                Standing::Missed if one.goal == Goal::Up => return Standing::Missed,
+                Standing::Missed => worst = worst.or_missed(),
                 Standing::UnderWay => worst = Standing::UnderWay,
             }
         }
