@@ -5,7 +5,7 @@
 //! on record by then, and with the epoch moved on no child of before can be born later, even if its keeper
 //! is dead and nobody knows of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -84,13 +84,16 @@ pub fn judge_intents(layout: &StateLayout, open: &[Nonce], patience: Duration) -
     let mut births = journal::births(&layout.births()).map_err(fail)?;
     let mut epoch = read_epoch(&gate).map_err(fail)?;
     let all_born = open.iter().all(|nonce| births.contains_key(nonce));
-    if !all_born || is_large(layout) {
+    let trimmed = if is_large(layout) { worth_keeping(layout, &births, open).map_err(fail)? } else { None };
+    if !all_born || trimmed.is_some() {
         epoch += 1;
         write_epoch(&gate, epoch).map_err(fail)?;
     }
-    if is_large(layout) {
+    if let Some(kept) = trimmed {
         // Under the lock and in a new epoch: a child that has opened the old file is not born any more.
-        births = trim(layout, births, open).map_err(fail)?;
+        journal::replace(&layout.births(), &kept).map_err(fail)?;
+        let kept: BTreeSet<&Nonce> = kept.iter().map(BirthEntry::nonce).collect();
+        births.retain(|nonce, _| kept.contains(nonce));
     }
     Ok(Judged { epoch, births })
 }
@@ -127,30 +130,24 @@ fn is_large(layout: &StateLayout) -> bool {
     std::fs::metadata(layout.births()).is_ok_and(|meta| meta.len() > TRIM_AT_BYTES)
 }
 
-/// Keeps the births that are asked about, and those whose process is not proved to be gone.
-fn trim(
+/// The births that are asked about, and those whose process is not proved to be gone, in their order. `None` where
+/// that is most of them: many live, and it would be as much again the next time.
+fn worth_keeping(
     layout: &StateLayout,
-    births: BTreeMap<Nonce, Option<BirthLine>>,
+    births: &BTreeMap<Nonce, Option<BirthLine>>,
     open: &[Nonce],
-) -> io::Result<BTreeMap<Nonce, Option<BirthLine>>> {
+) -> io::Result<Option<Vec<BirthEntry>>> {
     let here = Here::read()?;
-    let mut kept = BTreeMap::new();
-    let mut lines = Vec::new();
-    for (nonce, birth) in births {
-        let is_gone = birth.as_ref().is_none_or(|birth| {
-            matches!(here.liveness(&birth.process), Liveness::Dead | Liveness::OtherBoot)
-        });
-        if is_gone && !open.contains(&nonce) {
-            continue;
-        }
-        lines.push(match &birth {
-            Some(line) => BirthEntry::Born(line.clone()),
-            None => BirthEntry::Unborn { nonce: nonce.clone(), unborn: String::new() },
-        });
-        kept.insert(nonce, birth);
-    }
-    journal::replace(&layout.births(), &lines)?;
-    Ok(kept)
+    let is_asked_about = |nonce: &Nonce| open.contains(nonce);
+    let mut lines = journal::births_in_order(&layout.births())?.lines;
+    lines.retain(|line| {
+        let is_gone = matches!(here.liveness(&line.process), Liveness::Dead | Liveness::OtherBoot);
+        !is_gone || is_asked_about(&line.nonce)
+    });
+    let unborn = births.iter().filter(|(nonce, birth)| birth.is_none() && is_asked_about(nonce));
+    let unborn = unborn.map(|(nonce, _)| BirthEntry::Unborn { nonce: nonce.clone(), unborn: String::new() });
+    let kept: Vec<BirthEntry> = lines.into_iter().map(BirthEntry::Born).chain(unborn).collect();
+    Ok((kept.len() * 2 <= births.len()).then_some(kept))
 }
 
 #[cfg(test)]
@@ -193,31 +190,26 @@ mod tests {
         assert!(matches!(error, GateError::Busy { .. }), "{error}");
     }
 
+    fn record(file: &File, nonce: u64, process: ProcessIdentity) {
+        let nonce = Nonce::from_u64(nonce);
+        let web = ServiceId::parse("web").unwrap();
+        let intent = Intent::lost(web, nonce.clone(), Digest::of(b""), Here::read().unwrap().stamp());
+        let containment = crate::state::Containment::Cgroup { path: "/".into() };
+        let line = BirthLine { nonce, process, containment, intent: Box::new(intent) };
+        journal::append(file, &BirthEntry::Born(line)).unwrap();
+    }
+
     /// Births of `me` (1), of a process that is gone (7 and on), and of one in another pid namespace (2).
     fn large_journal(layout: &StateLayout) {
         let here = Here::read().unwrap();
         let me = here.own_identity().unwrap();
         let file = journal::open(&layout.births()).unwrap();
-        let record = |nonce: u64, process: ProcessIdentity| {
-            let entry = BirthEntry::Born(BirthLine {
-                nonce: Nonce::from_u64(nonce),
-                process,
-                containment: crate::state::Containment::Cgroup { path: "/".into() },
-                intent: Box::new(Intent::lost(
-                    ServiceId::parse("web").unwrap(),
-                    Nonce::from_u64(nonce),
-                    Digest::of(b""),
-                    here.stamp(),
-                )),
-            });
-            journal::append(&file, &entry).unwrap();
-        };
-        record(1, me.clone());
-        record(2, ProcessIdentity { pid_ns: me.pid_ns + 1, ..me.clone() });
+        record(&file, 1, me.clone());
+        record(&file, 2, ProcessIdentity { pid_ns: me.pid_ns + 1, ..me.clone() });
         let gone = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me };
         let mut nonce = 7;
         while !is_large(layout) {
-            record(nonce, gone.clone());
+            record(&file, nonce, gone.clone());
             nonce += 1;
         }
     }
@@ -233,6 +225,38 @@ mod tests {
         assert_eq!(kept, [&Nonce::from_u64(1), &Nonce::from_u64(2), &asked[0]]);
         assert_eq!(journal::births(&layout.births()).unwrap(), judged.births);
         assert!(!is_large(&layout));
+    }
+
+    /// As many as there are services: to write them anew each time would gain nothing.
+    #[test]
+    fn a_large_journal_of_births_that_live_is_left_alone() {
+        let (_dir, layout) = layout();
+        let me = Here::read().unwrap().identity(std::process::id() as i32).unwrap();
+        let file = journal::open(&layout.births()).unwrap();
+        for nonce in (1..).take_while(|_| !is_large(&layout)) {
+            record(&file, nonce, me.clone());
+        }
+        let before = std::fs::read(layout.births()).unwrap();
+        assert_eq!(judge_intents(&layout, &[], Duration::ZERO).unwrap().epoch, 1);
+        assert!(std::fs::read(layout.births()).unwrap() == before);
+    }
+
+    #[test]
+    fn a_trimmed_journal_keeps_its_order() {
+        let (_dir, layout) = layout();
+        let me = Here::read().unwrap().identity(std::process::id() as i32).unwrap();
+        let file = journal::open(&layout.births()).unwrap();
+        record(&file, 9, me.clone());
+        record(&file, 3, me);
+        large_journal(&layout);
+        judge_intents(&layout, &[], Duration::ZERO).unwrap();
+        let order: Vec<Nonce> = journal::births_in_order(&layout.births())
+            .unwrap()
+            .lines
+            .into_iter()
+            .map(|line| line.nonce)
+            .collect();
+        assert_eq!(order, [9, 3, 1, 2].map(Nonce::from_u64));
     }
 
     /// A leader that ended at once, with leftovers, just before its reconciler was killed: still to be judged.

@@ -29,6 +29,15 @@ pub enum BirthEntry {
     },
 }
 
+impl BirthEntry {
+    pub fn nonce(&self) -> &Nonce {
+        match self {
+            Self::Born(line) => &line.nonce,
+            Self::Unborn { nonce, .. } => nonce,
+        }
+    }
+}
+
 /// One line of the journal of exits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
