@@ -12,7 +12,7 @@ use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::options::Options;
 use crate::reconciler::selection::select;
-use crate::reconciler::status::{ServiceStatus, Status};
+use crate::reconciler::status::{ManifestStatus, ServiceStatus, Status};
 
 pub fn run(run: &Run<'_>, args: &StatusArgs) -> Result<Ended, Failure> {
     let mut status = current(&run.options)?;
@@ -65,9 +65,15 @@ fn one(run: &Run<'_>, status: &mut Status, name: &str) -> Result<Ended, Failure>
     Ok(Ended::Status(verdict::of_service(status.services.first())))
 }
 
+/// All that is wrong with its file, what is wrong with itself first.
 fn tell_of_its_manifest(run: &Run<'_>, status: &Status, service: &ServiceStatus) {
     let its = status.manifests.iter().filter(|file| Some(&file.path) == service.manifest.as_ref());
-    manifests::tell(run, &its.cloned().collect::<Vec<_>>());
+    let mut its: Vec<ManifestStatus> = its.cloned().collect();
+    let name = service.name.rsplit('/').next();
+    for file in &mut its {
+        file.problems.sort_by_key(|problem| problem.service.is_some() && problem.service.as_deref() != name);
+    }
+    manifests::tell(run, &its);
 }
 
 fn all(run: &Run<'_>, status: &mut Status) -> Result<Ended, Failure> {

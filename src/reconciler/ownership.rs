@@ -25,6 +25,33 @@ pub struct FileStanding {
     pub last: Option<Arc<Loaded>>,
 }
 
+impl FileStanding {
+    pub fn is_refused(&self) -> bool {
+        self.problems.iter().any(Problem::blocks)
+    }
+
+    /// Why a service of it is not accepted: what is wrong with itself, then with the file as a whole; where that is
+    /// nothing, whose problem the file is refused for.
+    pub fn problems_of(&self, service: &ServiceId) -> Vec<Problem> {
+        let blocking = || self.problems.iter().filter(|problem| problem.blocks());
+        let is_about = |problem: &&Problem, name| problem.service.as_deref() == name;
+        let its_own = blocking().filter(|problem| is_about(problem, Some(service.name())));
+        let of_the_file = blocking().filter(|problem| is_about(problem, None));
+        let problems: Vec<Problem> = its_own.chain(of_the_file).cloned().collect();
+        if !problems.is_empty() {
+            return problems;
+        }
+        blocking().next().map(of_a_neighbour).into_iter().collect()
+    }
+}
+
+fn of_a_neighbour(problem: &Problem) -> Problem {
+    let neighbour = problem.service.as_deref().unwrap_or_default();
+    let message =
+        format!("it has no problem of its own; its file is refused for {neighbour}: {}", problem.message);
+    Problem { message, ..problem.clone() }
+}
+
 /// The version of a file that counts.
 #[derive(Debug, Clone)]
 pub enum InForce {
@@ -71,9 +98,7 @@ pub fn settle<'a>(
 
 fn first_choice(file: &FileStanding) -> InForce {
     match &file.candidate {
-        Some(candidate) if !file.problems.iter().any(Problem::blocks) => {
-            InForce::Candidate(Arc::clone(candidate))
-        }
+        Some(candidate) if !file.is_refused() => InForce::Candidate(Arc::clone(candidate)),
         _ => last_of(file),
     }
 }
@@ -201,5 +226,14 @@ mod tests {
     fn a_loser_takes_back_what_it_had_given_to_a_newcomer() {
         let files = vec![file("a", "t", "s"), file("b", "s", ""), file("c", "t", "t")];
         assert_eq!(settled(files, &[("s", "a"), ("t", "c")]), ["a: s", "b: ", "c: t"]);
+    }
+
+    #[test]
+    fn a_warning_is_never_why_a_service_is_refused() {
+        let mut file = file("a", "x y", "");
+        file.problems = vec![Problem::warning("not-found", "w").of("x"), Problem::new("bad", "b").of("y")];
+        let first = |name| file.problems_of(&ServiceId::parse(name).unwrap()).remove(0).message;
+        assert_eq!(first("y"), "b");
+        assert!(first("x").ends_with("its file is refused for y: b"), "{}", first("x"));
     }
 }

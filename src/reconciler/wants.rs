@@ -57,17 +57,17 @@ impl<H: Host> Reconciler<H> {
             for accepted in choice.services() {
                 let standing = self.policy_standing(accepted);
                 let want = Want {
-                    problems: file.problems.clone(),
+                    problems: file.problems_of(&accepted.spec.id),
                     manifest: Some(path.clone()),
                     ..standing.wanting(Some(Arc::clone(accepted)))
                 };
                 wants.insert(accepted.spec.id.clone(), want);
             }
         }
-        for file in files.iter().filter(|file| file.problems.iter().any(Problem::blocks)) {
+        for file in files.iter().filter(|file| file.is_refused()) {
             for service in self.rejected_services(file) {
                 wants.entry(service).or_insert_with_key(|service| Want {
-                    problems: file.problems.clone(),
+                    problems: file.problems_of(service),
                     manifest: Some(shown_path(keyed, &file.key)),
                     ..self.remembered(service)
                 });

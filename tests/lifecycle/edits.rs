@@ -188,3 +188,20 @@ fn a_broken_file_whose_last_text_is_lost_prunes_nothing() {
     rig.host.assert_alive(&["api", "db", "web"]);
     assert_eq!(rig.counts().signals, 0);
 }
+
+#[test]
+fn a_service_is_told_its_own_problem_before_any_of_its_neighbours() {
+    let mut rig = Rig::new();
+    let file = [manifest("api", "ttl = \"0s\""), manifest("db", ""), manifest("web", "colour = 1")].concat();
+    rig.host.write("site.toml", &file);
+    rig.run_for(secs(10));
+    let steps = rig.plan();
+    for (name, word, code) in [("api", "ttl", "rejected"), ("web", "colour", "rejected")] {
+        let message = rig.status(name).unwrap().message;
+        assert!(message.contains(word) && !message.contains("more)"), "{name}: {message}");
+        let step = steps.iter().find(|step| step.service == name).unwrap();
+        assert_eq!((step.message.as_str(), step.reason.as_str()), (message.as_str(), code));
+    }
+    let message = rig.status("db").unwrap().message;
+    assert!(message.starts_with("it has no problem of its own; its file is refused for api: "), "{message}");
+}
