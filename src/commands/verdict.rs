@@ -7,7 +7,7 @@ use crate::reconciler::command::Refusal;
 use crate::reconciler::status::{ManifestStatus, PassReport, ServiceStatus, Status, StepReport};
 
 /// Codes of [`Reason`](crate::state::Reason)s for which a removal is held, and ends by itself or by a word.
-const HELD_PRUNE: [&str; 2] = ["guard-root-gone", "guard-fraction"];
+const HELD_PRUNE: [&str; 3] = ["guard-root-gone", "guard-unread-manifest", "guard-fraction"];
 
 /// How `plan` tells that there is something to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,6 +23,7 @@ mod suggest;
 mod syntax;
 mod template;
 mod units;
+mod unread;
 
 pub use check::{Declared, Loaded, load, output_regex};
 pub use diagnostic::{Problem, Severity, Span, escape, escape_unseen};
@@ -37,6 +38,7 @@ pub use spec::{
 };
 pub(crate) use suggest::nearest;
 pub use units::{format_duration, parse_duration, parse_size};
+pub use unread::Unread;
 
 /// The reference manifest: every field with its default. It declares no service until its lines are
 /// uncommented.

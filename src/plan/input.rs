@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::{Digest, Nonce, ServiceId};
-use crate::manifest::{Problem, Spec};
+use crate::manifest::{Problem, Spec, Unread};
 use crate::state::{Entry, Reason, RootKey};
 use crate::time::Stamp;
 
@@ -82,8 +82,22 @@ pub struct RootState {
     /// Directories (relative to the root, "" for itself) that held manifests and now cannot be read, are
     /// missing, or are empty with another inode; with how.
     pub lost: BTreeMap<PathBuf, String>,
+    /// Refused files of which nobody knows all that they declare.
+    pub unread: Vec<UnreadFile>,
     /// How long nothing has changed below it.
     pub quiet_for: Duration,
+}
+
+/// A refused file that may declare what no other file does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnreadFile {
+    /// Relative to the root.
+    pub path: PathBuf,
+    pub services: Arc<Unread>,
+    /// When the file was changed, renamed or replaced; 0 where that is unknown.
+    pub changed_wall_ms: i64,
+    /// What is wrong with it.
+    pub problem: String,
 }
 
 /// `[prune]` of the configuration.

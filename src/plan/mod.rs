@@ -23,7 +23,7 @@ mod verdict;
 pub use health::fold;
 pub use input::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    Want,
+    UnreadFile, Want,
 };
 pub use output::{Action, Phase, PhaseView, Plan, Step};
 pub use restart::{Remains, failures_after, failures_now};

@@ -2,15 +2,17 @@
 //!
 //! Three things stand before it. The *delay*: a `git checkout` in progress stops nothing. The *guards*: an
 //! unmounted directory and a pass that would take away most of a project look like a mistake, and hold until
-//! the manifests return, the operator allows it, or names the service. The *roots*: what belongs to a root that
-//! this run was not given is none of its business. Pure; called once a service by `plan`.
+//! the manifests return, the operator allows it, or names the service. A refused manifest that may declare the
+//! service holds too, for as long as it may. The *roots*: what belongs to a root that this run was not given is
+//! none of its business. Pure; called once a service by `plan`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::input::{Desired, Observed, Presence, RootState, Service, Want};
+use super::input::{Desired, Observed, Presence, RootState, Service, UnreadFile, Want};
 use crate::identity::ServiceId;
+use crate::manifest::Unread;
 use crate::state::{End, Reason, Record};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +76,7 @@ impl<'a> Guards<'a> {
                 None => (Removal::Elsewhere { path: format!("root {}", root.0) }, None),
                 Some(state) => match self.judge_absent(id, state, service) {
                     Removal::Due => (Removal::Due, released()),
-                    Removal::Held(why) if service.entry.guard.is_none() => {
+                    Removal::Held(why) if service.entry.guard.is_none() && is_latched(&why) => {
                         let note = Record::GuardLatched { service: id.clone(), why: why.clone() };
                         (Removal::Held(why), Some(note))
                     }
@@ -98,7 +100,21 @@ impl<'a> Guards<'a> {
         if rules.allow {
             return Removal::Due;
         }
-        lost_directory(root, service).or_else(|| self.too_many_of(id)).map_or(Removal::Due, Removal::Held)
+        lost_directory(root, service)
+            .or_else(|| self.maybe_declared(id, service))
+            .or_else(|| self.too_many_of(id))
+            .map_or(Removal::Due, Removal::Held)
+    }
+
+    /// A refused manifest of any root that may declare it: a rename and a mistake may come in one commit.
+    fn maybe_declared(&self, id: &ServiceId, service: &Service) -> Option<Reason> {
+        self.desired.roots.values().find_map(|root| {
+            let file = root.unread.iter().find(|file| file.may_declare(id, service))?;
+            Some(Reason::GuardUnreadManifest {
+                path: root.path.join(&file.path).display().to_string(),
+                problem: file.problem.clone(),
+            })
+        })
     }
 
     fn too_many_of(&self, id: &ServiceId) -> Option<Reason> {
@@ -107,6 +123,27 @@ impl<'a> Guards<'a> {
         let most = removed as f64 > of as f64 * rules.max_fraction;
         (removed >= rules.guard_min && most).then_some(Reason::GuardFraction { removed, of })
     }
+}
+
+impl UnreadFile {
+    /// A text that can be read names what it declares. Of one that cannot, its age tells: what has not been changed
+    /// since the service was first started is no later version of the manifest that it was started from.
+    fn may_declare(&self, id: &ServiceId, service: &Service) -> bool {
+        match &*self.services {
+            Unread::Nothing => false,
+            Unread::Names(names) => names.contains(id.name()),
+            Unread::Anything => {
+                let activation = service.entry.activation.as_ref();
+                self.changed_wall_ms == 0
+                    || activation.is_none_or(|activation| self.changed_wall_ms >= activation.wall_ms)
+            }
+        }
+    }
+}
+
+/// True for a guard whose cause may be lost from sight without being mended.
+fn is_latched(why: &Reason) -> bool {
+    matches!(why, Reason::GuardRootGone { .. } | Reason::GuardFraction { .. })
 }
 
 /// The directory that held its manifest, if that was lost, by the nearest one above the file.

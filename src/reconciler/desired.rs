@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::Reconciler;
 use super::ownership::{FileStanding, InForce, settle};
-use super::roots::{lost_directories, recognise, scan_of, shown_path};
+use super::roots::{lost_directories, recognise, scan_of, shown_path, unread_files};
 use crate::host::{Dirty, Host, RootScan};
 use crate::identity::{Digest, ServiceId};
 use crate::manifest::Problem;
@@ -56,8 +56,9 @@ impl<H: Host> Reconciler<H> {
             .iter()
             .map(|(key, scan)| {
                 let lost = lost_directories(self.memory.ledger(), key, scan);
+                let unread = unread_files(key, scan, &files);
                 let quiet_for = now.since(&self.manifests.quiet_since[key], Clock::Awake);
-                (key.clone(), RootState { path: scan.path.clone(), lost, quiet_for })
+                (key.clone(), RootState { path: scan.path.clone(), lost, unread, quiet_for })
             })
             .collect();
         let wants = self.wants(&keyed, &files, &in_force);

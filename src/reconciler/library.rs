@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::host::{FileScan, FileVersion, Host};
 use crate::identity::{Digest, ServiceId};
-use crate::manifest::{self, Problem};
+use crate::manifest::{self, Problem, Unread};
 use crate::plan::Accepted;
 use crate::state::FileKey;
 
@@ -21,8 +21,9 @@ pub struct Loaded {
     pub services: Vec<Arc<Accepted>>,
     /// Places in `services`, in the order of the names.
     by_name: Box<[u32]>,
-    /// Names as in the file, of services that have problems.
     pub problems: Vec<Problem>,
+    /// What else it may declare, where it has problems.
+    pub unread: Arc<Unread>,
 }
 
 impl Loaded {
@@ -44,7 +45,7 @@ impl Loaded {
         services.shrink_to_fit();
         let mut by_name: Box<[u32]> = (0..services.len() as u32).collect();
         by_name.sort_unstable_by_key(|place| &services[*place as usize].spec.id);
-        Self { digest, by_name, problems: loaded.problems, services }
+        Self { digest, by_name, problems: loaded.problems, unread: Arc::new(loaded.unread), services }
     }
 
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<Accepted>> {

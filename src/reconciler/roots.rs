@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ownership::FileStanding;
 use crate::host::{FileScan, RootListing, RootScan};
+use crate::manifest::Unread;
+use crate::plan::UnreadFile;
 use crate::state::{FileKey, Ledger, Record, RootKey};
 
 /// The key of a scanned root, and the record to write if the ledger does not have it so.
@@ -94,6 +97,28 @@ fn inode_before(ledger: &Ledger, key: &RootKey, directory: &Path) -> Option<u64>
     }
     let in_directory = |file: &FileKey| file.root == *key && file.path.parent() == Some(directory);
     ledger.files.iter().find(|(file, _)| in_directory(file)).map(|(_, entry)| entry.directory_inode)
+}
+
+/// Refused files of the root that may declare more than is known.
+pub fn unread_files(key: &RootKey, scan: &RootScan, files: &[FileStanding]) -> Vec<UnreadFile> {
+    let Ok(listing) = &scan.listing else { return Vec::new() };
+    let refused = files.iter().filter(|file| file.key.root == *key && file.is_refused());
+    refused
+        .filter_map(|file| {
+            let services = match &file.candidate {
+                Some(loaded) => Arc::clone(&loaded.unread),
+                None => Arc::new(Unread::Anything),
+            };
+            let changed_ns = listing.files.get(&file.key.path)?.version.ctime_ns;
+            let problem = file.problems.iter().find(|problem| problem.blocks())?;
+            (*services != Unread::Nothing).then(|| UnreadFile {
+                path: file.key.path.clone(),
+                services,
+                changed_wall_ms: changed_ns / 1_000_000,
+                problem: problem.message.clone(),
+            })
+        })
+        .collect()
 }
 
 pub fn scan_of<'a>(keyed: &'a [(RootKey, RootScan)], key: &FileKey) -> Option<&'a FileScan> {

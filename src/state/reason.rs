@@ -101,6 +101,11 @@ pub enum Reason {
         removed: usize,
         of: usize,
     },
+    /// A manifest that is not accepted may declare it.
+    GuardUnreadManifest {
+        path: String,
+        problem: String,
+    },
     /// Removals wait until the directory has been quiet.
     PruneDelay,
     ForeignRoot {
@@ -222,6 +227,7 @@ impl Reason {
             Self::Unrecorded => "unrecorded",
             Self::GuardRootGone { .. } => "guard-root-gone",
             Self::GuardFraction { .. } => "guard-fraction",
+            Self::GuardUnreadManifest { .. } => "guard-unread-manifest",
             Self::PruneDelay => "prune-delay",
             Self::ForeignRoot { .. } => "foreign-root",
             Self::RecordLost => "record-lost",
@@ -320,6 +326,10 @@ impl Reason {
             }
             Self::GuardFraction { removed, of } => format!(
                 "{removed} of {of} services would be removed at once; `--allow-prune` or `reconcile prune` confirms"
+            ),
+            Self::GuardUnreadManifest { path, problem } => format!(
+                "no accepted manifest declares it, and {path} may ({problem}); mend that file, or confirm the removal by \
+                 `reconcile prune`"
             ),
             Self::PruneDelay => "removals wait until the directory has been quiet".into(),
             Self::ForeignRoot { path } => format!("it belongs to {path}, which this run was not given"),

@@ -157,3 +157,69 @@ fn a_directory_that_was_recreated_with_its_files_is_guarded_as_the_new_one() {
     rig.run_for(secs(10));
     rig.host.assert_alive(&["db"]);
 }
+
+const TORN: &str = "[service.web]\ncommand = [\"node\"\n";
+
+#[test]
+fn a_manifest_that_is_renamed_and_torn_at_once_loses_no_service() {
+    let mut rig = many(&["api", "web"]);
+    let before = rig.pid("web");
+    rig.host.remove("web.toml");
+    rig.host.write("site.toml", TORN);
+    rig.run_for(secs(60));
+    assert_eq!(rig.pid("web"), before);
+    assert_eq!(
+        rig.plan().iter().map(|step| step.reason.as_str()).collect::<Vec<_>>(),
+        ["guard-unread-manifest"]
+    );
+    rig.host.end("web", reconcile::state::ExitStatus::Code(1));
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["api", "web"]);
+    rig.assert_idle_for(secs(600));
+
+    let again = rig.pid("web");
+    rig.host.write("site.toml", &manifest("web", ""));
+    rig.run_for(secs(60));
+    assert_eq!((rig.pid("web"), rig.counts().signals), (again, 0));
+    assert_eq!(rig.plan().len(), 0);
+}
+
+#[test]
+fn a_service_that_moves_into_an_accepted_file_which_is_torn_at_once_goes_on() {
+    let mut rig = many(&["api", "web"]);
+    rig.host.remove("web.toml");
+    rig.host.write("api.toml", &format!("{}[service.web]\ncommand: node\n", manifest("api", "")));
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["api", "web"]);
+    rig.host.write("api.toml", &manifest("api", ""));
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["api"]);
+}
+
+#[test]
+fn a_torn_manifest_that_names_another_service_holds_nothing() {
+    let mut rig = many(&["api", "web"]);
+    rig.host.write("old.toml", "# web\n[service.other]\ncommand = [\"web\"\n");
+    rig.run_for(secs(60));
+    rig.host.remove("web.toml");
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["api"]);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_read_holds_what_is_older_than_itself() {
+    let mut rig = many(&["web"]);
+    rig.host.write("site.toml", "");
+    rig.host.make_unreadable("site.toml");
+    rig.run_for(secs(10));
+    rig.declare("api", "");
+    rig.run_for(secs(10));
+    rig.host.remove("api.toml");
+    rig.host.remove("web.toml");
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&["web"]);
+    assert_eq!(rig.plan()[0].reason, "guard-unread-manifest");
+    rig.done(Command::Prune { names: vec!["web".to_owned()] });
+    rig.run_for(secs(60));
+    rig.host.assert_alive(&[]);
+}

@@ -331,7 +331,10 @@ pub fn worlds() -> BoxedStrategy<(Desired, Observed)> {
             let lost = is_lost.then(|| ("team".into(), "is missing".to_owned())).into_iter().collect();
             let quiet_for = Duration::from_secs(quiet_s);
             let mut desired = Desired {
-                roots: BTreeMap::from([(root(), RootState { path: "/srv".into(), lost, quiet_for })]),
+                roots: BTreeMap::from([(
+                    root(),
+                    RootState { path: "/srv".into(), lost, unread: Vec::new(), quiet_for },
+                )]),
                 prune: PruneRules { allow, named: BTreeSet::new(), ..PruneRules::default() },
                 shutdown,
                 kill,

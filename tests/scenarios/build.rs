@@ -1,16 +1,18 @@
 //! From the form of a scenario file to the inputs of the planner.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    self, CommandLine, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec, WantedState,
+    self, CommandLine, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec, Unread,
+    WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    Want,
+    UnreadFile, Want,
 };
 use reconcile::state::{
     Containment, End, Entry, ExecFacts, ExitStatus, FileKey, LastRun, Reason, RootKey, Run, SpawnFailure,
@@ -20,7 +22,7 @@ use reconcile::time::Stamp;
 
 use super::{
     Case, EndCase, FlightCase, HealthSpecCase, LastCase, PolicyCase, PresenceCase, ReasonCase, RestartCase,
-    RunCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time,
+    RunCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time, UnreadCase,
 };
 
 const WALL_OF_BOOT_MS: i64 = 1_700_000_000_000;
@@ -92,6 +94,7 @@ impl Case {
         let state = RootState {
             path: "/srv/app/manifests".into(),
             lost: self.lost.clone(),
+            unread: self.unread.iter().map(|(path, file)| file.get(path)).collect(),
             quiet_for: self.quiet.get(),
         };
         Desired {
@@ -119,6 +122,17 @@ impl Case {
             (id, observed)
         });
         Observed { services: services.collect() }
+    }
+}
+
+impl UnreadCase {
+    fn get(&self, path: &Path) -> UnreadFile {
+        let (services, changed_wall_ms) = match self {
+            Self::Names(names) => (Unread::Names(names.clone()), 0),
+            Self::Changed(at) => (Unread::Anything, at.get().wall_ms),
+        };
+        let problem = "it is broken".to_owned();
+        UnreadFile { path: path.to_owned(), services: Arc::new(services), changed_wall_ms, problem }
     }
 }
 

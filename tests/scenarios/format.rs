@@ -3,7 +3,7 @@
 //! Times are spans since this boot (`"10m"`); `"-10m"` is ten minutes before it, in the boot before. A reason is
 //! its code, or a table with the code and its fields.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reconcile::state::{Reason, Request, SpawnStage};
@@ -40,6 +40,9 @@ pub struct Case {
     /// Directories of the root that were lost, with how.
     #[serde(default)]
     lost: BTreeMap<PathBuf, String>,
+    /// Refused files of the root.
+    #[serde(default)]
+    unread: BTreeMap<PathBuf, UnreadCase>,
     #[serde(default)]
     allow_prune: bool,
     #[serde(default)]
@@ -87,6 +90,14 @@ struct ServiceCase {
     changed: Vec<String>,
     live_changed: Vec<String>,
     parked_changed: bool,
+}
+
+/// What is known of a refused file: the names in it, or only when it was changed.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum UnreadCase {
+    Names(BTreeSet<String>),
+    Changed(Time),
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -23,6 +23,7 @@ use super::problems::Problems;
 use super::section::describe;
 use super::spec::Spec;
 use super::suggest;
+use super::unread::Unread;
 
 /// What a manifest file declares, and what is wrong with it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,6 +33,8 @@ pub struct Loaded {
     pub services: Vec<Declared>,
     /// All problems, in the order of the file.
     pub problems: Vec<Problem>,
+    /// What else it may declare, where it has problems.
+    pub unread: Unread,
 }
 
 /// A service with the place of its name.
@@ -53,7 +56,10 @@ pub fn load(text: &str) -> Loaded {
         }
         Parsed::Nothing => Vec::new(),
     };
-    Loaded { services: place(text, services), problems: problems.finish() }
+    let is_torn = problems.is_torn();
+    let problems = problems.finish();
+    let unread = if problems.is_empty() { Unread::Nothing } else { Unread::of(text, is_torn) };
+    Loaded { services: place(text, services), problems, unread }
 }
 
 /// A service with the start and end of its name in the text.
