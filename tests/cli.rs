@@ -474,3 +474,71 @@ fn a_broken_configuration_is_drawn() {
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stderr.contains("1 | [polcy]") && !ran.stderr.contains("\\x1b"), "{ran:?}");
 }
+
+fn two_manifests() -> World {
+    let world = World::new();
+    let good = "# nothing yet\n";
+    for (path, text) in
+        [("a.toml", good), ("sub/b.toml", "[service.b]\ncolour = 1\n"), ("_drafts/c.toml", good)]
+    {
+        let path = world.path().join("site").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    fs::write(world.path().join("site/notes.txt"), "").unwrap();
+    world
+}
+
+/// File names and problem codes.
+fn validated(ran: &Ran) -> Vec<(String, Vec<String>)> {
+    let manifests = ran.json()["manifests"].as_array().unwrap().clone();
+    let name = |manifest: &Value| {
+        Path::new(manifest["path"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned()
+    };
+    let codes = |manifest: &Value| {
+        let problems = manifest["problems"].as_array().unwrap();
+        problems.iter().map(|problem| problem["code"].as_str().unwrap().to_owned()).collect()
+    };
+    manifests.iter().map(|manifest| (name(manifest), codes(manifest))).collect()
+}
+
+/// A file name and its problem codes.
+type Expected<'a> = (&'a str, &'a [&'a str]);
+
+#[test]
+fn validate_takes_directories_as_roots_and_files_by_name() {
+    let world = two_manifests();
+    let of_b = ["missing-key", "unknown-key"];
+    let both: &[Expected<'_>] = &[("a.toml", &[]), ("b.toml", &of_b)];
+    let cases: &[(&str, i32, &[Expected<'_>])] = &[
+        ("site", 3, both),
+        ("site/", 3, both),
+        ("site site/sub/b.toml", 3, both),
+        ("site/sub", 3, &both[1..]),
+        ("site/a.toml", 0, &both[..1]),
+        ("site/a.toml site/sub/b.toml", 3, both),
+        ("site/a.toml ./site/sub/../a.toml", 0, &both[..1]),
+        ("site/_drafts/c.toml", 0, &[("c.toml", &[])]),
+        ("site/a.toml missing.toml", 1, &[("missing.toml", &["no-such-file"]), ("a.toml", &[])]),
+        ("site/notes.txt site/sub/b.toml", 1, &[("notes.txt", &["not-a-manifest"]), ("b.toml", &of_b)]),
+        ("none", 1, &[("none", &["no-such-file"])]),
+        ("site/a.toml/x", 1, &[("x", &["no-such-file"])]),
+        ("-m none", 1, &[("none", &["root-missing"])]),
+        ("-m site/a.toml", 1, &[("a.toml", &["root-not-a-directory"])]),
+    ];
+    for (paths, code, expected) in cases {
+        let ran = world.run(&format!("-o json validate {paths}"));
+        let owned = |(name, codes): &Expected<'_>| {
+            ((*name).to_owned(), codes.iter().map(|code| (*code).to_owned()).collect::<Vec<_>>())
+        };
+        let expected: Vec<_> = expected.iter().map(owned).collect();
+        assert_eq!((ran.code, validated(&ran)), (Some(*code), expected), "{paths}: {ran:?}");
+    }
+}
+
+#[test]
+fn validate_reads_no_standard_input_and_says_so() {
+    let ran = World::new().run("validate -");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""));
+    assert!(ran.stderr.contains("standard input is not read"), "{ran:?}");
+}

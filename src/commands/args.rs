@@ -8,6 +8,7 @@ mod parse;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::identity::Pid;
@@ -219,9 +220,9 @@ pub struct PlanArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct ValidateArgs {
-    /// Manifest files [default: all below the manifest directories]
-    #[arg(value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    /// Manifest files, and directories of them [default: the manifest directories]
+    #[arg(value_name = "PATH", value_parser = PathBufValueParser::new().try_map(not_stdin))]
+    pub paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -332,6 +333,13 @@ pub struct CompletionsArgs {
 
 fn duration(text: &str) -> Result<Duration, String> {
     crate::manifest::parse_duration(text).map_err(|error| format!("{error}; write `90s` or `2m`"))
+}
+
+fn not_stdin(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if path.as_os_str() == "-" {
+        return Err("standard input is not read; name a file or a directory");
+    }
+    Ok(path)
 }
 
 fn project(text: &str) -> Result<String, String> {

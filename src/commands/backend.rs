@@ -16,6 +16,7 @@ use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::options::Options;
 use crate::reconciler::session::{self, Observation, OpenError, Session};
 use crate::reconciler::status::ManifestStatus;
+use crate::reconciler::validate;
 
 #[derive(Debug)]
 pub enum Backend {
@@ -80,9 +81,9 @@ pub fn observe(options: &Options) -> Result<Observation, Failure> {
     session::observe(options).map_err(of_open)
 }
 
-/// Checks these files, or all below the roots.
-pub fn validate(options: &Options, files: &[PathBuf]) -> Result<Vec<ManifestStatus>, Failure> {
-    session::validate(options, files).map_err(of_open)
+/// Checks what these paths name, or all below the roots.
+pub fn validate(options: &Options, paths: &[PathBuf]) -> Result<Vec<ManifestStatus>, Failure> {
+    validate::validate(options, paths).map_err(of_open)
 }
 
 pub fn state_dir(options: &Options) -> Result<PathBuf, Failure> {

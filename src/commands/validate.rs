@@ -8,7 +8,7 @@ use super::{Run, backend, manifests, verdict};
 use crate::reconciler::status::ManifestStatus;
 
 pub fn run(run: &Run<'_>, args: &ValidateArgs) -> Result<Ended, Failure> {
-    let files = backend::validate(&run.options, &args.files)?;
+    let files = backend::validate(&run.options, &args.paths)?;
     let codes = verdict::of_manifests(&files);
     if run.console.is_json() {
         run.console.json(&ValidationView::new(&files, &codes))?;

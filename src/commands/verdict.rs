@@ -9,6 +9,16 @@ use crate::reconciler::status::{ManifestStatus, PassReport, ServiceStatus, Statu
 /// Codes of [`Reason`](crate::state::Reason)s for which a removal is held, and ends by itself or by a word.
 const HELD_PRUNE: [&str; 3] = ["guard-root-gone", "guard-unread-manifest", "guard-fraction"];
 
+/// Codes of problems with a path: no manifest was found wrong, none could be looked at.
+const NOT_LOOKED_AT: [&str; 6] = [
+    "no-such-file",
+    "not-a-manifest",
+    "root-missing",
+    "root-not-a-directory",
+    "root-unreadable",
+    "root-too-large",
+];
+
 /// How `plan` tells that there is something to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changes {
@@ -62,6 +72,9 @@ pub fn of_manifests(files: &[ManifestStatus]) -> ExitCodes {
     let mut codes = ExitCodes::default();
     for problem in files.iter().flat_map(|file| &file.problems) {
         match problem.severity {
+            Severity::Invalid if NOT_LOOKED_AT.contains(&problem.code.as_str()) => {
+                codes.add(ExitCode::Failed);
+            }
             Severity::Invalid => codes.add(ExitCode::ManifestInvalid),
             Severity::Refused => codes.add(ExitCode::PolicyRefused),
             Severity::Warning => {}

@@ -31,6 +31,7 @@ pub mod selection;
 pub mod session;
 mod start;
 pub mod status;
+pub mod validate;
 mod waiting;
 mod wants;
 

@@ -15,12 +15,12 @@ use super::inbox::{Inbox, Message, ShutdownKind};
 use super::options::Options;
 use super::place::Place;
 pub use super::place::{roots, state_dir};
-use super::status::{ManifestStatus, PassReport, Status};
+use super::status::{PassReport, Status};
 use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
 use crate::host::ledger_file::{How, LedgerError, LedgerFile, OpenReport, Recovered};
 use crate::host::linux::{LinuxHost, Looking, Parts};
-use crate::host::state_dir::{LockError, ReconcilerLock, RootPlace, Standing, StateDir, StateDirError};
+use crate::host::state_dir::{LockError, ReconcilerLock, Standing, StateDir, StateDirError};
 use crate::host::{Host, StateLayout, clock, sys};
 use crate::identity::InstanceId;
 use crate::policy::OnExit;
@@ -337,30 +337,8 @@ pub fn observe(options: &Options) -> Result<Observation, OpenError> {
     Ok(Observation(reconciler))
 }
 
-/// Checks these files, or all below the roots, under the policy in force. Needs no state.
-pub fn validate(options: &Options, files: &[PathBuf]) -> Result<Vec<ManifestStatus>, OpenError> {
-    if files.is_empty() {
-        let mut reconciler = preview(options, &Place::of(options), None)?;
-        return Ok(reconciler.previewed().manifests);
-    }
-    let files: Vec<PathBuf> = files.iter().map(|file| RootPlace::look(file).path().to_owned()).collect();
-    let mut parents: Vec<PathBuf> = files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
-    parents.sort();
-    parents.dedup();
-    let project_dir = options.project_dir.clone().or_else(|| Some(Place::of(options).project_dir));
-    let options = Options { manifests: parents, project_dir, ..options.clone() };
-    let mut reconciler = preview(&options, &Place::of(&options), None)?;
-    let mut found = reconciler.previewed().manifests;
-    found.retain(|manifest| files.contains(&manifest.path));
-    let is_found = |file: &&PathBuf| found.iter().any(|manifest| manifest.path == **file);
-    let missing: Vec<_> =
-        files.iter().filter(|file| !is_found(file)).map(|file| ManifestStatus::not_loaded(file)).collect();
-    found.extend(missing);
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
-}
-
-fn preview(
+/// Over nothing, or over what the ledger of a state directory remembers.
+pub(super) fn preview(
     options: &Options,
     place: &Place,
     state_dir: Option<&StateDir>,

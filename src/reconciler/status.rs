@@ -108,10 +108,19 @@ pub struct ManifestStatus {
 }
 
 impl ManifestStatus {
-    /// A file that no scan of its directory brings up.
+    /// A file that is there, and that no scan of its directory brings up.
     pub fn not_loaded(path: &Path) -> Self {
-        let problem = Problem::new("not-a-manifest", "it is not there, or not named like a manifest")
+        let problem = Problem::new("not-a-manifest", "it is not named like a manifest, and is not loaded")
             .help("a manifest is a file `*.toml` whose name begins with neither `.` nor `_`");
+        Self::of_path(path, problem)
+    }
+
+    /// A path at which there is nothing, or nothing that we may look at.
+    pub fn not_there(path: &Path, cause: &str) -> Self {
+        Self::of_path(path, Problem::new("no-such-file", format!("it cannot be looked at: {cause}")))
+    }
+
+    fn of_path(path: &Path, problem: Problem) -> Self {
         Self { path: path.to_owned(), ok: false, problems: vec![problem], may_show_lines: false }
     }
 }

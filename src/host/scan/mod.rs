@@ -6,6 +6,7 @@
 //! service to be stopped. Called by the host for each batch of file events and for each full pass.
 
 mod file;
+mod named;
 mod names;
 mod trouble;
 mod walk;
@@ -19,6 +20,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::{Dirty, RootScan};
 use file::{Reach, Trust};
+pub use named::{Named, named};
 use trouble::Trouble;
 use walk::{Identity, Tree};
 

@@ -1,0 +1,71 @@
+//! `validate`: what is wrong with manifests, all those of a directory or some by their names. Needs no state.
+//!
+//! A directory is checked as a root, with the project around it. A file is checked among its neighbours, since another
+//! one may declare the same service, and only its own problems are told. Called by `commands`.
+
+use std::path::{Path, PathBuf};
+
+use super::options::Options;
+use super::place::Place;
+use super::session::{OpenError, preview};
+use super::status::ManifestStatus;
+use crate::host::scan::{Named, named};
+
+/// Checks what the paths name, or all below the roots, under the policy in force; ordered by path.
+pub fn validate(options: &Options, paths: &[PathBuf]) -> Result<Vec<ManifestStatus>, OpenError> {
+    if paths.is_empty() {
+        return below_roots(options);
+    }
+    let mut found = Vec::new();
+    let (mut directories, mut files) = (Vec::new(), Vec::new());
+    for path in paths {
+        match named(path) {
+            Named::Directory(path) => directories.push(path),
+            Named::File(path) => files.push(path),
+            Named::Nothing { path, cause } => found.push(ManifestStatus::not_there(&path, &cause)),
+        }
+    }
+    if !directories.is_empty() {
+        found.extend(below_roots(&Options { manifests: directories, ..options.clone() })?);
+    }
+    files.retain(|file| !found.iter().any(|manifest| manifest.path == *file));
+    found.extend(by_name(options, files)?);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.dedup_by(|a, b| a.path == b.path);
+    Ok(found)
+}
+
+fn below_roots(options: &Options) -> Result<Vec<ManifestStatus>, OpenError> {
+    Ok(preview(options, &Place::of(options), None)?.previewed().manifests)
+}
+
+/// Files of one tree are looked at as one root, or what is below two roots would be declared twice. What such a
+/// root does not load, for instance of `_drafts`, is looked at by itself then.
+fn by_name(options: &Options, mut files: Vec<PathBuf>) -> Result<Vec<ManifestStatus>, OpenError> {
+    let project_dir = options.project_dir.clone().or_else(|| Some(Place::of(options).project_dir));
+    let mut found = Vec::new();
+    while !files.is_empty() {
+        let options =
+            Options { manifests: outermost(&files), project_dir: project_dir.clone(), ..options.clone() };
+        let before = files.len();
+        for manifest in below_roots(&options)? {
+            if let Some(at) = files.iter().position(|file| *file == manifest.path) {
+                files.remove(at);
+                found.push(manifest);
+            }
+        }
+        if files.len() == before {
+            found.extend(files.drain(..).map(|file| ManifestStatus::not_loaded(&file)));
+        }
+    }
+    Ok(found)
+}
+
+/// The directories of the files, without those below another.
+fn outermost(files: &[PathBuf]) -> Vec<PathBuf> {
+    let mut directories: Vec<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+    directories.sort();
+    // A directory comes right before what is below it.
+    directories.dedup_by(|below, above| below.starts_with(above));
+    directories.into_iter().map(Path::to_owned).collect()
+}
