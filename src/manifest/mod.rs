@@ -26,7 +26,7 @@ mod units;
 mod unread;
 
 pub use check::{Declared, Loaded, load, output_regex};
-pub use diagnostic::{Problem, Severity, Span, escape, escape_unseen};
+pub use diagnostic::{Problem, Severity, Span, escape};
 pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
 pub use fields::Class;
 pub use parse::MAX_DEPTH;

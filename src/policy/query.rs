@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::manifest::escape_unseen;
+use crate::escape::visible;
 use crate::state::FileIdentity;
 
 /// What would be executed for this command word?
@@ -42,7 +42,7 @@ pub struct ResolvedFile {
 /// Why a command resolves to nothing that could be executed; each with a stable [`code`](ResolveError::code).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    #[error("`{}` is not found{}", escape_unseen(word), if searched.is_empty() { String::new() } else { format!(" on {searched}") })]
+    #[error("`{}` is not found{}", visible(word), if searched.is_empty() { String::new() } else { format!(" on {searched}") })]
     NotFound { word: String, searched: String },
     #[error("{} is not executable", shown(path))]
     NotExecutable { path: PathBuf },
@@ -69,5 +69,5 @@ impl ResolveError {
 
 /// Whole, since it is to be looked for.
 pub(super) fn shown(path: &Path) -> String {
-    escape_unseen(&path.to_string_lossy())
+    visible(&path.to_string_lossy()).into_owned()
 }

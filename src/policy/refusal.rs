@@ -7,7 +7,8 @@ use super::code;
 use super::executable::ExecEntry;
 use super::in_force::{Purpose, Source};
 use super::query::{ResolvedFile, shown};
-use crate::manifest::{Problem, escape_unseen};
+use crate::escape::visible;
+use crate::manifest::Problem;
 
 /// A file of a chain that is not allowed, and why.
 pub(super) struct Refused<'f> {
@@ -39,9 +40,9 @@ impl Refused<'_> {
     fn shown(&self) -> String {
         let target = &self.file.file.path;
         if Path::new(&self.file.called) == target {
-            format!("`{}`", escape_unseen(&self.file.called))
+            format!("`{}`", visible(&self.file.called))
         } else {
-            format!("`{}` ({})", escape_unseen(&self.file.called), shown(target))
+            format!("`{}` ({})", visible(&self.file.called), shown(target))
         }
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::code;
 use super::config::{Cap, Config, Logs, Prune, Rules};
 use super::env::{EnvRules, EnvVerdict};
-use crate::manifest::{Problem, escape_unseen};
+use crate::escape::visible;
+use crate::manifest::Problem;
 use crate::time::human;
 
 impl Config {
@@ -132,7 +133,7 @@ impl Merge {
 
     fn beyond(&mut self, key: &str, elements: impl Iterator<Item = String>) {
         for element in elements {
-            let shown = escape_unseen(&element);
+            let shown = visible(&element);
             let message = format!("`{key}` has {shown}, which the ceiling does not grant: it stays refused");
             self.problems.push(Problem::warning(code::ABOVE_CEILING, message).help(CEILING_HELP));
         }

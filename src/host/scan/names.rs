@@ -4,6 +4,8 @@
 //! not start with a dot, let `x.yaml.backup` win over `x.yaml`. Backups and swap files (`web.toml~`,
 //! `web.toml.bak`, `#web.toml#`, `.web.toml.swp`, `web.toml.orig`) all fail it without being named.
 
+use crate::escape::visible;
+
 const SUFFIX: &[u8] = b".toml";
 
 /// Directories full of other people's manifests (`Cargo.toml`, `pyproject.toml`), or of nothing at all.
@@ -31,7 +33,7 @@ pub fn presentable(name: &[u8]) -> Option<&str> {
 
 /// A stand-in for a name that is not [`presentable`]; two such names may share one.
 pub fn escaped(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    visible(&String::from_utf8_lossy(name)).into_owned()
 }
 
 #[cfg(test)]
@@ -77,6 +79,6 @@ mod tests {
     #[test]
     fn a_name_that_could_write_to_a_terminal_is_escaped() {
         assert_eq!(presentable(b"a\x1b[2J.toml"), None);
-        assert_eq!(escaped(b"a\x1b[2J\xff.toml"), "a\u{fffd}[2J\u{fffd}.toml");
+        assert_eq!(escaped(b"a\x1b[2J\xff.toml"), "a\\x1b[2J\u{fffd}.toml");
     }
 }

@@ -8,8 +8,9 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::templates::Known;
+use crate::escape::visible;
 use crate::manifest::code;
-use crate::manifest::diagnostic::{escape, escape_unseen};
+use crate::manifest::diagnostic::escape;
 use crate::manifest::fields::Kind;
 use crate::manifest::section::{Layout, Section, Text};
 use crate::manifest::spec::{CommandLine, Shell};
@@ -192,7 +193,7 @@ fn array(words: &[String]) -> String {
 
 /// A TOML string; control characters are escaped by JSON's rules, which TOML shares.
 fn quote(text: &str) -> String {
-    escape_unseen(&serde_json::Value::from(text).to_string())
+    visible(&serde_json::Value::from(text).to_string()).into_owned()
 }
 
 /// The first thing in `line` that a shell would act on, by the quoting rules of shell-words.
