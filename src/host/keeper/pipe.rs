@@ -12,6 +12,7 @@ pub fn log(text: &str) {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map(Duration::from);
     let wall_ms = now.unwrap_or_default().as_millis() as i64;
     // A log that cannot be written is not worth dying for.
+    let text = crate::escape::visible(text);
     let _ = writeln!(io::stderr(), "{} {text}", crate::time::rfc3339(wall_ms));
 }
 
