@@ -542,3 +542,34 @@ fn validate_reads_no_standard_input_and_says_so() {
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""));
     assert!(ran.stderr.contains("standard input is not read"), "{ran:?}");
 }
+
+#[test]
+fn a_refused_and_a_doubled_service_have_their_line_and_column() {
+    let world = World::new();
+    fs::create_dir(world.path().join("manifests")).unwrap();
+    fs::write(world.path().join("manifests/a.toml"), "# a\n\n[service.web]\ncommand = [\"sh\"]\n").unwrap();
+    fs::write(world.path().join("manifests/b.toml"), "[service.api]\ncommand = [\"node\"]\n").unwrap();
+    fs::write(world.path().join("manifests/c.toml"), "\n[service.api]\ncommand = [\"node\"]\n").unwrap();
+    let ran = world.run("validate -o json");
+    let manifests = ran.json()["manifests"].as_array().unwrap().clone();
+    let places: Vec<_> = manifests
+        .iter()
+        .map(|manifest| manifest["problems"].as_array().unwrap().last().unwrap().clone())
+        .map(|problem| {
+            (
+                problem["code"].as_str().unwrap().to_owned(),
+                problem["line"].as_u64(),
+                problem["column"].as_u64(),
+            )
+        })
+        .collect();
+    let doubled = || "duplicate-service".to_owned();
+    assert_eq!(
+        places,
+        [
+            ("exec-not-allowed".to_owned(), Some(3), Some(10)),
+            (doubled(), Some(1), Some(10)),
+            (doubled(), Some(2), Some(10)),
+        ]
+    );
+}

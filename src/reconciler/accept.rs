@@ -64,13 +64,14 @@ impl<H: Host> Reconciler<H> {
         let mut problems: Vec<Problem> = self.policy.check_file(loaded.services.len()).into_iter().collect();
         for accepted in &loaded.services {
             let judgement = self.judge(accepted);
-            problems.extend(judgement.problems);
+            let placed = |problem| loaded.placed(problem, &accepted.spec.id);
+            problems.extend(judgement.problems.into_iter().map(placed));
             let has_accepted = self
                 .memory
                 .ledger()
                 .entry(&accepted.spec.id)
                 .is_some_and(|entry| entry.file.as_ref() == Some(key) || entry.run.is_some());
-            problems.extend(judgement.unresolved.map(|problem| {
+            problems.extend(judgement.unresolved.map(placed).map(|problem| {
                 if has_accepted { problem } else { Problem { severity: Severity::Warning, ..problem } }
             }));
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::host::{FileScan, FileVersion, Host};
 use crate::identity::{Digest, ServiceId};
-use crate::manifest::{self, Problem, Unread};
+use crate::manifest::{self, Problem, Span, Unread};
 use crate::plan::Accepted;
 use crate::state::FileKey;
 
@@ -21,6 +21,8 @@ pub struct Loaded {
     pub services: Vec<Arc<Accepted>>,
     /// Places in `services`, in the order of the names.
     by_name: Box<[u32]>,
+    /// Where the names of `services` stand.
+    spans: Box<[Span]>,
     pub problems: Vec<Problem>,
     /// What else it may declare, where it has problems.
     pub unread: Arc<Unread>,
@@ -30,6 +32,7 @@ impl Loaded {
     fn from_text(text: &str, default_ttl: Option<Duration>) -> Self {
         let digest = Digest::of(text.as_bytes());
         let loaded = manifest::load(text);
+        let spans = loaded.services.iter().map(|declared| declared.span).collect();
         let mut services: Vec<Arc<Accepted>> = loaded
             .services
             .into_iter()
@@ -45,13 +48,26 @@ impl Loaded {
         services.shrink_to_fit();
         let mut by_name: Box<[u32]> = (0..services.len() as u32).collect();
         by_name.sort_unstable_by_key(|place| &services[*place as usize].spec.id);
-        Self { digest, by_name, problems: loaded.problems, unread: Arc::new(loaded.unread), services }
+        let unread = Arc::new(loaded.unread);
+        Self { digest, by_name, spans, problems: loaded.problems, unread, services }
     }
 
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<Accepted>> {
-        let at = |place: &u32| &self.services[*place as usize];
-        let found = self.by_name.binary_search_by_key(&id, |place| &at(place).spec.id);
-        found.ok().map(|found| at(&self.by_name[found]))
+        self.place(id).map(|place| &self.services[place])
+    }
+
+    fn place(&self, id: &ServiceId) -> Option<usize> {
+        let name_at = |place: &u32| &self.services[*place as usize].spec.id;
+        let found = self.by_name.binary_search_by_key(&id, name_at).ok()?;
+        Some(self.by_name[found] as usize)
+    }
+
+    /// The problem at the name of the service that it is about, unless it has a place of its own.
+    pub fn placed(&self, problem: Problem, id: &ServiceId) -> Problem {
+        match self.place(id) {
+            Some(place) if problem.span.is_none() => problem.at(self.spans[place]),
+            Some(_) | None => problem,
+        }
     }
 }
 
@@ -78,7 +94,8 @@ impl Library {
 
     /// The file's present text, or the problem of the file itself.
     pub fn load(&mut self, key: &FileKey, scan: &FileScan) -> Result<Arc<Loaded>, Problem> {
-        let text = scan.content.as_ref().map_err(|(code, message)| Problem::new(code, message.clone()))?;
+        let text =
+            scan.content.as_ref().map_err(|(code, sentence)| Problem::new(code, format!("it {sentence}")))?;
         if let Some((version, loaded)) = self.by_file.get(key)
             && *version == scan.version
         {

@@ -89,7 +89,12 @@ pub fn settle<'a>(
         }
         for (position, lost) in lost {
             for (service, other) in &lost {
-                add_once(&mut files[position].problems, duplicate(service, other));
+                let problem = duplicate(service, other);
+                let problem = match &files[position].candidate {
+                    Some(candidate) => candidate.placed(problem, service),
+                    None => problem,
+                };
+                add_once(&mut files[position].problems, problem);
             }
             in_force[position] = fall_back(&files[position], &in_force[position], &lost);
         }
