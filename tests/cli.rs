@@ -573,3 +573,13 @@ fn a_refused_and_a_doubled_service_have_their_line_and_column() {
         ]
     );
 }
+
+#[test]
+fn a_directory_that_is_not_entered_is_named() {
+    let world = two_manifests();
+    std::os::unix::fs::symlink("/", world.path().join("site/out")).unwrap();
+    let ran = world.run("validate -o json site");
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    let expected = ("out".to_owned(), vec!["directory-not-loaded".to_owned()]);
+    assert!(validated(&ran).contains(&expected), "{ran:?}");
+}

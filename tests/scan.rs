@@ -158,7 +158,7 @@ fn what_is_not_text_is_a_problem_that_says_where() {
     assert_eq!(code(&listing, "latin1.toml"), "not-utf8");
     assert_eq!(
         file(&listing, "latin1.toml").content.as_ref().unwrap_err().1,
-        "is not UTF-8 from byte 11 on; save it as UTF-8"
+        "is not UTF-8 from line 1 on (byte 11); save it as UTF-8"
     );
     assert_eq!(code(&listing, "utf16.toml"), "not-utf8");
     assert_eq!(code(&listing, "binary.toml"), "binary-file");

@@ -102,14 +102,7 @@ impl<H: Host> Reconciler<H> {
         let mut records = Vec::new();
         self.root_problems.clear();
         for scan in scans {
-            if let Err((code, message)) = &scan.listing {
-                let problem = Problem::new(code, format!("{} {message}", scan.path.display()));
-                self.root_problems.push(FileView {
-                    path: scan.path.clone(),
-                    problems: vec![problem],
-                    may_show_lines: false,
-                });
-            }
+            self.root_problems.extend(problems_of_directories(&scan));
             let Some((key, record)) = recognise(self.memory.ledger(), &scan, &taken) else { continue };
             taken.insert(key.clone());
             records.extend(record);
@@ -154,8 +147,36 @@ impl<H: Host> Reconciler<H> {
     }
 }
 
+/// The problem of a file that somebody has open for writing: it ends by itself.
+pub(super) const BEING_WRITTEN: &str = "being-written";
+
 fn digest_of(want: &Want) -> Option<&Digest> {
     want.accepted.as_ref().map(|accepted| &accepted.digest)
+}
+
+/// Of the root itself, or of what is below it and was not entered.
+fn problems_of_directories(scan: &RootScan) -> Vec<FileView> {
+    let view = |path, problem| FileView { path, problems: vec![problem], may_show_lines: false };
+    match &scan.listing {
+        Err((code, sentence)) => {
+            let problem = Problem::new(code, format!("{} {sentence}", scan.path.display()));
+            let problem = match code.as_str() {
+                "root-missing" => problem.help("`reconcile init` makes it; `--manifests DIR` names another"),
+                _ => problem,
+            };
+            vec![view(scan.path.clone(), problem)]
+        }
+        Ok(listing) => {
+            let refused =
+                listing.directories.iter().filter_map(|(path, found)| Some((path, found.as_ref().err()?)));
+            refused
+                .map(|(path, sentence)| {
+                    let problem = Problem::new("directory-not-loaded", format!("it {sentence}"));
+                    view(scan.path.join(path), problem)
+                })
+                .collect()
+        }
+    }
 }
 
 fn versions_digest(scan: &RootScan) -> u64 {
@@ -177,13 +198,15 @@ fn versions_digest(scan: &RootScan) -> u64 {
     hasher.finish()
 }
 
-/// A watcher has nobody to answer: it says what is wrong once, when it comes up.
+/// A watcher has nobody to answer: it says what is wrong once, when it comes up. A file in the middle of being
+/// saved is not wrong.
 fn tell_news(before: &[FileView], now: &[FileView]) {
     for view in now {
         let known = before.iter().find(|other| other.path == view.path).map(|other| &other.problems);
         let is_new = |problem: &&Problem| known.is_none_or(|known| !known.contains(problem));
-        for problem in view.problems.iter().filter(is_new) {
-            let line = problem.span.map_or(0, |span| span.line);
+        let is_wrong = |problem: &&Problem| problem.code != BEING_WRITTEN;
+        for problem in view.problems.iter().filter(is_new).filter(is_wrong) {
+            let line = problem.span.map(|span| span.line);
             tracing::warn!(file = %view.path.display(), line, code = problem.code, "{}", problem.message);
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Reconciler;
+use super::desired::BEING_WRITTEN;
 use super::status::StepReport;
 use crate::host::{Dirty, Event, Host};
 use crate::plan::{Action, Plan, Presence, plan};
@@ -122,7 +123,7 @@ impl<H: Host> Reconciler<H> {
     /// A manifest is being written at this moment; without a watcher nobody tells when that is over.
     pub(super) fn is_being_written(&self) -> bool {
         !self.settings.watching
-            && self.manifests.files.iter().any(|file| file.problems.iter().any(|p| p.code == "being-written"))
+            && self.manifests.files.iter().any(|file| file.problems.iter().any(|p| p.code == BEING_WRITTEN))
     }
 
     /// Waits for events, takes them in, makes a pass. Cancel safe up to the moment that events arrive.

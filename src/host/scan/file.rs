@@ -256,7 +256,8 @@ fn text(bytes: Vec<u8>) -> Result<Arc<str>, Trouble> {
     }
     String::from_utf8(bytes).map(Arc::from).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        trouble("not-utf8", format!("is not UTF-8 from byte {at} on; save it as UTF-8"))
+        let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        trouble("not-utf8", format!("is not UTF-8 from line {line} on (byte {at}); save it as UTF-8"))
     })
 }
 

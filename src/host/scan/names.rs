@@ -8,8 +8,9 @@ use crate::escape::visible;
 
 const SUFFIX: &[u8] = b".toml";
 
-/// Directories full of other people's manifests (`Cargo.toml`, `pyproject.toml`), or of nothing at all.
-const NOT_ENTERED: [&[u8]; 2] = [b"node_modules", b"target"];
+/// Directories full of other people's manifests (`Cargo.toml`, `pyproject.toml`), or of nothing at all; and the one
+/// that only root may read at the top of a file system.
+const NOT_ENTERED: [&[u8]; 3] = [b"node_modules", b"target", b"lost+found"];
 
 /// True for a file that is loaded as a manifest.
 pub fn is_manifest(name: &[u8]) -> bool {
@@ -71,7 +72,7 @@ mod tests {
         for name in ["web", "a.toml.d", "targets"] {
             assert!(is_entered(name.as_bytes()), "{name}");
         }
-        for name in ["node_modules", "target", ".git", "..data", "_drafts"] {
+        for name in ["node_modules", "target", "lost+found", ".git", "..data", "_drafts"] {
             assert!(!is_entered(name.as_bytes()), "{name}");
         }
     }
