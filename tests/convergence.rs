@@ -193,3 +193,22 @@ fn once_holds_no_inherited_descriptor_open() {
     let run = world.finish(command).expect_code(0);
     assert!(world.pid("web").is_some_and(is_alive), "{run:?}");
 }
+
+#[test]
+fn the_state_directory_of_another_user_is_named_as_such() {
+    if cannot_run_as(As::Nobody) {
+        return;
+    }
+    let world = World::run_as(As::Nobody);
+    world.service("web", FOREVER, "");
+    std::fs::create_dir(world.state()).unwrap();
+    std::fs::set_permissions(world.state(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    for arguments in [&["--once"][..], &["status"], &["plan"], &["stop", "web"]] {
+        let run = world.run(arguments).expect_code(1);
+        assert!(
+            run.stderr.starts_with("error[state-dir-owner]") && run.stderr.contains("it belongs to uid 0"),
+            "{arguments:?}: {}",
+            run.stderr
+        );
+    }
+}

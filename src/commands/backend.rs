@@ -47,7 +47,11 @@ impl Backend {
 
 /// A connection to the watcher of the state directory, if one runs.
 pub fn watcher(options: &Options) -> Result<Option<Client>, Failure> {
-    Client::connect(&state_dir(options)?).map_err(of_client)
+    Client::connect(&state_dir(options)?).map_err(|error| match (&error, session::find_state(options)) {
+        // Somebody else's directory is why, and says what to do.
+        (ClientError::Unreachable { .. }, Err(why)) => of_open(why.into()),
+        (_, Ok(()) | Err(_)) => of_client(error),
+    })
 }
 
 pub fn ask(client: &mut Client, command: Command) -> Result<Answer, Failure> {
@@ -87,7 +91,7 @@ pub fn validate(options: &Options, paths: &[PathBuf]) -> Result<Vec<ManifestStat
 }
 
 pub fn state_dir(options: &Options) -> Result<PathBuf, Failure> {
-    Ok(session::state_dir(options)?)
+    session::state_dir(options).map_err(|error| of_open(error.into()))
 }
 
 fn of_open(error: OpenError) -> Failure {
@@ -99,7 +103,10 @@ fn of_open(error: OpenError) -> Failure {
             let message = format!("the configuration {} has problems", path.display());
             Failure::message(ExitCode::Failed, message).drawn(drawn)
         }
-        other => Failure::new(ExitCode::Failed, other),
+        other => {
+            let name = other.code();
+            Failure::new(ExitCode::Failed, other).named(name)
+        }
     }
 }
 

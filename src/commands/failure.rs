@@ -8,6 +8,8 @@ use super::report::style::{BAD, STRONG, paint};
 pub struct Failure {
     pub code: ExitCode,
     error: anyhow::Error,
+    /// Stable code of the error, where it has one.
+    name: Option<&'static str>,
     /// Rendered already, and safe.
     drawn: Option<String>,
     help: Option<String>,
@@ -15,7 +17,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
-        Self { code, error: error.into(), drawn: None, help: None }
+        Self { code, error: error.into(), name: None, drawn: None, help: None }
     }
 
     pub fn message(code: ExitCode, message: impl Into<String>) -> Self {
@@ -28,6 +30,12 @@ impl Failure {
         self
     }
 
+    #[must_use]
+    pub fn named(mut self, name: Option<&'static str>) -> Self {
+        self.name = name;
+        self
+    }
+
     /// What `report` made of problems: shown as it is.
     #[must_use]
     pub fn drawn(mut self, drawn: String) -> Self {
@@ -37,7 +45,8 @@ impl Failure {
 
     /// The error, each cause on a line of its own, and the hint.
     pub fn render(&self) -> String {
-        let mut text = format!("{}: {}", paint(BAD, "error"), visible(&self.error.to_string()));
+        let word = self.name.map_or_else(|| "error".to_owned(), |name| format!("error[{name}]"));
+        let mut text = format!("{}: {}", paint(BAD, &word), visible(&self.error.to_string()));
         for cause in self.error.chain().skip(1) {
             text.push_str(&format!("\n  because: {}", visible(&cause.to_string())));
         }

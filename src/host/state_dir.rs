@@ -29,26 +29,30 @@ pub use original::InUse;
 /// Why a state directory cannot be used; each with a stable [`code`](StateDirError::code).
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
-    #[error("find a state directory: there is neither $XDG_STATE_HOME nor a home of ours; give --state-dir")]
+    #[error(
+        "cannot find a state directory: there is neither $XDG_STATE_HOME nor a home of ours; give --state-dir"
+    )]
     NoHome,
-    #[error("use the state directory {path}: it belongs to uid {owner}, we are uid {us}; give --state-dir")]
+    #[error(
+        "cannot use the state directory {path}: it belongs to uid {owner}, we are uid {us}; give --state-dir"
+    )]
     Owner { path: PathBuf, owner: u32, us: u32 },
     #[error(
-        "use the state directory {path}: mode {mode:03o} lets others in; `chmod 700 {path}` if it is ours alone"
+        "cannot use the state directory {path}: mode {mode:03o} lets others in; `chmod 700 {path}` if it is ours alone"
     )]
     Mode { path: PathBuf, mode: u32 },
     #[error(
-        "use the state directory {path}: it is a symbolic link of uid {owner}, who could point it elsewhere"
+        "cannot use the state directory {path}: it is a symbolic link of uid {owner}, who could point it elsewhere"
     )]
     Symlink { path: PathBuf, owner: u32 },
-    #[error("use the state directory {path}: it is not a directory")]
+    #[error("cannot use the state directory {path}: it is not a directory")]
     NotADirectory { path: PathBuf },
     #[error(
-        "take over the state directory {path}: {by}; end it there first (`reconcile --state-dir {} down`), or give \
-         this one an empty --state-dir", by.path.display()
+        "cannot take over the state directory {path}: {by}; end it there first (`reconcile --state-dir {} down`), or \
+         give this one an empty --state-dir", by.path.display()
     )]
     InUse { path: PathBuf, by: Box<InUse> },
-    #[error("{doing} {path}")]
+    #[error("cannot {doing} {path}")]
     Io {
         doing: &'static str,
         path: PathBuf,
@@ -144,6 +148,10 @@ impl StateDir {
             OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path).map_err(|error| {
                 match error.kind() {
                     io::ErrorKind::NotADirectory => StateDirError::NotADirectory { path: path.to_owned() },
+                    // Closed to us because it is somebody else's.
+                    io::ErrorKind::PermissionDenied if link.is_dir() && link.uid() != us => {
+                        StateDirError::Owner { path: path.to_owned(), owner: link.uid(), us }
+                    }
                     _ => io_error()(error),
                 }
             })?;

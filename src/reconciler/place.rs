@@ -116,3 +116,9 @@ pub fn state_dir(options: &Options) -> Result<PathBuf, StateDirError> {
     let place = Place::of(options);
     StateDir::path(&place.wanted(options))
 }
+
+/// Whether the state directory for these options is one that we may use, or not there yet.
+pub fn find_state(options: &Options) -> Result<(), StateDirError> {
+    let place = Place::of(options);
+    StateDir::find(&place.wanted(options)).map(drop)
+}

@@ -14,7 +14,7 @@ use super::command::{Answer, Command};
 use super::inbox::{Inbox, Message, ShutdownKind};
 use super::options::Options;
 use super::place::Place;
-pub use super::place::{roots, state_dir};
+pub use super::place::{find_state, roots, state_dir};
 use super::status::{PassReport, Status};
 use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
@@ -56,6 +56,22 @@ pub enum OpenError {
         #[source]
         source: crate::host::LedgerUnwritable,
     },
+}
+
+impl OpenError {
+    /// Stable, kebab-case; of what an operator can mend.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::StateDir(error) => Some(error.code()),
+            Self::Config(error) => Some(error.code()),
+            Self::Lock(_)
+            | Self::Ledger(_)
+            | Self::Gate(_)
+            | Self::Boot(_)
+            | Self::Random(_)
+            | Self::Disown { .. } => None,
+        }
+    }
 }
 
 /// The reconciler in charge of a state directory, for as long as this value lives.
