@@ -62,6 +62,9 @@ pub enum Found {
     KeeperUnresponsive,
 }
 
+/// The end of the output of a job that was killed for writing more than is taken.
+pub const WROTE_TOO_MUCH: &str = "\n[killed: it wrote more than 1 MiB]\n";
+
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobOutcome {

@@ -40,7 +40,7 @@ pub mod usage;
 pub mod users;
 pub mod watch;
 
-pub use event::{Claim, Event, Found, JobOutcome, Sighting};
+pub use event::{Claim, Event, Found, JobOutcome, Sighting, WROTE_TOO_MUCH};
 pub use layout::StateLayout;
 pub use listing::{Dirty, FileScan, FileVersion, RootListing, RootScan};
 pub use request::{

@@ -14,7 +14,7 @@ use regex::{Regex, RegexBuilder};
 use reqwest::{Client, ClientBuilder, StatusCode};
 
 use super::cause::plain;
-use super::{JobOutcome, ProbeTarget};
+use super::{JobOutcome, ProbeTarget, WROTE_TOO_MUCH};
 use crate::state::ExitStatus;
 use crate::time::human;
 
@@ -129,6 +129,9 @@ pub fn judge_command(outcome: &JobOutcome, expect_regex: Option<&str>) -> Result
             Some(expression) => judge_output(output, expression),
             None => Ok(()),
         },
+        JobOutcome::Exit { output, .. } if output.ends_with(WROTE_TOO_MUCH) => {
+            Err("its check wrote more than 1 MiB and was killed".to_owned())
+        }
         JobOutcome::Exit { status, .. } => Err(format!("its check ended with {status}")),
         JobOutcome::TimedOut => Err("its check did not end in time".to_owned()),
         JobOutcome::NotStarted(failure) => {
@@ -185,6 +188,11 @@ mod tests {
         let sentence = |outcome| judge_command(&outcome, Some("secret")).unwrap_err();
         assert_eq!(sentence(exit(ExitStatus::Code(3), "secret")), "its check ended with exit code 3");
         assert_eq!(sentence(exit(ExitStatus::Signal(9), "secret")), "its check ended with signal 9");
+        let endless = format!("secret{WROTE_TOO_MUCH}");
+        assert_eq!(
+            sentence(exit(ExitStatus::Signal(9), &endless)),
+            "its check wrote more than 1 MiB and was killed"
+        );
         assert_eq!(sentence(JobOutcome::TimedOut), "its check did not end in time");
         assert_eq!(sentence(JobOutcome::Cancelled), "its check was interrupted");
         let failure = SpawnFailure { stage: SpawnStage::Exec, errno: 2, message: "no such file".to_owned() };

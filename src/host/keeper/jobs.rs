@@ -8,6 +8,7 @@ use super::cell::{Killing, Leader};
 use super::pipe::drain;
 use super::protocol::{JobEnd, Message};
 use super::server::Keeper;
+use crate::host::WROTE_TOO_MUCH;
 use crate::identity::Nonce;
 use crate::state::ExitStatus;
 
@@ -88,7 +89,7 @@ impl Job {
     fn take_output(&mut self) -> String {
         let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.kept)).into_owned();
         if self.seen_bytes > MAX_OUTPUT_BYTES {
-            text.push_str("\n[killed: it wrote more than 1 MiB]\n");
+            text.push_str(WROTE_TOO_MUCH);
         }
         text
     }
