@@ -12,7 +12,11 @@ use super::units::count;
 use crate::plan::Action;
 use crate::reconciler::status::{PassReport, ServiceStatus, StepReport};
 
-const NOTHING_TO_DO: &str = "nothing to do: what runs is what is declared\n";
+/// Said only of what it is true of: a manifest that is not accepted declares something else.
+fn nothing_to_do(report: &PassReport) -> String {
+    let what = if report.manifests.iter().all(|file| file.ok) { "declared" } else { "accepted" };
+    format!("nothing to do: what runs is what is {what}\n")
+}
 
 /// Every step but the adoptions, which change nothing and are of every service each time; JSON has them.
 fn worth_telling(report: &PassReport) -> Vec<&StepReport> {
@@ -23,7 +27,7 @@ fn worth_telling(report: &PassReport) -> Vec<&StepReport> {
 pub fn plan(report: &PassReport) -> String {
     let steps = worth_telling(report);
     if steps.is_empty() {
-        return NOTHING_TO_DO.to_owned();
+        return nothing_to_do(report);
     }
     let rows: Vec<_> = steps.iter().map(|step| row(step)).collect();
     format!("{}\n{}\n", columns(&rows), summary(&steps))
@@ -35,7 +39,7 @@ pub fn steps_done(report: &PassReport) -> String {
     if steps.is_empty() {
         return match report.converged {
             Some(false) => String::new(),
-            Some(true) | None => NOTHING_TO_DO.to_owned(),
+            Some(true) | None => nothing_to_do(report),
         };
     }
     let with_outcome = |step: &&StepReport| {
@@ -151,6 +155,8 @@ mod tests {
     fn no_step_is_said_in_words() {
         let empty = PassReport { steps: vec![], changes: false, ..samples::plan() };
         assert_eq!(plan(&empty), "nothing to do: what runs is what is declared\n");
+        let refused = PassReport { manifests: samples::status().manifests, ..empty.clone() };
+        assert_eq!(plan(&refused), "nothing to do: what runs is what is accepted\n");
         assert_eq!(steps_done(&PassReport { converged: Some(true), ..empty.clone() }), plan(&empty));
         assert_eq!(steps_done(&PassReport { converged: Some(false), ..empty }), "");
     }
