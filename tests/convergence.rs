@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Stdio;
 
-use support::{As, World, cannot_run_as, is_alive};
+use support::{As, World, cannot_run_as, is_alive, is_missing};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -211,4 +211,103 @@ fn the_state_directory_of_another_user_is_named_as_such() {
             run.stderr
         );
     }
+}
+
+/// Writes the text to the path.
+type Save = fn(&std::path::Path, &str);
+
+#[test]
+fn however_a_manifest_is_saved_its_process_goes_on_and_no_error_is_shown() {
+    use std::io::Write as _;
+    let mut world = World::new();
+    world.service("web", FOREVER, "labels = { save = \"0\" }");
+    world.service("api", FOREVER, "");
+    world.watch();
+    world.until_phase("web", "running");
+    let before = [world.pid("web"), world.pid("api")];
+    let file = world.manifests().join("web.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let saves: [(&str, Save); 5] = [
+        ("vim: the old file is renamed away, a new one written", |file, text| {
+            let backup = file.with_extension("toml~");
+            std::fs::rename(file, &backup).unwrap();
+            std::fs::write(file, text).unwrap();
+            std::fs::remove_file(backup).unwrap();
+        }),
+        ("sed -i: another file is renamed over it", |file, text| {
+            let other = file.with_file_name("sedAbCdEf");
+            std::fs::write(&other, text).unwrap();
+            std::fs::rename(other, file).unwrap();
+        }),
+        ("cp, nano: truncated and written in place", |file, text| std::fs::write(file, text).unwrap()),
+        ("VS Code: truncated, and written in pieces", |file, text| {
+            let mut open = std::fs::File::options().write(true).truncate(true).open(file).unwrap();
+            for piece in text.as_bytes().chunks(20) {
+                open.write_all(piece).unwrap();
+                open.sync_all().unwrap();
+            }
+        }),
+        ("git checkout: removed, and written anew", |file, text| {
+            std::fs::remove_file(file).unwrap();
+            std::fs::write(file, text).unwrap();
+        }),
+    ];
+    for (number, (how, save)) in saves.into_iter().enumerate() {
+        let label = (number + 1).to_string();
+        save(&file, &text.replace("\"0\"", &format!("\"{label}\"")));
+        let is_saved = |world: &World| {
+            world.service_status("web").is_some_and(|status| status["labels"]["save"] == label.as_str())
+        };
+        world.until(how, is_saved);
+        assert_eq!([world.pid("web"), world.pid("api")], before, "{how}");
+        let status = world.status().unwrap();
+        let all = status["manifests"].as_array().unwrap();
+        assert!(all.iter().all(|manifest| manifest["problems"] == serde_json::json!([])), "{how}: {all:?}");
+    }
+    let log = support::read(&world.path("watcher.log"));
+    assert!(!log.contains("WARN"), "{log}");
+}
+
+#[test]
+fn a_checkout_of_another_branch_touches_only_what_differs() {
+    if is_missing("git") {
+        return;
+    }
+    let mut world = World::new();
+    let git = |world: &World, line: &str| {
+        let mut command = std::process::Command::new("git");
+        command.current_dir(world.project()).args(["-c", "user.name=x", "-c", "user.email=x@localhost"]);
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").args(line.split(' '));
+        assert!(command.output().unwrap().status.success(), "git {line}");
+    };
+    for name in ["api", "db", "web"] {
+        world.service(name, FOREVER, "");
+    }
+    git(&world, "init -q -b main");
+    git(&world, "add -A");
+    git(&world, "commit -q -m one");
+    git(&world, "checkout -q -b other");
+    world.service("web", "exec sleep 2000", "");
+    world.service("new", FOREVER, "");
+    std::fs::rename(world.manifests().join("api.toml"), world.manifests().join("renamed.toml")).unwrap();
+    git(&world, "add -A");
+    git(&world, "commit -q -m two");
+    git(&world, "checkout -q main");
+    world.watch();
+    for name in ["api", "db", "web"] {
+        world.until_phase(name, "running");
+    }
+    let before = ["api", "db", "web"].map(|name| world.pid(name));
+    git(&world, "checkout -q other");
+    world.until_phase("new", "running");
+    world
+        .until("web has its new command", |world| world.pid("web").is_some_and(|pid| Some(pid) != before[2]));
+    world.until_phase("web", "running");
+    let other = world.pid("web");
+    git(&world, "checkout -q main");
+    world.until("new is gone", |world| world.phase("new").is_empty());
+    world.until("web has its old command", |world| world.pid("web").is_some_and(|pid| Some(pid) != other));
+    assert_eq!(["api", "db"].map(|name| world.pid(name)), before[..2]);
+    let log = support::read(&world.path("watcher.log"));
+    assert!(!log.contains("WARN"), "{log}");
 }
