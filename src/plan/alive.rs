@@ -19,9 +19,7 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
     let bad = || health::complaint(&standing, health).filter(|_| health::restarts_when_bad(spec));
     match (restart_wanted(case, run).or_else(bad), &case.want.gate, &case.want.accepted) {
         (Some(why), None, Some(_)) => Verdict::with_step(Action::Restart, Phase::Stopping, why),
-        (Some(_), Some(gate), _) => {
-            supervised(case, run, spec, &standing).step_if_none(Action::Hold, || gate.clone())
-        }
+        (Some(_), Some(gate), _) => supervised(case, run, spec, &standing).hold_if_unchanged(gate),
         (Some(_), None, None) | (None, _, _) => supervised(case, run, spec, &standing),
     }
 }

@@ -208,7 +208,7 @@ fn show_guard(case: &Case<'_>, verdict: Verdict) -> Verdict {
         Removal::Waits { left } => (&Reason::PruneDelay, verdict.wake(*left)),
         Removal::Held(why) => (why, verdict),
     };
-    let mut verdict = verdict.step_if_none(Action::Hold, || why.clone());
+    let mut verdict = verdict.hold_if_unchanged(why);
     if matches!(verdict.view.phase, Phase::Running | Phase::Ready) {
         verdict.view.reason = why.clone();
     }

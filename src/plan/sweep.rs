@@ -10,7 +10,7 @@ use super::case::{Case, Shutdown};
 use super::decide::decide;
 use super::input::{Desired, Observed, Presence, Service, Want};
 use super::order::{Direction, order};
-use super::output::{PhaseView, Plan, Step};
+use super::output::{Action, PhaseView, Plan, Step};
 use super::prune::Guards;
 use super::verdict::Verdict;
 use crate::identity::ServiceId;
@@ -48,6 +48,9 @@ impl Plan {
     fn add(&mut self, id: &ServiceId, verdict: Verdict) -> PhaseView {
         if let Some((action, reason)) = verdict.step {
             self.steps.push(Step { service: id.clone(), action, reason });
+        }
+        if let Some(reason) = verdict.held {
+            self.steps.push(Step { service: id.clone(), action: Action::Hold, reason });
         }
         self.notes.extend(verdict.notes);
         if verdict.probe {

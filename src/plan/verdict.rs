@@ -1,4 +1,4 @@
-//! What a row of the table answers: at most one step, a phase, and what follows from them.
+//! What a row of the table answers: at most one step, what is held beside it, a phase, and what follows from them.
 //!
 //! Pure; built by the rows, gathered by `plan`.
 
@@ -10,6 +10,8 @@ use crate::state::{Reason, Record};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Verdict {
     pub step: Option<(Action, Reason)>,
+    /// A removal or a restart that waits, seen beside a step that changes nothing.
+    pub held: Option<Reason>,
     pub view: PhaseView,
     pub notes: Vec<Record>,
     pub probe: bool,
@@ -18,7 +20,7 @@ pub(super) struct Verdict {
 
 impl From<PhaseView> for Verdict {
     fn from(view: PhaseView) -> Self {
-        Self { step: None, view, notes: Vec::new(), probe: false, wake: None }
+        Self { step: None, held: None, view, notes: Vec::new(), probe: false, wake: None }
     }
 }
 
@@ -37,8 +39,12 @@ impl Verdict {
         self
     }
 
-    pub(super) fn step_if_none(self, action: Action, reason: impl FnOnce() -> Reason) -> Self {
-        if self.step.is_none() { self.step(action, reason()) } else { self }
+    /// What else is done goes first, but for an adoption, which is no change.
+    pub(super) fn hold_if_unchanged(mut self, why: &Reason) -> Self {
+        if self.step.as_ref().is_none_or(|(action, _)| *action == Action::Adopt) {
+            self.held.get_or_insert_with(|| why.clone());
+        }
+        self
     }
 
     pub(super) fn note(mut self, record: Record) -> Self {

@@ -13,7 +13,7 @@ use super::command::Answer;
 use super::status::{PassReport, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::plan::{Action, Phase};
+use crate::plan::{Action, Phase, Step};
 use crate::state::Reason;
 use crate::time::{Clock, Stamp};
 
@@ -84,10 +84,22 @@ impl<H: Host> Reconciler<H> {
             if one.purge_logs && standing == Standing::Reached {
                 self.purge_logs(one.services.as_ref());
             }
-            let report = self.convergence_report(&one, standing == Standing::Reached);
+            let converged = standing == Standing::Reached && !self.holds_a_removal(&one);
+            let report = self.convergence_report(&one, converged);
             // Whoever asked may have gone away; what was done stays done.
             let _ = one.answer.send(Answer::Report(Box::new(report)));
         }
+    }
+
+    /// What is held up is no failure of a service, and not what the manifests say either.
+    fn holds_a_removal(&self, one: &Waiting) -> bool {
+        let is_held = |step: &Step| step.action == Action::Hold && step.reason.is_prune_guard();
+        one.goal == Goal::Settled
+            && self
+                .last_plan
+                .steps
+                .iter()
+                .any(|step| is_held(step) && one.is_about(&step.service.to_string()))
     }
 
     fn purge_logs(&mut self, services: Option<&BTreeSet<ServiceId>>) {

@@ -196,6 +196,14 @@ impl Reason {
         )
     }
 
+    /// True for a guard that holds a removal until somebody does something about it.
+    pub fn is_prune_guard(&self) -> bool {
+        matches!(
+            self,
+            Self::GuardRootGone { .. } | Self::GuardUnreadManifest { .. } | Self::GuardFraction { .. }
+        )
+    }
+
     /// Stable, kebab-case; the same as in the stored form.
     pub fn code(&self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 use reconcile::host::fake::{Birth, FakeHost};
 use reconcile::plan::Phase;
 use reconcile::reconciler::command::Command;
+use reconcile::reconciler::status::StepReport;
 
 use crate::rig::{Rig, manifest, millis, secs};
 
@@ -222,4 +223,22 @@ fn a_manifest_that_cannot_be_read_holds_what_is_older_than_itself() {
     rig.done(Command::Prune { names: vec!["web".to_owned()] });
     rig.run_for(secs(60));
     rig.host.assert_alive(&[]);
+}
+
+#[test]
+fn a_held_removal_is_not_converged_and_no_failure_of_its_service() {
+    let mut rig = many(&["api", "web"]);
+    rig.host.remove("web.toml");
+    rig.host.write("site.toml", TORN);
+    rig.run_for(secs(60));
+    let held = |steps: &[StepReport]| steps.iter().any(|step| step.reason == "guard-unread-manifest");
+    let converge = |names: &[&str]| Command::Converge {
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        timeout: secs(60),
+        allow_prune: false,
+    };
+    let report = rig.done(converge(&[]));
+    assert_eq!((report.converged, report.unwell.len()), (Some(false), 0));
+    assert!(held(&report.steps));
+    assert_eq!(rig.done(converge(&["api"])).converged, Some(true));
 }
