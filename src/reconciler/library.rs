@@ -23,6 +23,8 @@ pub struct Loaded {
     by_name: Box<[u32]>,
     /// Where the names of `services` stand.
     spans: Box<[Span]>,
+    /// The services with a problem, as far as it can be told which they are.
+    pub rejected: Vec<ServiceId>,
     pub problems: Vec<Problem>,
     /// What else it may declare, where it has problems.
     pub unread: Arc<Unread>,
@@ -48,8 +50,15 @@ impl Loaded {
         services.shrink_to_fit();
         let mut by_name: Box<[u32]> = (0..services.len() as u32).collect();
         by_name.sort_unstable_by_key(|place| &services[*place as usize].spec.id);
-        let unread = Arc::new(loaded.unread);
-        Self { digest, by_name, spans, problems: loaded.problems, unread, services }
+        Self {
+            digest,
+            by_name,
+            spans,
+            rejected: loaded.rejected,
+            problems: loaded.problems,
+            unread: Arc::new(loaded.unread),
+            services,
+        }
     }
 
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<Accepted>> {

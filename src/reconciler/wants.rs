@@ -219,7 +219,8 @@ impl<H: Host> Reconciler<H> {
 fn rejected_names(file: &FileStanding) -> BTreeSet<ServiceId> {
     let fine =
         file.candidate.iter().flat_map(|loaded| &loaded.services).map(|accepted| accepted.spec.id.clone());
-    let mut names: BTreeSet<ServiceId> = fine.collect();
+    let rejected = file.candidate.iter().flat_map(|loaded| &loaded.rejected).cloned();
+    let mut names: BTreeSet<ServiceId> = fine.chain(rejected).collect();
     let named = file.problems.iter().filter_map(|problem| problem.service.as_deref());
     for name in named {
         if names.iter().all(|known| known.name() != name)

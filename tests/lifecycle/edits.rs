@@ -205,3 +205,16 @@ fn a_service_is_told_its_own_problem_before_any_of_its_neighbours() {
     let message = rig.status("db").unwrap().message;
     assert!(message.starts_with("it has no problem of its own; its file is refused for api: "), "{message}");
 }
+
+#[test]
+fn a_broken_service_is_known_by_its_project_too() {
+    let mut rig = Rig::new();
+    rig.host.write("web.toml", &manifest("web", "project = \"shop\""));
+    rig.run_for(secs(10));
+    let before = rig.pid("shop/web");
+    rig.host.remove("web.toml");
+    rig.host.write("site.toml", &manifest("web", "project = \"shop\"\ncolour = 1"));
+    rig.run_for(secs(60));
+    assert_eq!((rig.pid("shop/web"), rig.phase("web")), (before, None));
+    assert_eq!(rig.plan().len(), 0, "it is declared, and its new version refused");
+}

@@ -24,6 +24,7 @@ use super::section::describe;
 use super::spec::Spec;
 use super::suggest;
 use super::unread::Unread;
+use crate::identity::{DEFAULT_PROJECT, ServiceId};
 
 /// What a manifest file declares, and what is wrong with it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +32,8 @@ pub struct Loaded {
     /// The services without a problem, in the order of the file. A file with a problem of
     /// [`Severity::Invalid`](super::Severity) is not accepted, whatever is here.
     pub services: Vec<Declared>,
+    /// The services with a problem, as far as their names and projects can be told.
+    pub rejected: Vec<ServiceId>,
     /// All problems, in the order of the file.
     pub problems: Vec<Problem>,
     /// What else it may declare, where it has problems.
@@ -47,23 +50,29 @@ pub struct Declared {
 /// Reads a manifest. A text of nothing but comments is valid and declares nothing.
 pub fn load(text: &str) -> Loaded {
     let mut problems = Problems::new(text);
-    let services = match parse(text, &mut problems) {
+    let root = match parse(text, &mut problems) {
         Parsed::Whole(root) => read_root(&root, &mut problems),
         Parsed::Partial(root) => {
             read_root(&root, &mut problems);
             // What could be read of a torn text may lack a line that matters.
-            Vec::new()
+            Root::default()
         }
-        Parsed::Nothing => Vec::new(),
+        Parsed::Nothing => Root::default(),
     };
     let is_torn = problems.is_torn();
     let problems = problems.finish();
     let unread = if problems.is_empty() { Unread::Nothing } else { Unread::of(text, is_torn) };
-    Loaded { services: place(text, services), problems, unread }
+    Loaded { services: place(text, root.services), rejected: root.rejected, problems, unread }
 }
 
 /// A service with the start and end of its name in the text.
 type Placed = (Spec, std::ops::Range<usize>);
+
+#[derive(Default)]
+struct Root {
+    services: Vec<Placed>,
+    rejected: Vec<ServiceId>,
+}
 
 fn place(text: &str, mut services: Vec<Placed>) -> Vec<Declared> {
     if services.is_empty() {
@@ -74,13 +83,18 @@ fn place(text: &str, mut services: Vec<Placed>) -> Vec<Declared> {
     services.into_iter().map(|(spec, place)| Declared { spec, span: lines.locate(place) }).collect()
 }
 
-fn read_root(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Vec<Placed> {
-    let mut services = Vec::new();
+fn read_root(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Root {
+    let mut found = Root::default();
     for (key, value) in root {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("service", DeValue::Table(declared)) => {
-                services.reserve_exact(declared.len());
-                services.extend(declared.iter().filter_map(|(name, value)| read(name, value, problems)));
+                found.services.reserve_exact(declared.len());
+                for (name, value) in declared {
+                    match read(name, value, problems) {
+                        Some(placed) => found.services.push(placed),
+                        None => found.rejected.extend(named(name.get_ref(), value.get_ref())),
+                    }
+                }
             }
             ("service", other) => {
                 let message = format!("`service` is a table of services, this is {}", describe(other));
@@ -93,7 +107,16 @@ fn read_root(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Vec<Placed> {
             (word, value) => unknown_at_root(word, value, key.span(), problems),
         }
     }
-    services
+    found
+}
+
+/// The identity of a service that has a problem.
+fn named(name: &str, value: &DeValue<'_>) -> Option<ServiceId> {
+    let project = match value.as_table().and_then(|table| table.get("project")) {
+        Some(project) => project.get_ref().as_str()?,
+        None => DEFAULT_PROJECT,
+    };
+    ServiceId::new(project, name).ok()
 }
 
 fn unknown_at_root(
