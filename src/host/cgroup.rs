@@ -1,9 +1,12 @@
-//! Cgroup v2 directories: finding where we may make them, and one per run.
+//! Cgroup v2 directories: one per run; finding where we may make them is for `ground`.
 //!
 //! No controller is used: a cgroup is a set of processes that nothing leaves by forking, with one file that
 //! kills it all. Nothing here blocks. Called by the keeper (makes, kills, removes) and by `observe` (reads).
 //! Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst. Files are opened without O_CREAT: with it, one that
 //! the kernel does not have is refused with EACCES instead of ENOENT (Linux 6.18).
+
+mod ground;
+mod mount;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,132 +19,10 @@ use nix::sys::stat::Mode;
 
 use super::proc::Pinned;
 use super::sys::{self, Fork};
-use crate::identity::{InstanceId, Nonce};
+use crate::identity::Nonce;
 
-/// The cgroup v2 hierarchy as mounted here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    pub point: PathBuf,
-    /// Which directory of the hierarchy is mounted there.
-    pub root: PathBuf,
-}
-
-impl Mount {
-    /// `None` where cgroup v2 is not mounted. On hybrid systems it is below the v1 hierarchies.
-    pub fn find() -> io::Result<Option<Self>> {
-        Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
-    }
-
-    fn parse(mountinfo: &str) -> Option<Self> {
-        mountinfo.lines().find_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            if after.split(' ').next()? != "cgroup2" {
-                return None;
-            }
-            let mut fields = before.split(' ').skip(3);
-            let root = unescape(fields.next()?);
-            let point = unescape(fields.next()?);
-            Some(Self { point, root })
-        })
-    }
-
-    /// Our own cgroup as a directory below the mount point; `None` if it is outside what is mounted.
-    fn own(&self) -> io::Result<Option<PathBuf>> {
-        self.place_of("/proc/self/cgroup")
-    }
-
-    /// The directory that such a file speaks of.
-    fn place_of(&self, file: &str) -> io::Result<Option<PathBuf>> {
-        let text = fs::read_to_string(file)?;
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-        Ok(path.and_then(|path| {
-            let below = Path::new(path).strip_prefix(&self.root).ok()?;
-            Some(self.point.join(below))
-        }))
-    }
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = (byte == b'\\').then(|| tail.get(..3)).flatten();
-        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(code.unwrap_or(byte));
-        rest = if code.is_some() { &tail[3..] } else { tail };
-    }
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
-/// What holds runs together on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ground {
-    /// A directory below which each run has a cgroup of its own.
-    Cgroup { base: PathBuf },
-    /// Each run has a holder; why not a cgroup, for people.
-    Holder { why: String },
-}
-
-impl Ground {
-    /// Tries it, since nothing but a try tells: permission bits, delegation, namespaces and sandboxes all count.
-    ///
-    /// First below the root of the hierarchy, which the clean-up of whoever started us does not reach; then
-    /// below our own cgroup, which may have been delegated to us.
-    pub fn detect(instance: &InstanceId) -> Self {
-        let mount = match Mount::find() {
-            Ok(Some(mount)) => mount,
-            Ok(None) => return Self::Holder { why: "cgroup v2 is not mounted".into() },
-            Err(error) => return Self::Holder { why: format!("/proc/self/mountinfo: {error}") },
-        };
-        let mut why = String::new();
-        for top in [Some(mount.point.clone()), mount.own().ok().flatten()].into_iter().flatten() {
-            let base = top.join("reconcile").join(instance.as_str());
-            match try_out(&base) {
-                Ok(()) => return Self::Cgroup { base },
-                Err(error) => {
-                    why = format!("{}: {error}", base.display());
-                    // Whatever was made for the try; what is not empty stays.
-                    let _ = fs::remove_dir(&base).and_then(|()| fs::remove_dir(top.join("reconcile")));
-                }
-            }
-        }
-        Self::Holder { why }
-    }
-}
-
-/// Makes a cgroup and has a child be born into it.
-fn try_out(base: &Path) -> io::Result<()> {
-    fs::create_dir_all(base)?;
-    let trial = Group { path: base.join(format!("trial-{}", std::process::id())) };
-    // One of the same name is what a keeper left that was killed at this point.
-    trial.remove()?;
-    fs::create_dir(&trial.path)?;
-    let outcome = trial.fork().and_then(|(fork, joining)| match fork {
-        Fork::Child => {
-            let is_inside = match joining {
-                Joining::AtBirth => {
-                    trial.pids().is_ok_and(|pids| pids.contains(&(std::process::id() as i32)))
-                }
-                Joining::Later => enter(&trial.path).is_ok(),
-            };
-            sys::exit_now(if is_inside { 0 } else { 1 })
-        }
-        Fork::Parent(pid) => await_trial(pid),
-    });
-    trial.remove()?;
-    outcome
-}
-
-fn await_trial(pid: i32) -> io::Result<()> {
-    use nix::sys::wait::{WaitStatus, waitpid};
-    // The child does two system calls and ends; there is nothing in it that could block.
-    match waitpid(nix::unistd::Pid::from_raw(pid), None)? {
-        WaitStatus::Exited(_, 0) => Ok(()),
-        _ => Err(io::Error::new(io::ErrorKind::PermissionDenied, "a child may not be moved there")),
-    }
-}
+pub use ground::Ground;
+pub use mount::Mount;
 
 /// How a child gets into its cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -403,16 +284,7 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mount_is_found_on_hybrid_systems_and_with_blanks_in_its_path() {
-        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
-                      32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                      41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
-        let found = Mount::parse(hybrid).unwrap();
-        assert_eq!(found, Mount { point: "/sys/fs/cgroup/uni fied".into(), root: "/".into() });
-        assert_eq!(Mount::parse("23 1 0:28 / / rw - ext4 /dev/vda rw\n"), None);
-    }
+    use crate::identity::InstanceId;
 
     #[test]
     fn a_remembered_path_that_is_no_cgroup_is_never_used() {
