@@ -66,9 +66,7 @@ impl Group {
             let message = format!("{} is not named after its run", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let nearest = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
-        let kind = nix::sys::statfs::statfs(nearest)?.filesystem_type();
-        if kind != nix::sys::statfs::CGROUP2_SUPER_MAGIC {
+        if !is_below_mount(path)? {
             let message = format!("{} is not below a cgroup v2 mount", path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
@@ -82,7 +80,7 @@ impl Group {
     /// The one a process is in; `None` where the hierarchy, or that part of it, is not mounted here.
     pub fn of_process(pid: i32) -> io::Result<Option<Self>> {
         let Some(mount) = Mount::find()? else { return Ok(None) };
-        Ok(mount.place_of(&format!("/proc/{pid}/cgroup"))?.map(|path| Self { path }))
+        Ok(mount.of(&pid.to_string())?.map(|below| Self { path: mount.point.join(below) }))
     }
 
     /// A cgroup below this one: ended with it.
@@ -264,6 +262,13 @@ impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Whether a path is, or would be, in a cgroup v2 hierarchy.
+fn is_below_mount(path: &Path) -> io::Result<bool> {
+    let nearest = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
+    let kind = nix::sys::statfs::statfs(nearest)?.filesystem_type();
+    Ok(kind == nix::sys::statfs::CGROUP2_SUPER_MAGIC)
 }
 
 /// Moves the calling process into the cgroup of this directory.

@@ -353,7 +353,7 @@ impl Drop for World {
     }
 }
 
-fn nobody() -> (nix::unistd::Uid, nix::unistd::Gid) {
+pub fn nobody() -> (nix::unistd::Uid, nix::unistd::Gid) {
     let user = nix::unistd::User::from_name("nobody").unwrap().expect("there is a user nobody");
     (user.uid, user.gid)
 }

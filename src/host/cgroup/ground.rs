@@ -1,12 +1,13 @@
 //! What contains runs here: a directory below which they get cgroups, or else holders.
 //!
-//! Called by the keeper, once for each instance it serves.
+//! Called by the keeper, once for each instance it serves, and by `doctor`.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{Group, Joining, Mount, enter};
+use super::{Group, Mount};
 use crate::host::sys::{self, Fork};
 use crate::identity::InstanceId;
 
@@ -15,63 +16,93 @@ use crate::identity::InstanceId;
 pub enum Ground {
     /// A directory below which each run has a cgroup of its own.
     Cgroup { base: PathBuf },
-    /// Each run has a holder; why not a cgroup, for people.
-    Holder { why: String },
+    /// Each run has a holder.
+    Holder {
+        /// Why not a cgroup, for people.
+        why: String,
+    },
 }
 
 impl Ground {
     /// Tries it, since nothing but a try tells: permission bits, delegation, namespaces and sandboxes all count.
     ///
-    /// First below the root of the hierarchy, which the clean-up of whoever started us does not reach; then
-    /// below our own cgroup, which may have been delegated to us.
+    /// From the top of the hierarchy down to our own cgroup: the further up, the fewer of the units around us
+    /// take what we start along when they end. `RECONCILE_CONTAINMENT=holder` is for tests, and for hierarchies
+    /// that some other program tidies up.
     pub fn detect(instance: &InstanceId) -> Self {
+        if std::env::var_os("RECONCILE_CONTAINMENT").is_some_and(|kind| kind == "holder") {
+            return Self::holders("RECONCILE_CONTAINMENT=holder");
+        }
         let mount = match Mount::find() {
             Ok(Some(mount)) => mount,
-            Ok(None) => return Self::Holder { why: "cgroup v2 is not mounted".into() },
-            Err(error) => return Self::Holder { why: format!("/proc/self/mountinfo: {error}") },
+            Ok(None) => return Self::holders("cgroup v2 is not mounted"),
+            Err(error) => return Self::holders(format!("/proc/self/mountinfo: {error}")),
         };
+        let own = mount.own().ok().flatten().unwrap_or_else(|| mount.point.clone());
+        let mut tops: Vec<&Path> = own.ancestors().take_while(|dir| dir.starts_with(&mount.point)).collect();
+        tops.reverse();
         let mut why = String::new();
-        for top in [Some(mount.point.clone()), mount.own().ok().flatten()].into_iter().flatten() {
+        for top in tops {
             let base = top.join("reconcile").join(instance.as_str());
             match try_out(&base) {
                 Ok(()) => return Self::Cgroup { base },
                 Err(error) => {
                     why = format!("{}: {error}", base.display());
-                    // Whatever was made for the try; what is not empty stays.
-                    let _ = fs::remove_dir(&base).and_then(|()| fs::remove_dir(top.join("reconcile")));
+                    remove_if_empty(&base);
                 }
             }
         }
-        Self::Holder { why }
+        Self::holders(why)
+    }
+
+    fn holders(why: impl Into<String>) -> Self {
+        Self::Holder { why: why.into() }
+    }
+
+    /// What [`Self::detect`] finds here, leaving nothing behind.
+    pub fn preview() -> Self {
+        let ground = Self::detect(&InstanceId::from_u64(u64::from(std::process::id())));
+        if let Self::Cgroup { base } = &ground {
+            remove_if_empty(base);
+        }
+        ground
     }
 }
 
-/// Makes a cgroup and has a child be born into it.
+/// Whatever was made for a try; what is not empty stays.
+fn remove_if_empty(base: &Path) {
+    let _ = fs::remove_dir(base).and_then(|()| base.parent().map_or(Ok(()), fs::remove_dir));
+}
+
+/// Makes a cgroup and has a child be born into it, or move there.
 fn try_out(base: &Path) -> io::Result<()> {
     fs::create_dir_all(base)?;
     let trial = Group { path: base.join(format!("trial-{}", std::process::id())) };
     // One of the same name is what a keeper left that was killed at this point.
     trial.remove()?;
     fs::create_dir(&trial.path)?;
-    let outcome = trial.fork().and_then(|(fork, joining)| match fork {
-        Fork::Child => {
-            let is_inside = match joining {
-                Joining::AtBirth => {
-                    trial.pids().is_ok_and(|pids| pids.contains(&(std::process::id() as i32)))
-                }
-                Joining::Later => enter(&trial.path).is_ok(),
-            };
-            sys::exit_now(if is_inside { 0 } else { 1 })
-        }
-        Fork::Parent(pid) => await_trial(pid),
-    });
+    let outcome = try_in(&trial);
     trial.remove()?;
     outcome
 }
 
+/// The child makes one system call at most before it ends: it may be a copy of a process with several threads.
+fn try_in(trial: &Group) -> io::Result<()> {
+    let mut procs = File::options().write(true).open(trial.path.join("cgroup.procs"))?;
+    match sys::fork_into(Some(trial.open()?.as_fd())) {
+        Ok(Fork::Child) => sys::exit_now(0),
+        Ok(Fork::Parent(pid)) => await_trial(pid),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => match sys::fork_lightly()? {
+            Fork::Child => sys::exit_now(i32::from(procs.write(b"0").is_err())),
+            Fork::Parent(pid) => await_trial(pid),
+        },
+        Err(error) => Err(error),
+    }
+}
+
 fn await_trial(pid: i32) -> io::Result<()> {
     use nix::sys::wait::{WaitStatus, waitpid};
-    // The child does two system calls and ends; there is nothing in it that could block.
+    // There is nothing in the child that could block.
     match waitpid(nix::unistd::Pid::from_raw(pid), None)? {
         WaitStatus::Exited(_, 0) => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::PermissionDenied, "a child may not be moved there")),

@@ -4,8 +4,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::unistd::geteuid;
-
 use super::cell::Killing;
 use super::jobs::Job;
 use super::journal;
@@ -72,7 +70,7 @@ impl Keeper {
             self.instance = Some(instance);
         }
         let holders = match &self.ground {
-            Some(Ground::Holder { why }) => Some(why.clone()),
+            Some(Ground::Holder { why, .. }) => Some(why.clone()),
             Some(Ground::Cgroup { .. }) | None => None,
         };
         self.serve_client(conn);
@@ -81,22 +79,15 @@ impl Keeper {
     }
 
     /// Finds out what will contain runs.
-    ///
-    /// `RECONCILE_CONTAINMENT=holder` is for tests, and for hierarchies that some other program tidies up.
     fn settle_down(&mut self, instance: &InstanceId) {
-        let forced = std::env::var_os("RECONCILE_CONTAINMENT").is_some_and(|kind| kind == "holder");
-        let ground = if forced {
-            Ground::Holder { why: "RECONCILE_CONTAINMENT=holder".into() }
-        } else {
-            Ground::detect(instance)
-        };
+        let ground = Ground::detect(instance);
         match &ground {
             Ground::Cgroup { base } => {
                 if let Err(error) = move_in(base) {
                     log(&format!("{}: {error}", base.display()));
                 }
             }
-            Ground::Holder { why } => log(&format!("runs have holders: {why}")),
+            Ground::Holder { why, .. } => log(&format!("runs have holders: {why}")),
         }
         self.ground = Some(ground);
     }
@@ -152,12 +143,9 @@ impl Keeper {
     }
 }
 
-/// Clears out what keepers before us left, and as root leaves the cgroup of whoever started us.
+/// Clears out what keepers before us left, and leaves the cgroup of whoever started us.
 fn move_in(base: &Path) -> io::Result<()> {
     Group::clear_out(base)?;
-    if !geteuid().is_root() {
-        return Ok(());
-    }
     let own = own_cgroup(base);
     std::fs::create_dir_all(&own)?;
     enter(&own)
