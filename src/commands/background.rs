@@ -12,7 +12,7 @@ use super::backend;
 use super::exit_code::{Ended, ExitCode};
 use super::failure::Failure;
 use super::report::{self, StatusView};
-use super::{Run, manifests, verdict};
+use super::{Run, endings, manifests, verdict};
 use crate::api::Client;
 use crate::host::background::{end_of, start, written_since};
 use crate::reconciler::command::{Answer, Command};
@@ -109,5 +109,6 @@ fn show(run: &Run<'_>, status: &Status, pid: u32) -> Result<Ended, Failure> {
         run.console.print(&report::table(&status.services, &TimeZone::system()))?;
     }
     run.console.say(&format!("watching in the background (pid {pid}); `reconcile down` stops everything"));
+    endings::tell(&run.console, status, Some(pid));
     Ok(verdict::of_status(status).into())
 }

@@ -9,6 +9,7 @@ mod backend;
 mod background;
 mod completions;
 mod doctor;
+mod endings;
 pub mod exit_code;
 mod failure;
 mod init;

@@ -3,7 +3,7 @@
 use super::backend::Backend;
 use super::exit_code::Ended;
 use super::failure::Failure;
-use super::{Run, act};
+use super::{Run, act, endings};
 use crate::reconciler::command::{Answer, Command};
 
 pub fn run(run: &Run<'_>, names: &[String]) -> Result<Ended, Failure> {
@@ -21,6 +21,9 @@ pub fn run(run: &Run<'_>, names: &[String]) -> Result<Ended, Failure> {
     let ended = act::show(run, &answer)?;
     if !backend.is_watcher() && matches!(answer, Answer::Report(_)) {
         run.console.say("nothing watches these services; `reconcile up -d` does");
+        if let Answer::Status(status) = backend.execute(Command::Status)? {
+            endings::tell(&run.console, &status, None);
+        }
     }
     Ok(ended)
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::endings;
 use super::report::Console;
 use super::surroundings::Surroundings;
 use crate::reconciler::command::{Answer, Command};
@@ -94,14 +95,11 @@ impl Signals {
         loop {
             let caught = self.next().await;
             let meaning = manners.meaning(caught, stopping);
-            if meaning == Meaning::Shutdown(ShutdownKind::Stop) {
-                stopping = true;
-                announce_stop(inbox, console, began).await;
-            }
             let message = match meaning {
                 Meaning::Reload => Message::ReloadConfig,
                 Meaning::Shutdown(kind) => {
-                    tell(console, kind);
+                    stopping |= kind == ShutdownKind::Stop;
+                    announce(inbox, console, kind, began).await;
                     Message::Shutdown { kind }
                 }
             };
@@ -128,13 +126,23 @@ fn tell(console: &Console, kind: ShutdownKind) {
     });
 }
 
-/// Names the services that are about to be stopped although another reconciler started them.
-async fn announce_stop(inbox: &InboxSender, console: &Console, began: &str) {
-    let asked = tokio::time::timeout(PATIENCE, ask_status(inbox)).await;
-    let Some(status) = asked.ok().flatten() else { return };
-    let adopted = started_before(&status, began);
-    if !adopted.is_empty() {
-        console.say(&format!("this also stops what ran before: {}", adopted.join(", ")));
+/// Says what is about to happen: to services that another reconciler started, and what they end with that are left.
+async fn announce(inbox: &InboxSender, console: &Console, kind: ShutdownKind, began: &str) {
+    let status = match kind {
+        ShutdownKind::Stop | ShutdownKind::Leave => {
+            tokio::time::timeout(PATIENCE, ask_status(inbox)).await.ok().flatten()
+        }
+        ShutdownKind::Kill => None,
+    };
+    if let (ShutdownKind::Stop, Some(status)) = (kind, &status) {
+        let adopted = started_before(status, began);
+        if !adopted.is_empty() {
+            console.say(&format!("this also stops what ran before: {}", adopted.join(", ")));
+        }
+    }
+    tell(console, kind);
+    if let (ShutdownKind::Leave, Some(status)) = (kind, &status) {
+        endings::tell(console, status, None);
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod ground;
 mod mount;
+mod unit;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -23,6 +24,7 @@ use crate::identity::Nonce;
 
 pub use ground::Ground;
 pub use mount::Mount;
+pub use unit::{Ends, Unit, Units};
 
 /// How a child gets into its cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

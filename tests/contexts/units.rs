@@ -23,6 +23,45 @@ fn what_root_starts_inside_of_a_unit_outlasts_it() {
 }
 
 #[test]
+fn what_nobody_starts_inside_of_a_unit_ends_with_it_as_was_said() {
+    if cannot_run_as(As::Nobody) {
+        return;
+    }
+    let Some(unit) = TestCgroup::new(".service") else { return };
+    let world = World::run_as(As::Nobody);
+    world.service("web", FOREVER, "restart = { backoff = \"10ms\" }");
+    let mut once = unit.command(&world, true);
+    once.arg("--once");
+    let run = world.finish(once).expect_code(0);
+    assert!(run.stderr.contains(&format!("part of {} and ends with it", unit.name())), "{run:?}");
+    assert!(run.stderr.contains("systemd-run"), "what to do: {run:?}");
+    let first = world.pid("web").unwrap();
+    unit.kill();
+    assert!(!is_alive(first));
+}
+
+#[test]
+fn a_cgroup_delegated_to_nobody_that_is_itself_the_unit_ends_with_it_as_was_said() {
+    if cannot_run_as(As::Nobody) {
+        return;
+    }
+    let Some(unit) = TestCgroup::new(".scope") else { return };
+    unit.delegate_to_nobody();
+    let world = World::run_as(As::Nobody);
+    world.service("web", FOREVER, "restart = { backoff = \"10ms\" }");
+    let mut once = unit.command(&world, true);
+    once.arg("--once");
+    let run = world.finish(once).expect_code(0);
+    assert_eq!(world.service_status("web").unwrap()["containment"], "cgroup");
+    assert!(run.stderr.contains(&unit.name()), "{run:?}");
+    let first = world.pid("web").unwrap();
+    unit.kill();
+    assert!(!is_alive(first));
+    world.once().expect_code(0);
+    assert!(world.pid("web").is_some_and(|pid| pid != first), "{}", world.describe());
+}
+
+#[test]
 fn where_more_than_the_unit_is_delegated_to_nobody_what_it_starts_outlasts_it() {
     if cannot_run_as(As::Nobody) {
         return;
@@ -41,4 +80,46 @@ fn where_more_than_the_unit_is_delegated_to_nobody_what_it_starts_outlasts_it() 
     unit.kill();
     assert!(pid.is_some_and(is_alive) && keeper.is_some_and(is_alive), "{}", world.describe());
     world.run(&["down"]).expect_code(0);
+}
+
+#[test]
+fn services_without_cgroups_are_said_to_end_with_the_unit_also_by_doctor_and_a_watcher() {
+    let Some(unit) = TestCgroup::new(".service") else { return };
+    let world = World::run_as(As::Holders);
+    world.service("web", FOREVER, "");
+    let mut doctor = unit.command(&world, false);
+    doctor.args(["doctor", "-o", "json"]);
+    let facts = world.finish(doctor).expect_code(0).json();
+    let fact = |name: &str| {
+        let facts = facts["facts"].as_array().unwrap();
+        facts.iter().find(|fact| fact["name"] == name).unwrap_or_else(|| panic!("{facts:?}")).clone()
+    };
+    assert_eq!(fact("cgroup")["ok"], false, "{facts}");
+    assert_eq!(
+        (&fact("unit")["ok"], &fact("unit")["value"]),
+        (&false.into(), &unit.name().into()),
+        "{facts}"
+    );
+    let mut up = unit.command(&world, false);
+    up.args(["up", "-d"]);
+    let run = world.finish(up).expect_code(0);
+    assert!(run.stderr.contains(&unit.name()), "{run:?}");
+}
+
+#[test]
+fn a_watcher_that_leaves_says_what_its_services_end_with() {
+    let Some(unit) = TestCgroup::new(".service") else { return };
+    let world = World::run_as(As::Holders);
+    world.service("web", FOREVER, "");
+    let log = std::fs::File::create(world.path("watcher.log")).unwrap();
+    let mut up = unit.command(&world, false);
+    up.args(["up", "--leave"]).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut watcher = up.spawn().unwrap();
+    world.until_phase("web", "running");
+    let pid = nix::unistd::Pid::from_raw(watcher.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(watcher.wait().unwrap().success());
+    let said = super::support::read(&world.path("watcher.log"));
+    assert!(said.contains(&format!("part of {} and ends with it", unit.name())), "{said}");
+    assert!(world.pid("web").is_some_and(is_alive));
 }

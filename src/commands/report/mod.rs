@@ -5,6 +5,7 @@
 
 mod console;
 mod detail;
+mod ending;
 pub mod escape;
 mod github;
 mod json;
@@ -22,6 +23,7 @@ mod units;
 
 pub use console::Console;
 pub use detail::detail;
+pub use ending::ending;
 pub use github::annotations;
 pub use json::{RefusalView, ReportView, StatusView, ValidationView};
 pub use log::log_to_stderr;

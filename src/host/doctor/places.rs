@@ -5,20 +5,23 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::unistd::{AccessFlags, Uid, access};
+use nix::unistd::Uid;
 
 use super::Fact;
 use crate::host::StateLayout;
+use crate::host::cgroup::{Ground, Units};
 
 const BLOCK: usize = 4096;
 
 pub fn facts(state_dir: &Path) -> Vec<Fact> {
     let layout = StateLayout { dir: state_dir.to_owned() };
+    let ground = Ground::preview();
     vec![
-        containment(),
+        containment(&ground),
+        unit(&ground),
         inotify(),
         state(state_dir),
         log_rotation(state_dir),
@@ -36,43 +39,32 @@ const NOBODY: &str = "nothing watches: services that end are not started again u
 const NO_KEEPER: &str = "it is started with the first service";
 
 /// A cgroup of its own for each service, where we may make one and move into it.
-fn containment() -> Fact {
+fn containment(ground: &Ground) -> Fact {
     const NAME: &str = "cgroup";
-    const FALLBACK: &str = "each service gets a holder process, which keeps its descendants together";
-    let own = match own_cgroup() {
-        Ok(Some(path)) => path,
-        Ok(None) => return Fact::lacking(NAME, "no cgroup2 file system is mounted", FALLBACK),
-        Err(error) => return Fact::lacking(NAME, error.to_string(), FALLBACK),
-    };
-    let probe = own.join(format!("reconcile-doctor-{}", std::process::id()));
-    let made = fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe));
-    // Moving a process needs write access to the nearest common ancestor's `cgroup.procs`, too.
-    let movable = made.and_then(|()| Ok(access(&own.join("cgroup.procs"), AccessFlags::W_OK)?));
-    match movable {
-        Ok(()) => Fact::found(
+    match ground {
+        Ground::Cgroup { base } => Fact::found(
             NAME,
-            own.display().to_string(),
+            base.parent().unwrap_or(base).display().to_string(),
             "each service gets a cgroup, and ends with all of its descendants at once",
         ),
-        Err(error) => Fact::lacking(NAME, format!("{}: {error}", own.display()), FALLBACK),
+        Ground::Holder { why, .. } => Fact::lacking(
+            NAME,
+            why.clone(),
+            "each service gets a holder process, which keeps its descendants together",
+        ),
     }
 }
 
-/// The directory of our cgroup in the first cgroup2 file system; `None` if there is none.
-fn own_cgroup() -> io::Result<Option<PathBuf>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let Some(mount) = mounts.lines().find_map(cgroup2_mount) else { return Ok(None) };
-    let membership = fs::read_to_string("/proc/self/cgroup")?;
-    let path = membership.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    Ok(Some(mount.join(path)))
-}
-
-/// The mount point, if this line of mountinfo is of a cgroup2 file system. After the ` - ` come type and
-/// source; the mount point is field 5, with blanks as `\040`.
-fn cgroup2_mount(line: &str) -> Option<PathBuf> {
-    let (mount, kind) = line.split_once(" - ")?;
-    let point = mount.split(' ').nth(4)?;
-    (kind.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(point.replace("\\040", " ")))
+/// The unit of a service manager that takes along what is started from here.
+fn unit(ground: &Ground) -> Fact {
+    const NAME: &str = "unit";
+    match Units::look().and_then(|units| units.of_ground(ground)) {
+        None => Fact::found(NAME, "none", "services outlast whoever starts them"),
+        Some(unit) => {
+            let meaning = format!("services that are started from here end with it, {}", unit.ends);
+            Fact::lacking(NAME, unit.name, meaning)
+        }
+    }
 }
 
 fn inotify() -> Fact {
@@ -184,15 +176,6 @@ mod tests {
     use nix::fcntl::{Flock, FlockArg};
 
     use super::*;
-
-    #[test]
-    fn only_a_cgroup2_mount_counts() {
-        let v2 = "30 24 0:26 / /sys/fs/cgroup\\040x rw,nosuid shared:9 - cgroup2 cgroup2 rw";
-        assert_eq!(cgroup2_mount(v2), Some(PathBuf::from("/sys/fs/cgroup x")));
-        let v1 = "31 24 0:27 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup2 rw,cpu";
-        assert_eq!(cgroup2_mount(v1), None);
-        assert_eq!(cgroup2_mount("nonsense"), None);
-    }
 
     #[test]
     fn a_held_lock_is_seen_without_taking_it() {
