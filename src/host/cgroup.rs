@@ -12,7 +12,7 @@ mod unit;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -21,6 +21,7 @@ use nix::sys::stat::Mode;
 use super::proc::Pinned;
 use super::sys::{self, Fork};
 use crate::identity::Nonce;
+use crate::state::SharedCgroup;
 
 pub use ground::Ground;
 pub use mount::Mount;
@@ -266,6 +267,29 @@ impl AsFd for Events {
     }
 }
 
+/// The cgroup that we are in ourselves.
+pub fn own_shared() -> io::Result<Option<SharedCgroup>> {
+    let Some(path) = Mount::find()?.and_then(|mount| mount.own().transpose()).transpose()? else {
+        return Ok(None);
+    };
+    let inode = path.metadata()?.ino();
+    Ok(Some(SharedCgroup { path, inode }))
+}
+
+/// True if nothing lives any more of what was in this cgroup: it is empty, or was removed, which needs that.
+pub fn has_emptied(shared: &SharedCgroup) -> io::Result<bool> {
+    if !is_below_mount(&shared.path)? {
+        return Ok(false);
+    }
+    match shared.path.metadata() {
+        Ok(found) if found.ino() == shared.inode => Group { path: shared.path.clone() }.is_empty(),
+        // Numbers of cgroups are not used twice: another one has its name.
+        Ok(_) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether a path is, or would be, in a cgroup v2 hierarchy.
 fn is_below_mount(path: &Path) -> io::Result<bool> {
     let nearest = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
@@ -300,6 +324,34 @@ mod tests {
         assert!(Group::recall(&outside, &nonce).is_err());
         let misnamed = Path::new("/sys/fs/cgroup/unified/system.slice");
         assert!(Group::recall(misnamed, &nonce).is_err());
+    }
+
+    /// Skipped where no cgroup may be made.
+    #[test]
+    fn a_shared_cgroup_has_emptied_once_nothing_lives_in_it_or_it_is_another_one() {
+        let Ok(Some(mount)) = Mount::find() else { return };
+        let path = mount.point.join(format!("reconcile-test-shared-{}", std::process::id()));
+        let Ok(group) = Group::create(path) else { return };
+        let shared = |group: &Group| SharedCgroup {
+            path: group.path.clone(),
+            inode: group.path.metadata().unwrap().ino(),
+        };
+        let before = shared(&group);
+        let mut member = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        write(&group.path.join("cgroup.procs"), &member.id().to_string()).unwrap();
+        let populated = has_emptied(&before).unwrap();
+        member.kill().unwrap();
+        member.wait().unwrap();
+        assert!(!populated);
+        assert!(has_emptied(&before).unwrap(), "empty");
+        group.remove().unwrap();
+        assert!(has_emptied(&before).unwrap(), "gone");
+        let another = Group::create(group.path).unwrap();
+        let is_told_apart = has_emptied(&before).unwrap() && shared(&another) != before;
+        another.remove().unwrap();
+        assert!(is_told_apart);
+        let elsewhere = SharedCgroup { path: "/tmp/no-such-cgroup".into(), inode: 1 };
+        assert!(!has_emptied(&elsewhere).unwrap(), "no hierarchy is mounted there");
     }
 
     /// A directory that looks like a cgroup of a kernel before 5.14: `cgroup.kill` is not made, but done without.

@@ -24,7 +24,7 @@ use super::keeper::journal::{ExitEntry, append_exit};
 use super::proc::{Here, Pinned, have_living_child_beside, visit_descendants};
 use super::sys::{self, Fork, Wait, Whom};
 use crate::identity::{Nonce, ProcessIdentity};
-use crate::state::{Containment, ExitLine, ExitStatus, SpawnFailure, SpawnStage};
+use crate::state::{Containment, ExitLine, ExitStatus, SharedCgroup, SpawnFailure, SpawnStage};
 
 /// What a holder says on the pipe that all holders of a keeper share: its leader has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub struct Holder<'a> {
     /// The journal of exits.
     pub exits: PathBuf,
     pub keeper: i32,
+    /// The cgroup we are in, if nothing that we hold can leave it.
+    pub within: Option<SharedCgroup>,
 }
 
 /// Starts the leader and holds what descends from it; the body of a process.
@@ -92,7 +94,8 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
         stillborn: false,
         owed: None,
     };
-    let leader = start_leader(holder.birth, me)?;
+    let containment = Containment::Holder { process: me, within: holder.within };
+    let leader = start_leader(holder.birth, &containment)?;
     // The leader is on its way and waits for nothing of this. Above all the status pipe, which must end when it executes.
     let keep = [held.reports.as_raw_fd(), held.failed.as_raw_fd()];
     sys::close_descriptors(3, &keep)?;
@@ -105,9 +108,9 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
     done
 }
 
-fn start_leader(mut birth: Birth<'_>, me: ProcessIdentity) -> io::Result<i32> {
+fn start_leader(mut birth: Birth<'_>, containment: &Containment) -> io::Result<i32> {
     match sys::fork_lightly() {
-        Ok(Fork::Child) => child::run(birth, &Containment::Holder { process: me }),
+        Ok(Fork::Child) => child::run(birth, containment),
         Ok(Fork::Parent(pid)) => {
             std::mem::forget(birth);
             Ok(pid)

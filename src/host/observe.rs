@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::candidates::{self, Candidate};
-use super::cgroup::Group;
+use super::cgroup::{Group, has_emptied};
 use super::holder;
 use super::keeper::journal::{self, Ending};
 use super::keeper::{JOB_PREFIX, KeeperError, is_held};
@@ -112,7 +112,7 @@ pub fn contains(layout: &StateLayout, nonce: &Nonce, process: &ProcessIdentity) 
     }
     let parent = pinned.stat().ok()??.ppid;
     let holder = here.identity(parent).ok().filter(|_| holder::is_one(layout, parent))?;
-    Some(Containment::Holder { process: holder })
+    Some(Containment::Holder { process: holder, within: None })
 }
 
 struct View<'a> {
@@ -211,7 +211,7 @@ impl View<'_> {
     fn is_held_together(&self, containment: &Containment) -> Result<bool, String> {
         match containment {
             Containment::Cgroup { .. } => Ok(true),
-            Containment::Holder { process } => match self.here.liveness(process) {
+            Containment::Holder { process, .. } => match self.here.liveness(process) {
                 Liveness::Alive => Ok(true),
                 Liveness::Dead | Liveness::OtherBoot => Ok(false),
                 Liveness::Unverifiable(detail) => Err(detail),
@@ -234,7 +234,7 @@ impl View<'_> {
                 Err(error) => Err(error.to_string()),
             },
             Containment::Holder { .. } if empty => Ok(Some(false)),
-            Containment::Holder { process } => match self.here.pin(process) {
+            Containment::Holder { process, within } => match self.here.pin(process) {
                 Ok(holder) => {
                     let mut others = false;
                     visit_descendants(&holder, &mut |_, stat| others |= !stat.is_dead())
@@ -242,7 +242,13 @@ impl View<'_> {
                         .map_err(|error| format!("/proc: {error}"))
                 }
                 Err(Liveness::Unverifiable(detail)) => Err(detail),
-                Err(_) => Ok(None),
+                // Killed with all that it held, as at the end of a session, or alone.
+                Err(_) => match within {
+                    None => Ok(None),
+                    Some(within) => has_emptied(within)
+                        .map(|emptied| emptied.then_some(false))
+                        .map_err(|error| format!("{}: {error}", within.path.display())),
+                },
             },
         }
     }

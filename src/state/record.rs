@@ -187,7 +187,21 @@ pub enum Containment {
         path: PathBuf,
     },
     /// A subreaper of its own, the parent of the leader.
-    Holder { process: ProcessIdentity },
+    Holder {
+        process: ProcessIdentity,
+        /// Where it was made without privileges: the cgroup that it shares with others, and that nothing it
+        /// holds can leave.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within: Option<SharedCgroup>,
+    },
+}
+
+/// A cgroup v2 directory that is not ours: which one, so that another of the same name is told from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedCgroup {
+    #[serde(with = "super::paths")]
+    pub path: PathBuf,
+    pub inode: u64,
 }
 
 /// How a leader ended.

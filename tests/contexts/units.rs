@@ -23,7 +23,7 @@ fn what_root_starts_inside_of_a_unit_outlasts_it() {
 }
 
 #[test]
-fn what_nobody_starts_inside_of_a_unit_ends_with_it_as_was_said() {
+fn what_nobody_starts_inside_of_a_unit_ends_with_it_as_was_said_and_is_started_anew_once() {
     if cannot_run_as(As::Nobody) {
         return;
     }
@@ -38,6 +38,13 @@ fn what_nobody_starts_inside_of_a_unit_ends_with_it_as_was_said() {
     let first = world.pid("web").unwrap();
     unit.kill();
     assert!(!is_alive(first));
+    let run = world.once().expect_code(0);
+    assert!(!run.stderr.contains(&unit.name()), "{run:?}");
+    let second = world.pid("web").unwrap();
+    assert!(second != first && is_alive(second), "{}", world.describe());
+    let again = world.run(&["--once", "-o", "json"]).expect_code(0).json();
+    assert_eq!(again["changes"], false, "{again}");
+    assert_eq!(world.processes_like("sleep 1000").intersection(&world.processes()).count(), 1);
 }
 
 #[test]

@@ -112,7 +112,7 @@ async fn a_keeper_signals_neither_itself_nor_its_client() {
                 service: reconcile::identity::ServiceId::parse("web").unwrap(),
                 nonce: world.nonce(),
                 process: Some(process),
-                containment: Some(Containment::Holder { process: gone }),
+                containment: Some(Containment::Holder { process: gone, within: None }),
                 epoch: world.epoch,
             };
             world.client().kill(&claim);
@@ -212,7 +212,7 @@ fn count_running(word: &str) -> usize {
 async fn a_stopped_holder_does_not_save_its_service() {
     let mut world = World::new(Kind::Holder).await;
     let claim = world.run("web", "exec sleep 1000").await;
-    let Some(Containment::Holder { process: holder }) = &claim.containment else { panic!("{claim:?}") };
+    let Some(Containment::Holder { process: holder, .. }) = &claim.containment else { panic!("{claim:?}") };
     world.here.pin(holder).unwrap().signal(libc::SIGSTOP).unwrap();
     world.client().kill(&claim);
     world.gone(&claim).await;
@@ -222,7 +222,7 @@ async fn a_stopped_holder_does_not_save_its_service() {
 async fn a_lost_holder_is_said_to_be_lost_and_nothing_is_guessed() {
     let mut world = World::new(Kind::Holder).await;
     let (claim, escaped) = with_escaped(&mut world).await;
-    let Some(Containment::Holder { process: holder }) = &claim.containment else { panic!("{claim:?}") };
+    let Some(Containment::Holder { process: holder, .. }) = &claim.containment else { panic!("{claim:?}") };
     world.here.pin(holder).unwrap().signal(libc::SIGKILL).unwrap();
     let leader = claim.process.clone().unwrap();
     world

@@ -148,7 +148,7 @@ async fn a_recycled_pid_is_left_alone() {
             Containment::Cgroup { path } => {
                 path.set_file_name(format!("default.web.{}", stranger.nonce));
             }
-            Containment::Holder { process } => process.start_ticks -= 1,
+            Containment::Holder { process, .. } => process.start_ticks -= 1,
         }
         stranger.process.as_mut().unwrap().start_ticks -= 1;
         world.client().signal(&stranger, libc::SIGKILL, reconcile::manifest::SignalTo::Leader);
@@ -187,7 +187,7 @@ async fn an_end_that_is_not_yet_recorded_is_waited_for_while_a_keeper_lives() {
         let claim = world.run("web", "exec sleep 1000").await;
         // Whoever is to record the end does not come to it.
         let recorder = match claim.containment.clone() {
-            Some(Containment::Holder { process }) => process,
+            Some(Containment::Holder { process, .. }) => process,
             _ => world.keeper().clone(),
         };
         let recorder = world.here.pin(&recorder).unwrap();

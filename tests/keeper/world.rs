@@ -305,7 +305,7 @@ impl World {
         for (process, containment) in self.runs.values() {
             tops.push(process);
             match containment {
-                Containment::Holder { process } => tops.push(process),
+                Containment::Holder { process, .. } => tops.push(process),
                 Containment::Cgroup { path } => {
                     let pids = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
                     pids.lines().filter_map(|pid| pid.parse().ok()).for_each(&mut add);

@@ -155,7 +155,7 @@ pub fn history() -> Vec<Record> {
             service: service("shop/db"),
             nonce: nonce(3),
             process: process(1_003),
-            containment: Containment::Holder { process: process(1_002) },
+            containment: Containment::Holder { process: process(1_002), within: None },
             at: at(31),
         },
         request("shop/db", Request::Stop, 40),

@@ -7,9 +7,12 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{Group, Mount};
+use nix::unistd::geteuid;
+
+use super::{Group, Mount, own_shared};
 use crate::host::sys::{self, Fork};
 use crate::identity::InstanceId;
+use crate::state::SharedCgroup;
 
 /// What holds runs together on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Ground {
     Holder {
         /// Why not a cgroup, for people.
         why: String,
+        /// The cgroup that holders are in, if nothing that they hold can leave it.
+        within: Option<SharedCgroup>,
     },
 }
 
@@ -56,7 +61,9 @@ impl Ground {
     }
 
     fn holders(why: impl Into<String>) -> Self {
-        Self::Holder { why: why.into() }
+        // Root can go anywhere, and so can what it starts.
+        let within = if geteuid().is_root() { None } else { own_shared().ok().flatten() };
+        Self::Holder { why: why.into(), within }
     }
 
     /// What [`Self::detect`] finds here, leaving nothing behind.

@@ -231,7 +231,7 @@ impl World {
             let path = format!("/sys/fs/cgroup/reconcile/{}-{nonce}", service.file_stem());
             Containment::Cgroup { path: path.into() }
         } else {
-            Containment::Holder { process: self.new_process() }
+            Containment::Holder { process: self.new_process(), within: None }
         };
         let others =
             script.descendants.iter().map(|on_signal| (self.new_process().pid, *on_signal)).collect();
@@ -291,7 +291,7 @@ impl World {
         }
         let told = run.is_told();
         let holder = run.body().and_then(|body| match &body.containment {
-            Containment::Holder { process } => Some(process.pid),
+            Containment::Holder { process, .. } => Some(process.pid),
             Containment::Cgroup { .. } => None,
         });
         if let Some(holder) = holder {

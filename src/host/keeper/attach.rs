@@ -12,7 +12,7 @@ use super::pipe::log;
 use super::protocol::Message;
 use super::server::Keeper;
 use crate::host::Claim;
-use crate::host::cgroup::Group;
+use crate::host::cgroup::{Group, has_emptied};
 use crate::host::proc::{Liveness, Pinned};
 use crate::host::sys;
 use crate::identity::{Nonce, ProcessIdentity};
@@ -100,15 +100,19 @@ impl Keeper {
                 }
                 Ok(Hull::Group(group))
             }
-            Containment::Holder { process } => {
+            Containment::Holder { process, within } => {
                 self.refuse_spared(process)?;
                 let hold = match self.watch(process) {
                     Ok(pidfd) => Hold::Watched(pidfd),
                     Err(Liveness::Unverifiable(detail)) => return Err(detail),
                     Err(_) if self.ending(nonce).empty => Hold::Empty,
+                    // What cannot be looked at is not known to be empty.
+                    Err(_) if within.as_ref().is_some_and(|it| has_emptied(it).unwrap_or(false)) => {
+                        Hold::Empty
+                    }
                     Err(_) => Hold::Lost,
                 };
-                Ok(Hull::Holder { process: process.clone(), hold })
+                Ok(Hull::Holder { process: process.clone(), hold, within: within.clone() })
             }
         }
     }

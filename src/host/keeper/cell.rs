@@ -16,7 +16,7 @@ use crate::host::holder::kill_descendants;
 use crate::host::proc::{Here, Pinned, Stat, has_living_child_beside, visit_descendants};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
-use crate::state::{Containment, ExitStatus};
+use crate::state::{Containment, ExitStatus, SharedCgroup};
 
 /// A child cgroup of this name prefix holds a job, not a part of the service.
 pub const JOB_PREFIX: &str = "job-";
@@ -56,7 +56,7 @@ pub struct Sight<'a> {
 #[derive(Debug)]
 pub enum Hull {
     Group(Group),
-    Holder { process: ProcessIdentity, hold: Hold },
+    Holder { process: ProcessIdentity, hold: Hold, within: Option<SharedCgroup> },
 }
 
 /// What became of a holder.
@@ -140,7 +140,9 @@ impl Cell {
     pub fn containment(&self) -> Containment {
         match &self.hull {
             Hull::Group(group) => Containment::Cgroup { path: group.path().to_owned() },
-            Hull::Holder { process, .. } => Containment::Holder { process: process.clone() },
+            Hull::Holder { process, within, .. } => {
+                Containment::Holder { process: process.clone(), within: within.clone() }
+            }
         }
     }
 

@@ -116,7 +116,7 @@ impl Keeper {
     /// `empty`: it saw the last of its descendants go. Otherwise it was killed, and they are with us or elsewhere.
     pub(super) fn holder_is_gone(&mut self, nonce: &Nonce, empty: bool) {
         let Some(cell) = self.cells.get_mut(nonce) else { return };
-        let Hull::Holder { process, hold } = &mut cell.hull else { return };
+        let Hull::Holder { process, hold, .. } = &mut cell.hull else { return };
         *hold = if empty { Hold::Empty } else { Hold::Lost };
         if empty {
             if !cell.has_ended() {

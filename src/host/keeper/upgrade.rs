@@ -203,18 +203,18 @@ impl Keeper {
         let process = claim.process?;
         let hull = match claim.containment? {
             Containment::Cgroup { path } => Hull::Group(Group::recall(&path, &claim.nonce).ok()?),
-            Containment::Holder { process } => {
+            Containment::Holder { process, within } => {
                 let hold = match hold {
                     KnownHold::Child => Hold::Child,
                     KnownHold::Watched => self.watch(&process).map_or(Hold::Lost, Hold::Watched),
                     KnownHold::Empty => Hold::Empty,
                     KnownHold::Lost | KnownHold::None => Hold::Lost,
                 };
-                Hull::Holder { process, hold }
+                Hull::Holder { process, hold, within }
             }
         };
         let child = match (&hull, &leader) {
-            (Hull::Holder { process, hold: Hold::Child }, _) => Some(process.pid),
+            (Hull::Holder { process, hold: Hold::Child, .. }, _) => Some(process.pid),
             (Hull::Group(_) | Hull::Holder { hold: Hold::Lost, .. }, KnownLeader::Alive) => Some(process.pid),
             _ => None,
         };
