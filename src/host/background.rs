@@ -13,9 +13,18 @@ use std::process::{Child, Command, Stdio};
 
 use nix::unistd::setsid;
 
-/// Variables that say "you are the main process of a unit". The background process is not, and must not
-/// behave as if a service manager would start it again.
-const UNIT_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "INVOCATION_ID", "SYSTEMD_EXEC_PID", "STATE_DIRECTORY"];
+/// Variables that belong to whoever started us. The first four say "you are the main process of a unit": the
+/// background process is not, and must not behave as if a service manager would start it again. By the others CI
+/// runners (GitHub's, Jenkins) know what a job has left, and kill it.
+const NOT_INHERITED: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "INVOCATION_ID",
+    "SYSTEMD_EXEC_PID",
+    "STATE_DIRECTORY",
+    "RUNNER_TRACKING_ID",
+    "JENKINS_NODE_COOKIE",
+    "JENKINS_SERVER_COOKIE",
+];
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackgroundError {
@@ -37,7 +46,7 @@ pub fn start(arguments: &[OsString], log: &Path) -> Result<Child, BackgroundErro
     let errors = output.try_clone().map_err(log_error)?;
     let mut command = Command::new(own_executable());
     command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors);
-    for name in UNIT_VARIABLES {
+    for name in NOT_INHERITED {
         command.env_remove(name);
     }
     command.spawn().map_err(BackgroundError::Start)
