@@ -8,5 +8,7 @@ mod support;
 
 #[path = "contexts/cgroup.rs"]
 mod cgroup;
+#[path = "contexts/inherited.rs"]
+mod inherited;
 #[path = "contexts/units.rs"]
 mod units;

@@ -66,17 +66,23 @@ fn a_moved_project_is_recognised_and_nothing_restarts() {
         command
             .env_remove("RECONCILE_STATE_DIR")
             .env_remove("RECONCILE_MANIFESTS")
-            .env("XDG_STATE_HOME", world.path("xdg"))
             .current_dir(world.path(project))
             .args(["--once", "-o", "json"]);
         world.finish(command).expect_code(0).json()
     };
     let first = once(&world, "project");
     assert_eq!(first["changes"], true, "{first}");
+    let sleeps = |world: &World| -> Vec<i32> {
+        world.processes_like("sleep 1000").intersection(&world.processes()).copied().collect()
+    };
+    let before = sleeps(&world);
+    assert_eq!(before.len(), 1);
     std::fs::rename(world.project(), world.path("moved")).unwrap();
     let second = once(&world, "moved");
     assert_eq!(second["changes"], false, "{second}");
-    assert_eq!(world.processes_like("sleep 1000").intersection(&world.processes()).count(), 1);
+    assert_eq!(sleeps(&world), before);
+    let below = std::fs::read_dir(world.path("home/.local/state/reconcile")).unwrap();
+    assert_eq!(below.count(), 1, "one state directory");
 }
 
 #[test]
