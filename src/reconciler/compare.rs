@@ -99,7 +99,10 @@ impl<H: Host> Reconciler<H> {
             }),
             RunningVerdict::ExecAway { path } => Some(Drift {
                 code: EXEC_AWAY.to_owned(),
-                message: format!("it has become {}, which the policy does not allow", path.display()),
+                message: format!(
+                    "it has become {}, which the policy does not allow; that path in `executables` would",
+                    path.display()
+                ),
             }),
         };
         let shown = self.drift.entry(service.clone()).or_default();
