@@ -1,10 +1,13 @@
-//! Real servers from Debian's packages, in one manifest directory with real health checks.
+//! Real servers, in one manifest directory with real health checks; under version managers in `shims`.
 //!
 //! A program that is not installed is left out with a message; CI installs them.
 
 #![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
 
 mod support;
+
+#[path = "real_software/shims.rs"]
+mod shims;
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -39,6 +39,7 @@ pub struct World {
     dir: tempfile::TempDir,
     id: String,
     who: As,
+    path: String,
     watchers: Vec<Child>,
 }
 
@@ -93,7 +94,8 @@ impl World {
         nix::sys::prctl::set_child_subreaper(true).expect("this process may be a subreaper");
         let dir = tempfile::Builder::new().prefix("reconcile-test-").tempdir().unwrap();
         let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let world = Self { dir, id, who, watchers: Vec::new() };
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+        let world = Self { dir, id, who, path, watchers: Vec::new() };
         for path in [world.project(), world.manifests(), world.path("home")] {
             std::fs::create_dir_all(path).unwrap();
         }
@@ -124,6 +126,11 @@ impl World {
 
     pub fn state(&self) -> PathBuf {
         self.path("state")
+    }
+
+    /// Puts a directory in front of the others where commands are looked for.
+    pub fn search_first(&mut self, dir: &Path) {
+        self.path = format!("{}:{}", dir.display(), self.path);
     }
 
     /// Writes the operator's configuration, which lies outside of the project.
@@ -159,7 +166,7 @@ impl World {
         let mut command = Command::new(binary);
         command.env_clear();
         command
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", &self.path)
             .env("HOME", self.path("home"))
             .env(MARK, &self.id)
             .env("RECONCILE_MANIFESTS", self.manifests())
