@@ -39,6 +39,17 @@ fn a_second_once_does_nothing() {
 }
 
 #[test]
+fn what_once_has_left_ready_is_shown_as_ready_by_status() {
+    let world = World::new();
+    world.service("web", FOREVER, "health = { command = [\"true\"] }");
+    world.once().expect_code(0);
+    let status = world.service_status("web").unwrap();
+    assert_eq!((&status["phase"], &status["health"]["ready"]), (&"ready".into(), &true.into()), "{status}");
+    let shown = world.run(&["status", "web"]).expect_code(0).stdout;
+    assert!(!shown.contains("not ready"), "{shown}");
+}
+
+#[test]
 fn a_bare_environment_and_another_terminal_change_nothing() {
     let world = World::new();
     world.service("web", FOREVER, "");

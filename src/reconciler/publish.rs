@@ -119,7 +119,7 @@ impl<H: Host> Reconciler<H> {
                 .or_else(|| want.and_then(|want| Some(want.accepted.as_ref()?.fingerprint.clone()))),
             manifest: want.and_then(|want| want.manifest.clone()),
             ttl_expires_at: want.and_then(|want| ttl_expires_at(want, entry)),
-            health: spec.and_then(|spec| spec.health.as_ref()).map(|_| self.health_status(service)),
+            health: spec.and_then(|spec| spec.health.as_ref()).map(|_| self.health_status(service, phase)),
             last_exit: last_exit(entry),
             cpu_percent: None,
             memory_bytes: None,
@@ -146,10 +146,11 @@ impl<H: Host> Reconciler<H> {
         (view.phase, message)
     }
 
-    fn health_status(&self, service: &ServiceId) -> HealthStatus {
+    /// Of a service that was ready when it was last watched, that is known without a probe of ours.
+    fn health_status(&self, service: &ServiceId, phase: Phase) -> HealthStatus {
         let health = self.observed.services.get(service).map(|live| &live.health);
         HealthStatus {
-            ready: health.is_some_and(|health| health.ready_since.is_some()),
+            ready: phase == Phase::Ready || health.is_some_and(|health| health.ready_since.is_some()),
             last_probe_at: health.and_then(|health| Some(health.last_probe.as_ref()?.rfc3339())),
             last_error: health.and_then(|health| health.last_error.clone()),
         }

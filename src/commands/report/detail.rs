@@ -64,6 +64,7 @@ fn describe(health: &HealthStatus, zone: &TimeZone) -> String {
     let state = if health.ready { "ready" } else { "not ready" };
     let probed = match &health.last_probe_at {
         Some(at) => format!("last probe {}", local(at, zone)),
+        None if health.ready => "not probed since it was left".to_owned(),
         None => "not probed yet".to_owned(),
     };
     let error = health.last_error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
