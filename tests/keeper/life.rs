@@ -244,3 +244,19 @@ async fn a_state_directory_with_a_long_path_is_reached() {
     hang_up().await;
     world.eventually("it has left", || !is_held(&world.layout).unwrap()).await;
 }
+
+/// A terminal sends Ctrl-C to all of a process group: a watcher hears it, and the keeper must come up all the same.
+#[tokio::test]
+async fn a_keeper_is_started_out_of_reach_of_the_callers_terminal() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::without_keeper(Kind::Found);
+    let starter = world.layout.dir.join("starter");
+    let own_group = "read -r _ _ _ _ group _ </proc/$$/stat; [ $group = $$ ] && kill -KILL $$; exit 1";
+    std::fs::write(&starter, format!("#!/bin/sh\n{own_group}\n")).unwrap();
+    std::fs::set_permissions(&starter, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let error = KeeperClient::connect_or_start(&world.layout, &world.instance, &starter)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.ends_with("did not start: signal: 9 (SIGKILL)"), "{error}");
+}

@@ -305,6 +305,8 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
     let passed_on = ["RECONCILE_CONTAINMENT", "RUST_BACKTRACE"];
     command.envs(passed_on.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    // Ctrl-C is for us, who then stop what was started; a keeper that dies of it leaves us with nothing to ask.
+    command.process_group(0);
     let started = timeout(START_WITHIN, command.output()).await;
     let output = started
         .map_err(|_| fail(format!("it did not listen within {} s", START_WITHIN.as_secs())))?
@@ -313,6 +315,7 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
         // Somebody else was faster: we shall meet theirs.
         Some(0) => Ok(()),
         Some(code) if code == i32::from(EXIT_HELD) => Ok(()),
+        _ if output.stderr.is_empty() => Err(fail(output.status.to_string())),
         _ => Err(fail(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
 }
