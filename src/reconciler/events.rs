@@ -166,8 +166,11 @@ impl<H: Host> Reconciler<H> {
 
     fn unkillable(&mut self, nonce: &Nonce, pids: Vec<Pid>) {
         let Some(service) = self.service_of(nonce) else { return };
-        tracing::error!(%service, ?pids, "survives SIGKILL; it may be in uninterruptible sleep");
-        self.service_mut(&service).seen = Seen::Unverifiable(Reason::Unkillable { pids });
+        // Nothing that could be proved to be of it is left to be killed: what held it together is gone.
+        let reason =
+            if pids.is_empty() { Reason::ContainmentLost { pid: None } } else { Reason::Unkillable { pids } };
+        tracing::error!(%service, code = reason.code(), "{}", reason.message());
+        self.service_mut(&service).seen = Seen::Unverifiable(reason);
     }
 
     fn note_born(
