@@ -42,7 +42,9 @@ fn amiss_with(service: &Declared, life: &Life) -> Option<String> {
     let expected = match service.behaviour.ends {
         Ends::Never => leaders.len() == 1,
         Ends::Unclean => leaders.len() <= 1,
-        Ends::Clean => leaders.is_empty(),
+        Ends::Clean => {
+            leaders.is_empty() && life.leaders().any(|birth| birth.generation == service.generation)
+        }
     };
     if !expected {
         return Some(format!("{} leaders live: {}", leaders.len(), list(&leaders)));

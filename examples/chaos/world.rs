@@ -37,6 +37,8 @@ pub struct World {
     /// The watcher, or a `--once`, that is in charge at the moment.
     pub reconciler: Option<Child>,
     others: Vec<Child>,
+    /// The failpoint that the next reconciler is to stop at, or its keeper, or their children.
+    pub failpoint: Option<String>,
 }
 
 impl World {
@@ -44,7 +46,14 @@ impl World {
         nix::sys::prctl::set_child_subreaper(true).expect("any process may be a subreaper");
         let dir =
             tempfile::Builder::new().prefix("reconcile-chaos-").tempdir().expect("a temporary directory");
-        let world = Self { binary: binary.to_owned(), dir, setting, reconciler: None, others: Vec::new() };
+        let world = Self {
+            binary: binary.to_owned(),
+            dir,
+            setting,
+            reconciler: None,
+            others: Vec::new(),
+            failpoint: None,
+        };
         for path in [world.root(), world.path("register"), world.path("home")] {
             fs::create_dir_all(path).expect("our own directory can be written");
         }
@@ -119,17 +128,21 @@ impl World {
         command
     }
 
-    fn begin(&self, arguments: &[&str]) -> Child {
+    fn logged(&self, arguments: &[&str]) -> Command {
         let log = File::options().create(true).append(true).open(self.path("reconciler.log"));
         let log = log.expect("our own directory can be written");
         let errors = log.try_clone().expect("a descriptor");
-        self.command(arguments).stdout(log).stderr(errors).spawn().expect("the binary can be started")
+        let mut command = self.command(arguments);
+        command.stdout(log).stderr(errors);
+        command
     }
 
     /// Puts a reconciler in charge, if none is.
     pub fn reconcile(&mut self, arguments: &[&str]) {
         if !self.has_reconciler() {
-            self.reconciler = Some(self.begin(arguments));
+            let mut command = self.logged(arguments);
+            command.envs(self.failpoint.as_ref().map(|failpoint| ("RECONCILE_FAILPOINT", failpoint)));
+            self.reconciler = Some(command.spawn().expect("the binary can be started"));
         }
     }
 
@@ -143,7 +156,7 @@ impl World {
 
     /// Lets a command run beside everything else; nobody waits for it.
     pub fn begin_command(&mut self, arguments: &[&str]) {
-        let child = self.begin(arguments);
+        let child = self.logged(arguments).spawn().expect("the binary can be started");
         self.others.push(child);
     }
 

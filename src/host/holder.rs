@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::StateLayout;
+use super::failpoint;
 use super::keeper::child::{self, Birth, Role};
 use super::keeper::journal::{ExitEntry, append_exit};
 use super::proc::{Here, Pinned, have_living_child_beside, visit_descendants};
@@ -69,6 +70,7 @@ pub fn run(holder: Holder<'_>) -> ! {
 }
 
 fn hold(mut holder: Holder<'_>) -> io::Result<()> {
+    failpoint::reach("holder.forked");
     let is_job = matches!(holder.birth.role, Role::Job { .. });
     if is_job {
         nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1)?;
@@ -96,6 +98,7 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
     };
     let containment = Containment::Holder { process: me, within: holder.within };
     let leader = start_leader(holder.birth, &containment)?;
+    failpoint::reach("holder.started");
     // The leader is on its way and waits for nothing of this. Above all the status pipe, which must end when it executes.
     let keep = [held.reports.as_raw_fd(), held.failed.as_raw_fd()];
     sys::close_descriptors(3, &keep)?;
@@ -183,6 +186,7 @@ impl Held<'_> {
         if self.stillborn {
             return;
         }
+        failpoint::reach("holder.ended");
         let line = ExitLine {
             nonce: self.nonce.clone(),
             pid: leader.pid,
@@ -191,6 +195,7 @@ impl Held<'_> {
             at: self.here.stamp(),
         };
         let written = self.is_job || append_exit(&self.exits, &ExitEntry::Leader(line.clone())).is_ok();
+        failpoint::reach("holder.recorded");
         let unwritten = (!written).then_some(line);
         let report = Report {
             nonce: self.nonce.clone(),
@@ -202,6 +207,7 @@ impl Held<'_> {
         text.push(b'\n');
         // One write of less than PIPE_BUF: whole, and not mixed with those of other holders.
         let told = matches!(self.reports.write(&text), Ok(written) if written == text.len());
+        failpoint::reach("holder.told");
         self.owed = unwritten.filter(|_| !told);
     }
 
@@ -229,6 +235,7 @@ impl Held<'_> {
             }
             std::thread::sleep(Duration::from_secs(1));
         }
+        failpoint::reach("holder.empty");
         let empty = ExitEntry::Empty { nonce: self.nonce.clone(), empty: self.here.stamp() };
         // Without it the run is held rather than forgotten: safe, and the disk is full.
         let _ = append_exit(&self.exits, &empty);

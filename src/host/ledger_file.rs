@@ -27,7 +27,7 @@ use super::keeper::GateError;
 use super::keeper::journal::{self as journal_of_births, BirthEntry};
 use super::observe::ObserveError;
 use super::state_dir::ReconcilerLock;
-use super::{LedgerUnwritable, StateLayout};
+use super::{LedgerUnwritable, StateLayout, failpoint};
 use crate::identity::{Digest, InstanceId};
 use crate::state::{Damage, DamageKind, Decoded, FORMAT_VERSION, Ledger, Record, decode_journal};
 
@@ -138,7 +138,9 @@ impl LedgerFile {
         if records.is_empty() {
             return Ok(());
         }
+        failpoint::reach("ledger.append");
         self.try_append(records).map_err(|source| self.unwritable(source))?;
+        failpoint::reach("ledger.appended");
         for record in records {
             if let Record::Accepted { digest, .. } = record {
                 self.texts.named(digest);
@@ -150,9 +152,12 @@ impl LedgerFile {
 
     /// Stores an accepted text, before the record that names it. Writes nothing if it is there.
     pub fn keep_text(&mut self, digest: &Digest, text: &str) -> Result<(), LedgerUnwritable> {
+        failpoint::reach("text.keep");
         self.texts
             .keep(&self.layout, digest, text)
-            .map_err(|source| LedgerUnwritable { path: self.layout.accepted(digest), source })
+            .map_err(|source| LedgerUnwritable { path: self.layout.accepted(digest), source })?;
+        failpoint::reach("text.kept");
+        Ok(())
     }
 
     /// `None` if it is not there, or no longer what it was.

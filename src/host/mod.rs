@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod durable;
 mod event;
 pub mod excerpt;
+pub mod failpoint;
 pub mod fake;
 mod flock;
 pub mod holder;

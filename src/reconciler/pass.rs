@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Reconciler;
 use super::desired::BEING_WRITTEN;
 use super::status::StepReport;
-use crate::host::{Dirty, Event, Host};
+use crate::host::{Dirty, Event, Host, failpoint};
 use crate::plan::{Action, Plan, Presence, plan};
 use crate::state::Reason;
 use crate::time::{Clock, Stamp};
@@ -23,7 +23,9 @@ impl<H: Host> Reconciler<H> {
     /// Makes one pass over everything, carries out its plan, and answers who waits.
     pub fn pass(&mut self) {
         let plan = self.look_and_plan();
+        failpoint::reach("pass.planned");
         let steps = self.act(&plan);
+        failpoint::reach("pass.done");
         self.finish_pass(plan, &steps);
     }
 

@@ -25,6 +25,7 @@ use super::gate::read_epoch;
 use super::journal::{self, BirthEntry};
 use super::program::{Program, Words, c_string};
 use crate::host::cgroup::{self, Joining};
+use crate::host::failpoint;
 use crate::host::proc::Here;
 use crate::host::sys;
 use crate::host::{SpawnRequest, StateLayout, StdinKind};
@@ -169,10 +170,13 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
         cgroup::enter(path)
             .map_err(at(SpawnStage::Cgroup, format_args!("enter the cgroup {}", path.display())))?;
     }
+    failpoint::reach("child.forked");
     unistd::setsid().map_err(at(SpawnStage::Session, "start a session"))?;
+    failpoint::reach("child.session");
     let process = birth.here.own_identity().map_err(at(SpawnStage::Fork, "read its own identity"))?;
     privileged_limits(birth)?;
     redirect(birth)?;
+    failpoint::reach("child.redirected");
     let gate = match birth.role {
         Role::Service => Some(Gate::open(birth.prepared)?),
         Role::Job { .. } => None,
@@ -185,7 +189,9 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     if let Some(gate) = &gate {
         gate.pass(request, &process, containment)?;
     }
+    failpoint::reach("child.born");
     say(&mut birth.status, &Word::Born { process, containment: containment.clone() });
+    failpoint::reach("child.execute");
     let failed = final_limits(request).map_or_else(|failed| failed, |()| program.execute());
     // Told first: a limit may be in the way of the rest.
     tell(birth, &failed);
@@ -347,6 +353,7 @@ impl Gate {
     fn pass(&self, request: &SpawnRequest, process: &ProcessIdentity, containment: &Containment) -> Step {
         rustix::fs::flock(&self.gate, FlockOperation::LockShared)
             .map_err(at(SpawnStage::Born, "lock the birth gate"))?;
+        failpoint::reach("child.gate");
         let epoch = read_epoch(&self.gate).map_err(at(SpawnStage::Born, "read the birth gate"))?;
         if epoch != request.epoch {
             return Err(SpawnFailure {

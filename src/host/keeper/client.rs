@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::protocol::{CellInfo, JobEnd, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
 use super::start::EXIT_HELD;
+use crate::host::failpoint;
 use crate::host::flock;
 use crate::host::socket::Directory;
 use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
@@ -302,8 +303,8 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
     command.arg("keeper").arg("--state-dir").arg(&layout.dir);
     // It lives long and needs none of it, least of all secrets.
     command.env_clear();
-    let passed_on = ["RECONCILE_CONTAINMENT", "RUST_BACKTRACE"];
-    command.envs(passed_on.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    let passed_on = ["RECONCILE_CONTAINMENT", "RUST_BACKTRACE"].into_iter().chain(failpoint::VARIABLE);
+    command.envs(passed_on.filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     // Ctrl-C is for us, who then stop what was started; a keeper that dies of it leaves us with nothing to ask.
     command.process_group(0);

@@ -12,6 +12,7 @@ use super::protocol::{CellInfo, Message, PROTOCOL, Request, common_protocol};
 use super::server::{Keeper, Order, own_cgroup};
 use crate::host::Claim;
 use crate::host::cgroup::{Ground, Group, enter};
+use crate::host::failpoint;
 use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
 
@@ -101,8 +102,10 @@ impl Keeper {
         if let Err(detail) = self.attach_if_needed(claim) {
             return self.refuse(conn, Some(claim.nonce.clone()), detail);
         }
+        failpoint::reach("keeper.signal");
         // Nobody there is no error: an exit is on its way to whoever asked.
         let sent = self.with(&claim.nonce, |cell, sight| cell.signal(sight, signal, to));
+        failpoint::reach("keeper.signalled");
         if let Some(Err(error)) = sent {
             let detail = format!("signal {signal} to {}: {error}", claim.service);
             self.refuse(conn, Some(claim.nonce.clone()), detail);

@@ -7,6 +7,7 @@ use super::journal::ExitEntry;
 use super::pipe::{drain, log, take_lines};
 use super::protocol::Message;
 use super::server::Keeper;
+use crate::host::failpoint;
 use crate::host::holder::Report;
 use crate::host::sys::{self, Wait, Whom};
 use crate::identity::Nonce;
@@ -18,11 +19,14 @@ impl Keeper {
         loop {
             match sys::wait(Whom::Any, Wait::Peek) {
                 Ok(Some(dead)) => {
+                    failpoint::reach("keeper.ended");
                     // Recorded while it is still a zombie: whoever sees it gone finds how it ended.
                     self.child_ended(dead.pid, dead.status);
+                    failpoint::reach("keeper.recorded");
                     if let Err(error) = sys::wait(Whom::Pid(dead.pid), Wait::Reap) {
                         return log(&format!("reaping {}: {error}", dead.pid));
                     }
+                    failpoint::reach("keeper.reaped");
                     self.after_reaping(dead.pid);
                 }
                 Ok(None) => return,
@@ -192,6 +196,7 @@ impl Keeper {
     /// Takes away the cgroups of what is over, once that has been told: nobody waits for it.
     pub(super) fn remove_emptied(&mut self) {
         for group in self.emptied.drain(..) {
+            failpoint::reach("keeper.gone");
             if let Err(error) = group.remove() {
                 // An empty directory; the next one of this name does not exist, so nothing will meet it.
                 log(&format!("{}: {error}", group.path().display()));
@@ -209,6 +214,7 @@ impl Keeper {
     }
 
     fn sweep(&mut self, nonce: &Nonce, now: Instant) {
+        failpoint::reach("keeper.sweep");
         self.with(nonce, |cell, sight| {
             if let Err(error) = cell.sweep(sight)
                 && cell.killing.as_ref().is_some_and(|killing| !killing.told)
@@ -216,6 +222,7 @@ impl Keeper {
                 log(&format!("killing {}: {error}", cell.service));
             }
         });
+        failpoint::reach("keeper.swept");
         // Exits of our own children are reaped in the next turn.
         self.settle(nonce);
         let Some(cell) = self.cells.get_mut(nonce) else { return };

@@ -24,6 +24,7 @@ use super::journal::{self, ExitEntry};
 use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use crate::host::cgroup::{Ground, Group, enter};
+use crate::host::failpoint;
 use crate::host::proc::Here;
 use crate::host::socket::Directory;
 use crate::host::{SpawnRequest, StateLayout};
@@ -387,6 +388,7 @@ impl Keeper {
 
     /// Takes the socket away, then looks for who connected before that; false if there was somebody.
     fn leave(&mut self) -> bool {
+        failpoint::reach("keeper.leave");
         let name = self.layout.keeper_socket().to_owned();
         // A socket that cannot be removed is removed by the next keeper.
         let _ = std::fs::remove_file(&name);

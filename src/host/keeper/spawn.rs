@@ -12,6 +12,7 @@ use super::protocol::{JobEnd, Message};
 use super::server::{Keeper, Order};
 use crate::host::SpawnRequest;
 use crate::host::cgroup::{Ground, Group, Joining};
+use crate::host::failpoint;
 use crate::host::holder::{self, Holder};
 use crate::host::sys::{self, Fork};
 use crate::identity::{Nonce, Pid, ProcessIdentity};
@@ -93,9 +94,11 @@ impl Keeper {
         };
         let prepared = Prepared::of(request, &self.layout, instance)?;
         let pipes = |error| failed(SpawnStage::Fork, "make a pipe", error);
+        failpoint::reach("keeper.spawn");
         let group = self
             .make_group(request, job.as_ref())
             .map_err(|error| failed(SpawnStage::Cgroup, "make a cgroup", error))?;
+        failpoint::reach("keeper.grouped");
         let (status, child_status) = status_pipe().map_err(pipes)?;
         let output = match &mut job {
             None => None,
@@ -124,6 +127,7 @@ impl Keeper {
         let pid = match fork {
             Ok((Fork::Child, joining)) => self.be_the_child(Birth { joining, ..birth }, containment.as_ref()),
             Ok((Fork::Parent(pid), _)) => {
+                failpoint::reach("keeper.forked");
                 // Its descriptors are free for whoever identifies the child.
                 drop(birth);
                 pid
@@ -245,6 +249,7 @@ impl Keeper {
         {
             process.clone_from(told);
         }
+        failpoint::reach("keeper.executed");
         cell.leader = Leader::Alive;
         cell.process = Some(process.clone());
         if cell.job.is_some() {

@@ -19,6 +19,7 @@ use nix::sys::stat::Mode;
 use super::server::{Keeper, Parts};
 use super::upgrade::succeed;
 use crate::host::StateLayout;
+use crate::host::failpoint;
 use crate::host::flock::{self, Kind};
 use crate::host::proc::Here;
 use crate::host::socket::Directory;
@@ -104,6 +105,7 @@ fn become_keeper(dir: &Path, mut ready: File) -> ! {
             sys::exit_now(1)
         }
     };
+    failpoint::reach("keeper.listening");
     // The starter may have been killed; the keeper is needed all the same.
     let _ = ready.write_all(READY);
     drop(ready);

@@ -12,9 +12,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
-use crate::host::background;
 use crate::host::keeper::{KeeperClient, KeeperError};
 use crate::host::{Claim, Event, JobOutcome, JobRequest, SpawnRequest, StateLayout};
+use crate::host::{background, failpoint};
 use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
 use crate::state::{SpawnFailure, SpawnStage};
@@ -163,6 +163,7 @@ impl KeeperLink {
         let pause = self.backoff.pause();
         self.line = Line::Connecting(tokio::spawn(async move {
             tokio::time::sleep(pause).await;
+            failpoint::reach("link.connect");
             KeeperClient::connect_or_start(&layout, &instance, &exe).await
         }));
     }
@@ -172,6 +173,7 @@ impl KeeperLink {
             Ok(client) => client,
             Err(error) => return self.not_connected(&error),
         };
+        failpoint::reach("link.connected");
         // With the room that they took: a thousand starts wait here once.
         for asked in std::mem::take(&mut self.waiting) {
             tell(&client, asked);
@@ -310,6 +312,7 @@ fn failure(error: &KeeperError) -> SpawnFailure {
 }
 
 fn tell(client: &KeeperClient, asked: Asked) {
+    failpoint::reach("link.ask");
     match asked {
         Asked::Spawn(request) => client.spawn(request),
         Asked::Signal(claim, signal, to) => client.signal(&claim, signal, to),
