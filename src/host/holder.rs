@@ -65,8 +65,9 @@ pub struct Holder<'a> {
 /// Starts the leader and holds what descends from it; the body of a process.
 pub fn run(holder: Holder<'_>) -> ! {
     // Every signal is blocked, as in the keeper: waited for one at a time below; nothing else may interrupt or end us.
-    let outcome = hold(holder);
-    sys::exit_now(if outcome.is_ok() { 0 } else { 1 })
+    // A panic must not go on into the keeper's code, of which this is a copy.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hold(holder)));
+    sys::exit_now(if matches!(outcome, Ok(Ok(()))) { 0 } else { 1 })
 }
 
 fn hold(mut holder: Holder<'_>) -> io::Result<()> {
