@@ -1,23 +1,25 @@
 //! What `/proc` says of processes, boots and pid namespaces.
 //!
 //! Reads only, and one signal: that through an opened `/proc/PID`, which names a process for ever as a pidfd
-//! does. Whoever wants to signal opens it first, then proves what it has opened, then signals. Called by
-//! the keeper, the holders and `observe`. Sources: proc(5), pidfd_send_signal(2).
+//! does. Whoever wants to signal opens it first, then proves what it has opened, then signals: `here` proves
+//! identities, `descendants` finds what descends from a process. Called by the keeper, the holders and `observe`.
+//! Sources: proc(5), pidfd_send_signal(2).
 
-use std::collections::HashMap;
+mod descendants;
+mod here;
+
+pub use descendants::{has_living_child_beside, have_living_child_beside, visit_descendants};
+pub use here::{Here, Liveness};
+
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
-use nix::time::{ClockId, clock_gettime};
 
 use super::sys;
-use crate::identity::{BootId, Pid, ProcessIdentity};
-use crate::time::Stamp;
 
 /// What is used of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,236 +192,6 @@ fn stat_of(mut file: fs::File, pid: i32) -> io::Result<Option<Stat>> {
     Stat::parse(&text).map(Some).ok_or_else(garbled)
 }
 
-/// True if `parent` has a child that lives, `dead` not counted: orphans come to a subreaper before whoever left them is
-/// seen dead, so that nothing descends from one whose children are all dead.
-pub fn has_living_child_beside(parent: &Pinned, dead: i32) -> io::Result<bool> {
-    lives_beside(dead, || children_of(parent))
-}
-
-/// The same of ourselves, who have one thread: its list is all of them.
-pub fn have_living_child_beside(dead: i32) -> io::Result<bool> {
-    lives_beside(dead, || match fs::File::open("/proc/thread-self/children") {
-        Ok(list) => Ok(pids_in(&read_all(list)?.unwrap_or_default()).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(scan_parents()?.remove(&(std::process::id() as i32)).unwrap_or_default())
-        }
-        Err(error) => Err(error),
-    })
-}
-
-fn lives_beside(dead: i32, children: impl Fn() -> io::Result<Vec<i32>>) -> io::Result<bool> {
-    let mut seen_dead = vec![dead];
-    loop {
-        let pids = children()?;
-        let Some(&pid) = pids.iter().find(|pid| !seen_dead.contains(pid)) else { return Ok(false) };
-        if stat(pid)?.is_some_and(|stat| !stat.is_dead()) {
-            return Ok(true);
-        }
-        seen_dead.push(pid);
-    }
-}
-
-fn children_of(parent: &Pinned) -> io::Result<Vec<i32>> {
-    if has_children_files()? {
-        return parent.children();
-    }
-    Ok(scan_parents()?.remove(&parent.pid).unwrap_or_default())
-}
-
-/// Not where the kernel is built without CONFIG_PROC_CHILDREN.
-fn has_children_files() -> io::Result<bool> {
-    fs::exists("/proc/thread-self/children")
-}
-
-/// Visits every process that descends from `root`, dead ones included, parents before their children.
-///
-/// Each is proved when it is visited: its parent is the process it was found under, or `root` itself (to which
-/// the orphans of a subreaper come). Processes that come and go meanwhile may be missed.
-pub fn visit_descendants(root: &Pinned, visit: &mut dyn FnMut(&Pinned, &Stat)) -> io::Result<()> {
-    let walk =
-        Walk { root: root.pid, scan: if has_children_files()? { None } else { Some(scan_parents()?) } };
-    walk.below(root, &walk.children(root)?, visit, 0)
-}
-
-/// Deeper chains are seen once what is above them is gone: a bound for the stack and for open descriptors.
-const MAX_DEPTH: usize = 128;
-
-type Scan = HashMap<i32, Vec<i32>>;
-
-struct Walk {
-    root: i32,
-    /// Where the kernel has no `children` files.
-    scan: Option<Scan>,
-}
-
-impl Walk {
-    fn children(&self, parent: &Pinned) -> io::Result<Vec<i32>> {
-        match &self.scan {
-            None => parent.children(),
-            Some(scan) => Ok(scan.get(&parent.pid).cloned().unwrap_or_default()),
-        }
-    }
-
-    fn below(
-        &self,
-        parent: &Pinned,
-        pids: &[i32],
-        visit: &mut dyn FnMut(&Pinned, &Stat),
-        depth: usize,
-    ) -> io::Result<()> {
-        for &pid in pids {
-            let Some(child) = Pinned::open(pid)? else { continue };
-            let Some(stat) = child.stat()? else { continue };
-            // The number may have been given to a stranger between the list and the opening.
-            let under_parent = stat.ppid == parent.pid && parent.stat()?.is_some();
-            if !under_parent && stat.ppid != self.root {
-                continue;
-            }
-            // Listed before the visit, which may kill it and so send its children elsewhere.
-            let children = self.children(&child)?;
-            visit(&child, &stat);
-            if depth < MAX_DEPTH {
-                self.below(&child, &children, visit, depth + 1)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Every process by its parent, for kernels without `children` files.
-fn scan_parents() -> io::Result<Scan> {
-    let mut scan = Scan::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        if let Ok(Some(stat)) = stat(pid) {
-            scan.entry(stat.ppid).or_default().push(pid);
-        }
-    }
-    Ok(scan)
-}
-
-/// The boot and the pid namespace we are in: half of every identity.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Here {
-    pub boot: BootId,
-    pub pid_ns: u64,
-}
-
-/// What an identity turns out to be at this moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Liveness {
-    /// This very process runs.
-    Alive,
-    /// It is gone, a zombie, or its pid belongs to another process by now.
-    Dead,
-    /// The machine was booted since: it is gone.
-    OtherBoot,
-    /// Its pid means something else here, or `/proc` cannot be read; a sentence.
-    Unverifiable(String),
-}
-
-/// A pid that `/proc` does not show: with `hidepid=2` that may be a living process of another user.
-fn without_directory(pid: i32) -> Liveness {
-    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) {
-        Err(nix::errno::Errno::ESRCH) => Liveness::Dead,
-        Ok(()) | Err(_) => Liveness::Unverifiable(format!("/proc hides process {pid}")),
-    }
-}
-
-fn unreadable(process: &ProcessIdentity, error: &io::Error) -> Liveness {
-    Liveness::Unverifiable(format!("/proc/{} cannot be read: {error}", process.pid))
-}
-
-/// Whether what has the pid now is this process, alive.
-fn prove(process: &ProcessIdentity, stat: &Stat) -> Result<(), Liveness> {
-    if stat.start_ticks != process.start_ticks || stat.is_dead() {
-        return Err(Liveness::Dead);
-    }
-    Ok(())
-}
-
-impl Here {
-    pub fn read() -> io::Result<Self> {
-        use std::os::linux::fs::MetadataExt;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        let pid_ns = fs::metadata("/proc/self/ns/pid")?.st_ino();
-        Ok(Self { boot: BootId::new(&boot), pid_ns })
-    }
-
-    /// Ours.
-    pub fn own_identity(&self) -> io::Result<ProcessIdentity> {
-        self.identity_in(std::process::id() as i32, c"/proc/self/stat")
-    }
-
-    /// The identity of a process that cannot vanish now: a child not yet reaped. Needs one free descriptor.
-    pub fn identity(&self, pid: i32) -> io::Result<ProcessIdentity> {
-        self.identity_in(pid, &stat_path(pid))
-    }
-
-    fn identity_in(&self, pid: i32, path: &CStr) -> io::Result<ProcessIdentity> {
-        let gone = || io::Error::new(io::ErrorKind::NotFound, format!("there is no process {pid}"));
-        let stat = open_stat_at(path)?.map_or(Ok(None), |file| stat_of(file, pid))?.ok_or_else(gone)?;
-        let pid = Pid::new(pid).ok_or_else(gone)?;
-        Ok(ProcessIdentity {
-            pid,
-            start_ticks: stat.start_ticks,
-            boot: self.boot.clone(),
-            pid_ns: self.pid_ns,
-        })
-    }
-
-    /// Proves it by one reading: whoever does more with the process than to know of it has to pin it.
-    pub fn liveness(&self, process: &ProcessIdentity) -> Liveness {
-        let looked = self.may_be_here(process).and_then(|()| {
-            let pid = process.pid.get();
-            let file = open_stat(pid).map_err(|error| unreadable(process, &error))?;
-            let file = file.ok_or_else(|| without_directory(pid))?;
-            let stat = stat_of(file, pid).map_err(|error| unreadable(process, &error))?;
-            prove(process, &stat.ok_or(Liveness::Dead)?)
-        });
-        looked.map_or_else(|liveness| liveness, |()| Liveness::Alive)
-    }
-
-    /// Pins a process and proves that it is this one, alive; otherwise says what it is.
-    pub fn pin(&self, process: &ProcessIdentity) -> Result<Pinned, Liveness> {
-        self.may_be_here(process)?;
-        let pinned = Pinned::open(process.pid.get()).map_err(|error| unreadable(process, &error))?;
-        let pinned = pinned.ok_or_else(|| without_directory(process.pid.get()))?;
-        let stat = pinned.stat().map_err(|error| unreadable(process, &error))?.ok_or(Liveness::Dead)?;
-        prove(process, &stat)?;
-        Ok(pinned)
-    }
-
-    /// What boot and pid namespace alone tell of a process.
-    fn may_be_here(&self, process: &ProcessIdentity) -> Result<(), Liveness> {
-        if process.boot != self.boot {
-            return Err(Liveness::OtherBoot);
-        }
-        if process.pid_ns != self.pid_ns {
-            return Err(Liveness::Unverifiable(format!(
-                "pid {} was seen in pid namespace {}, and this is {}",
-                process.pid, process.pid_ns, self.pid_ns
-            )));
-        }
-        Ok(())
-    }
-
-    /// All clocks at this moment.
-    pub fn stamp(&self) -> Stamp {
-        let millis = |clock| {
-            clock_gettime(clock).map(|time| Duration::from(time).as_millis()).unwrap_or_default() as u64
-        };
-        Stamp {
-            boot: self.boot.clone(),
-            boottime_ms: millis(ClockId::CLOCK_BOOTTIME),
-            awake_ms: millis(ClockId::CLOCK_MONOTONIC),
-            wall_ms: millis(ClockId::CLOCK_REALTIME) as i64,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,54 +220,5 @@ mod tests {
     fn a_short_line_is_no_stat() {
         assert_eq!(Stat::parse("42 (a) R 7 41"), None);
         assert_eq!(Stat::parse(""), None);
-    }
-
-    #[test]
-    fn a_process_that_proc_does_not_show_is_dead_only_if_the_kernel_knows_none() {
-        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
-        assert!(matches!(without_directory(child.id() as i32), Liveness::Unverifiable(_)));
-        child.wait().unwrap();
-        assert_eq!(without_directory(child.id() as i32), Liveness::Dead);
-    }
-
-    #[test]
-    fn our_own_identity_is_alive_and_a_recycled_one_dead() {
-        let here = Here::read().unwrap();
-        let me = here.own_identity().unwrap();
-        assert_eq!(here.liveness(&me), Liveness::Alive);
-        let recycled = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me.clone() };
-        assert_eq!(here.liveness(&recycled), Liveness::Dead);
-        let other_ns = ProcessIdentity { pid_ns: 1, ..me.clone() };
-        assert!(matches!(here.liveness(&other_ns), Liveness::Unverifiable(_)));
-        let other_boot = ProcessIdentity { boot: BootId::new("x"), ..me };
-        assert_eq!(here.liveness(&other_boot), Liveness::OtherBoot);
-    }
-
-    #[test]
-    fn descendants_are_found_with_and_without_children_files() {
-        let script = "sleep 1000 & (sleep 1000 & exec sleep 1000) & exec sleep 1000";
-        let mut shell = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
-        let top = Pinned::open(shell.id() as i32).unwrap().unwrap();
-        let below = |scan: Option<Scan>| {
-            let walk = Walk { root: top.pid, scan };
-            let mut found = Vec::new();
-            walk.below(&top, &walk.children(&top).unwrap(), &mut |member, _| found.push(member.pid), 0)
-                .unwrap();
-            found.sort_unstable();
-            found
-        };
-        let start = std::time::Instant::now();
-        while below(None).len() < 3 && start.elapsed() < Duration::from_secs(20) {
-            std::thread::yield_now();
-        }
-        let (quick, scanned) = (below(None), below(Some(scan_parents().unwrap())));
-        // By the list: one whose parent is killed first is no descendant any more.
-        for pid in &quick {
-            Pinned::open(*pid).unwrap().unwrap().signal(libc::SIGKILL).unwrap();
-        }
-        shell.kill().unwrap();
-        shell.wait().unwrap();
-        assert_eq!(quick.len(), 3);
-        assert_eq!(quick, scanned);
     }
 }
