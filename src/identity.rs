@@ -43,6 +43,9 @@ pub fn check_name(text: &str) -> Result<(), NameError> {
     if words_are_good { Ok(()) } else { Err(NameError::BadCharacters) }
 }
 
+/// In the environment of whatever is started: `<instance>:<project/name>:<nonce>`. Helps to find, and proves nothing.
+pub const SPAWN_MARK: &str = "RECONCILE_SPAWN";
+
 /// The identity of a service, `project/name`; cheap to clone.
 ///
 /// Ordered by project, then name. `Display` shows the plain name for the project `default`.

@@ -9,10 +9,7 @@ use std::path::{Component, Path};
 
 use super::keeper::JOB_PREFIX;
 use super::proc::stat;
-use crate::identity::{InstanceId, Nonce, Pid, ServiceId};
-
-/// In the environment of whatever the keeper starts: `<instance>:<project/name>:<nonce>`.
-pub const MARK: &str = "RECONCILE_SPAWN";
+use crate::identity::{InstanceId, Nonce, Pid, SPAWN_MARK, ServiceId};
 
 /// One process, and the run that it may be of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +69,7 @@ fn of_cgroup(text: &[u8]) -> Option<Run> {
 fn of_environment(bytes: &[u8]) -> Option<Run> {
     let mark = bytes
         .split(|&byte| byte == 0)
-        .find_map(|variable| variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))?;
+        .find_map(|variable| variable.strip_prefix(SPAWN_MARK.as_bytes())?.strip_prefix(b"="))?;
     let mut parts = std::str::from_utf8(mark).ok()?.split(':');
     let (instance, service, nonce) = (parts.next()?, parts.next()?, parts.next()?);
     Some((InstanceId::parse(instance)?, ServiceId::parse(service).ok()?, Nonce::parse(nonce)?))

@@ -52,17 +52,24 @@ pub fn is_held(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The process that took it, as far as the kernel tells: not across pid namespaces. Source: proc_locks(5).
+/// The process that took it, as far as the kernel tells: not across pid namespaces, nor where a file system shows its
+/// files under another device than the kernel does (btrfs). Source: proc_locks(5).
 pub fn holder(path: &Path) -> Option<i32> {
-    let inode = fs::metadata(path).ok()?.ino().to_string();
+    let file = fs::metadata(path).ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    // `1: FLOCK  ADVISORY  WRITE 1234 fd:01:10477640 0 EOF`
-    locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, "WRITE", pid, place, ..] = fields[..] else { return None };
-        let is_it = place.rsplit(':').next() == Some(inode.as_str());
-        pid.parse().ok().filter(|pid| is_it && *pid > 0)
-    })
+    locks.lines().find_map(|line| holder_in(line, &file))
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 1234 fd:01:10477640 0 EOF`
+fn holder_in(line: &str, file: &fs::Metadata) -> Option<i32> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, "WRITE", pid, place, ..] = fields[..] else { return None };
+    let mut parts = place.split(':');
+    let major = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let inode: u64 = parts.next()?.parse().ok()?;
+    let is_it = (libc::makedev(major, minor), inode) == (file.dev(), file.ino());
+    pid.parse().ok().filter(|pid| is_it && *pid > 0)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use nix::unistd::Uid;
 use super::Fact;
 use crate::host::StateLayout;
 use crate::host::cgroup::{Ground, Units};
+use crate::host::flock;
 
 const BLOCK: usize = 4096;
 
@@ -151,24 +152,10 @@ fn scratch(place: &Path) -> io::Result<File> {
 /// Whether somebody holds the lock on a file, and who. The lock is never taken to find out: that moment
 /// could be the one in which a keeper or a watcher starts.
 fn lock(name: &'static str, path: &Path, held: &str, free: &str) -> Fact {
-    let Ok(metadata) = fs::metadata(path) else { return Fact::found(name, "not running", free) };
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    match locks.lines().find_map(|line| holder(line, &metadata)) {
+    match flock::holder(path) {
         Some(pid) => Fact::found(name, format!("running, pid {pid}"), held),
         None => Fact::found(name, "not running", free),
     }
-}
-
-/// The pid in a line of `/proc/locks` about this file: `1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF`.
-fn holder(line: &str, file: &fs::Metadata) -> Option<i32> {
-    let mut fields = line.split_whitespace().skip(4);
-    let pid = fields.next()?.parse().ok()?;
-    let mut parts = fields.next()?.split(':');
-    let major = u32::from_str_radix(parts.next()?, 16).ok()?;
-    let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
-    let inode: u64 = parts.next()?.parse().ok()?;
-    let device = libc::makedev(major, minor);
-    (device == file.dev() && inode == file.ino()).then_some(pid)
 }
 
 #[cfg(test)]

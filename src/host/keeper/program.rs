@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use super::child::{HINDERING, Step, at};
 use crate::host::SpawnRequest;
 use crate::host::sys::{self, Strings};
-use crate::identity::InstanceId;
+use crate::identity::{InstanceId, SPAWN_MARK};
 use crate::state::{FileIdentity, SpawnFailure, SpawnStage};
 
 /// As the kernel takes them.
@@ -28,8 +28,8 @@ impl Words {
     pub fn of(request: &SpawnRequest, instance: &InstanceId) -> Step<Self> {
         let marker = format!("{instance}:{}:{}", request.service.key(), request.nonce);
         // We may ourselves be somebody's service, and its marker inherited.
-        let env = request.env.iter().filter(|(key, _)| key != MARKER);
-        let env = env.map(|(key, value)| [key, "=", value]).chain([[MARKER, "=", &marker]]);
+        let env = request.env.iter().filter(|(key, _)| key != SPAWN_MARK);
+        let env = env.map(|(key, value)| [key, "=", value]).chain([[SPAWN_MARK, "=", &marker]]);
         let argv: Vec<[&str; 1]> = request.argv.iter().map(|word| [word.as_str()]).collect();
         let path = request.exec.file.path.as_os_str().as_bytes();
         Ok(Self {
@@ -39,9 +39,6 @@ impl Words {
         })
     }
 }
-
-/// What a program can be found by.
-const MARKER: &str = "RECONCILE_SPAWN";
 
 /// The name of a file.
 pub fn c_string(name: &[u8]) -> Step<CString> {

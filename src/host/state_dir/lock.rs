@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::host::flock::{self, Kind};
+use crate::host::proc;
 use crate::host::{StateLayout, clock};
 use crate::time::Stamp;
 
@@ -142,10 +143,8 @@ fn holder(path: &Path) -> HeldBy {
     HeldBy { pid: Some(holder.pid), since: Some(holder.since), command: command(holder.pid) }
 }
 
-/// proc(5), field 22 of `/proc/PID/stat`: counted from the last `)`, since a name may hold anything.
 fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    Some(proc::stat(pid).ok()??.start_ticks)
 }
 
 fn command(pid: i32) -> Option<String> {

@@ -7,13 +7,11 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 use toml::de::DeValue;
 
+use crate::identity::SPAWN_MARK;
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::problems::Problems;
 use crate::manifest::section::{Layout, Section, Text, to_i64};
-
-/// Set by us for each start; a manifest that set it would hide a process from us.
-const RESERVED: &str = "RECONCILE_SPAWN";
 
 /// The declared variables with their values as written.
 pub(super) fn read<'a>(section: &mut Section<'a, '_, '_>) -> Vec<(Text<'a>, Text<'a>)> {
@@ -26,8 +24,9 @@ pub(super) fn read<'a>(section: &mut Section<'a, '_, '_>) -> Vec<(Text<'a>, Text
 }
 
 fn is_variable(key: &Text<'_>, problems: &mut Problems<'_>) -> bool {
-    if key.text == RESERVED {
-        let message = format!("`{RESERVED}` is set by the reconciler itself");
+    // Set for each start; a manifest that set it would hide a process from us.
+    if key.text == SPAWN_MARK {
+        let message = format!("`{SPAWN_MARK}` is set by the reconciler itself");
         problems.add(key.place.clone(), code::RESERVED_ENV, message).help("leave it out");
         return false;
     }
