@@ -5,9 +5,7 @@ use crate::manifest::Severity;
 use crate::plan::{Action, Phase};
 use crate::reconciler::command::Refusal;
 use crate::reconciler::status::{ManifestStatus, PassReport, ServiceStatus, Status, StepReport};
-
-/// Codes of [`Reason`](crate::state::Reason)s for which a removal is held, and ends by itself or by a word.
-const HELD_PRUNE: [&str; 3] = ["guard-root-gone", "guard-unread-manifest", "guard-fraction"];
+use crate::state::Reason;
 
 /// Codes of problems with a path: no manifest was found wrong, none could be looked at.
 const NOT_LOOKED_AT: [&str; 6] = [
@@ -48,7 +46,7 @@ pub fn of_report(report: &PassReport) -> ExitCodes {
         match service.phase {
             // Its manifest says which of the two it is.
             Phase::Rejected => {}
-            Phase::Held if HELD_PRUNE.contains(&service.reason.as_str()) => {
+            Phase::Held if Reason::PRUNE_GUARDS.contains(&service.reason.as_str()) => {
                 codes.add(ExitCode::ChangesPending);
             }
             Phase::Held => codes.add(ExitCode::Failed),
@@ -113,7 +111,7 @@ pub fn of_service(service: Option<&ServiceStatus>) -> StatusCode {
 }
 
 fn is_held_prune(step: &StepReport) -> bool {
-    step.action == Action::Hold && HELD_PRUNE.contains(&step.reason.as_str())
+    step.action == Action::Hold && Reason::PRUNE_GUARDS.contains(&step.reason.as_str())
 }
 
 /// Held for a moment only, or none of our business.

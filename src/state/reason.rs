@@ -196,12 +196,13 @@ impl Reason {
         )
     }
 
+    /// Codes of the guards that hold a removal.
+    pub const PRUNE_GUARDS: [&str; 4] =
+        ["guard-root-gone", "guard-unread-manifest", "guard-fraction", "record-lost"];
+
     /// True for a guard that holds a removal until somebody does something about it.
     pub fn is_prune_guard(&self) -> bool {
-        matches!(
-            self,
-            Self::GuardRootGone { .. } | Self::GuardUnreadManifest { .. } | Self::GuardFraction { .. }
-        )
+        Self::PRUNE_GUARDS.contains(&self.code())
     }
 
     /// Stable, kebab-case; the same as in the stored form.
