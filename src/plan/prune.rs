@@ -133,9 +133,9 @@ impl UnreadFile {
             Unread::Nothing => false,
             Unread::Names(names) => names.contains(id.name()),
             Unread::Anything => {
-                let activation = service.entry.activation.as_ref();
-                self.changed_wall_ms == 0
-                    || activation.is_none_or(|activation| self.changed_wall_ms >= activation.wall_ms)
+                let last_start = service.entry.last.as_ref().map(|last| &last.started_at);
+                let begun = service.entry.activation.as_ref().or(last_start);
+                self.changed_wall_ms == 0 || begun.is_none_or(|begun| self.changed_wall_ms >= begun.wall_ms)
             }
         }
     }
