@@ -65,6 +65,15 @@ pub enum Found {
 /// The end of the output of a job that was killed for writing more than is taken.
 pub const WROTE_TOO_MUCH: &str = "\n[killed: it wrote more than 1 MiB]\n";
 
+/// What is wrong with a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTrouble {
+    /// Its service has cut it off, and lines with it.
+    Truncated,
+    /// It goes on growing past its size.
+    NotRotated,
+}
+
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobOutcome {
@@ -120,9 +129,10 @@ pub enum Event {
         of: Nonce,
         outcome: JobOutcome,
     },
-    /// A running service has cut its own log off, and lines with it.
-    LogTruncated {
+    /// The log of a service is not what it should be.
+    LogTroubled {
         service: ServiceId,
+        trouble: LogTrouble,
     },
     /// The keeper is gone, or is back after a silence; what it was asked for and has not answered may or may not
     /// have come about. Everything must be observed anew.

@@ -41,7 +41,7 @@ pub mod usage;
 pub mod users;
 pub mod watch;
 
-pub use event::{Claim, Event, Found, JobOutcome, Sighting, WROTE_TOO_MUCH};
+pub use event::{Claim, Event, Found, JobOutcome, LogTrouble, Sighting, WROTE_TOO_MUCH};
 pub use layout::StateLayout;
 pub use listing::{Dirty, FileScan, FileVersion, RootListing, RootScan};
 pub use request::{
@@ -123,8 +123,8 @@ pub trait Host {
     /// Probes over the network; the answer is [`Event::Probed`].
     fn probe(&mut self, request: ProbeRequest);
 
-    /// Keeps every log below about `max_size` bytes from now on, by rotation beside everything else. A service that
-    /// truncates its log by itself is told of: [`Event::LogTruncated`].
+    /// Keeps every log below about `max_size` bytes from now on, by rotation beside everything else. What is
+    /// wrong with one is told: [`Event::LogTroubled`].
     fn tend_logs(&mut self, max_size: u64, keep: u32);
 
     /// Deletes the logs of these services, archives included.

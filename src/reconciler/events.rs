@@ -7,15 +7,12 @@ use std::sync::Arc;
 
 use super::Reconciler;
 use super::status::Drift;
-use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, Sighting, probe};
+use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, LogTrouble, Sighting, probe};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::HealthCheck;
 use crate::plan::{self, Flight, Health, Remains, Seen};
 use crate::state::{Containment, End, ExitStatus, Reason, Record, Run, SpawnFailure, SpawnStage};
 use crate::time::Stamp;
-
-/// The code of a service that loses its own lines.
-const LOG_TRUNCATED: &str = "log-truncated";
 
 impl<H: Host> Reconciler<H> {
     pub(super) fn absorb(&mut self, event: Event) {
@@ -39,7 +36,7 @@ impl<H: Host> Reconciler<H> {
             Event::JobDone { purpose, service, of, outcome } => {
                 self.job_done(purpose, &service, &of, &outcome);
             }
-            Event::LogTruncated { service } => self.log_truncated(&service),
+            Event::LogTroubled { service, trouble } => self.log_troubled(&service, trouble),
             Event::KeeperLost => {
                 tracing::warn!(
                     "the keeper was lost or is back; services live on, everything is observed anew"
@@ -262,16 +259,25 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// Shown until the run ends: what is missing from its log is missing for good.
-    fn log_truncated(&mut self, service: &ServiceId) {
+    fn log_troubled(&mut self, service: &ServiceId, trouble: LogTrouble) {
+        let (code, message) = match trouble {
+            LogTrouble::Truncated => (
+                "log-truncated",
+                "it truncates its own log, and lines are lost; let it append to its output, which is rotated for it",
+            ),
+            LogTrouble::NotRotated => (
+                "log-not-rotated",
+                "its log has outgrown its size and cannot be rotated: the disk is full, it is being read all the time, \
+                 or its file system can neither collapse nor punch files (`reconcile doctor` tells)",
+            ),
+        };
         let is_running = self.memory.ledger().entry(service).is_some_and(|entry| entry.run.is_some());
-        let shown = self.drift.entry(service.clone()).or_default();
-        if is_running && shown.iter().all(|drift| drift.code != LOG_TRUNCATED) {
-            let message = "it truncates its own log, and lines are lost; let it append to its output, \
-                           which is rotated for it";
-            tracing::warn!(%service, code = LOG_TRUNCATED, "{message}");
-            shown.push(Drift { code: LOG_TRUNCATED.to_owned(), message: message.to_owned() });
-        } else if shown.is_empty() {
-            self.drift.remove(service);
+        let is_shown =
+            self.drift.get(service).is_some_and(|shown| shown.iter().any(|drift| drift.code == code));
+        if is_running && !is_shown {
+            tracing::warn!(%service, code, "{message}");
+            let drift = Drift { code: code.to_owned(), message: message.to_owned() };
+            self.drift.entry(service.clone()).or_default().push(drift);
         }
     }
 

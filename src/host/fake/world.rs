@@ -314,7 +314,7 @@ fn end_told_by(event: &Event) -> Option<&Nonce> {
         | Event::Unkillable { .. }
         | Event::Probed { .. }
         | Event::JobDone { .. }
-        | Event::LogTruncated { .. }
+        | Event::LogTroubled { .. }
         | Event::KeeperLost => None,
     }
 }

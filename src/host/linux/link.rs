@@ -290,7 +290,7 @@ impl KeeperLink {
             | Event::Unkillable { .. }
             | Event::Probed { .. }
             | Event::JobDone { .. }
-            | Event::LogTruncated { .. } => {}
+            | Event::LogTroubled { .. } => {}
         }
     }
 

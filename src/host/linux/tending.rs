@@ -6,7 +6,7 @@
 //! service, which is told: lines are lost that nobody will find. Source: inotify(7).
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,18 +14,21 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::sync::mpsc;
 
-use crate::host::Event;
 use crate::host::logs::{self, Rotation};
+use crate::host::{Event, LogTrouble};
 use crate::identity::ServiceId;
 
 /// From the first write until logs are looked at.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// The same when a rotation was not possible the last time.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How often they are looked at where writes cannot be watched.
 const LOOK_BLINDLY_EVERY: Duration = Duration::from_secs(10);
@@ -90,7 +93,7 @@ impl Thread {
             alarm: Alarm::new()?,
             word: heard,
             rules: Arc::clone(&rules),
-            logs: Logs { dir: dir.to_owned(), before: HashMap::new() },
+            logs: Logs::new(dir),
             events,
         };
         std::thread::Builder::new().name("logs".into()).spawn(move || tending.run())?;
@@ -118,18 +121,22 @@ enum Woken {
 impl Tending {
     fn run(mut self) {
         loop {
-            // Armed before the look: what is written during it is not missed.
-            let armed = self.alarm.arm(&self.logs.dir).is_ok();
             let rules = *lock(&self.rules);
-            for service in self.logs.look(rules) {
+            let look = self.logs.look(rules);
+            for (service, trouble) in look.news {
                 // The reconciler may have ended meanwhile.
-                let _ = self.events.send(Event::LogTruncated { service });
+                let _ = self.events.send(Event::LogTroubled { service, trouble });
             }
-            let at_most = if armed { None } else { Some(LOOK_BLINDLY_EVERY) };
+            // Armed after the look, whose own files would ring it; so what was written since is looked for.
+            let at_most = match self.alarm.arm(&self.logs.dir) {
+                Ok(()) if self.logs.were_written_to() => Some(Duration::ZERO),
+                Ok(()) => None,
+                Err(_) => Some(LOOK_BLINDLY_EVERY),
+            };
             let woken = match self.wait(at_most) {
-                Woken::ByWrite => {
+                Woken::ByWrite | Woken::InTime => {
                     self.alarm.silence();
-                    self.wait(Some(LOOK_AFTER))
+                    self.wait(Some(if look.all_is_well { LOOK_AFTER } else { LOOK_AGAIN_AFTER }))
                 }
                 woken => woken,
             };
@@ -184,60 +191,121 @@ struct Logs {
     dir: PathBuf,
     /// What was there at the last look, of those that were not rotated by it.
     before: HashMap<ServiceId, End>,
+    /// What was told of a log, and still is so.
+    told: HashMap<ServiceId, LogTrouble>,
+}
+
+/// What a look found.
+struct Look {
+    /// Of services of which that was not told before.
+    news: Vec<(ServiceId, LogTrouble)>,
+    /// What was to be rotated was.
+    all_is_well: bool,
 }
 
 /// The end of a log at one moment: as long as it is only appended to, the same bytes stay in the same place.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct End {
-    inode: u64,
-    size: u64,
+    file: FileAt,
     bytes: Vec<u8>,
 }
 
-impl End {
-    /// Where the file ends, or what is where it ended before.
-    fn of(log: &File, size: Option<u64>) -> io::Result<Self> {
-        let meta = log.metadata()?;
-        let size = size.unwrap_or(meta.len());
-        let length = size.min(SAMPLE_BYTES);
-        let mut bytes = vec![0; length as usize];
-        log.read_exact_at(&mut bytes, size - length)?;
-        Ok(Self { inode: meta.ino(), size, bytes })
+/// A file, and when it was what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileAt {
+    inode: u64,
+    /// Inode numbers are given again; `None` where the file system does not tell.
+    created: Option<SystemTime>,
+    modified: Option<SystemTime>,
+    size: u64,
+}
+
+impl FileAt {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            inode: meta.ino(),
+            created: meta.created().ok(),
+            modified: meta.modified().ok(),
+            size: meta.len(),
+        }
     }
 
-    /// It is the same file, and not what it was.
-    fn was_truncated(&self, log: &File) -> bool {
-        match Self::of(log, Some(self.size)) {
-            Ok(now) => now.inode == self.inode && now.bytes != self.bytes,
-            Err(error) => {
-                let is_same = log.metadata().is_ok_and(|meta| meta.ino() == self.inode);
-                is_same && error.kind() == io::ErrorKind::UnexpectedEof
-            }
-        }
+    fn is_same_file(&self, other: &Self) -> bool {
+        (self.inode, self.created) == (other.inode, other.created)
     }
 }
 
+impl End {
+    fn of(log: &File) -> io::Result<Self> {
+        let file = FileAt::of(&log.metadata()?);
+        Ok(Self { file, bytes: bytes_before(log, file.size)? })
+    }
+
+    /// It is the same file, and does not hold any more what it held.
+    fn was_truncated(&self, log: &File) -> bool {
+        let Ok(meta) = log.metadata() else { return false };
+        self.file.is_same_file(&FileAt::of(&meta))
+            && match bytes_before(log, self.file.size) {
+                Ok(bytes) => bytes != self.bytes,
+                Err(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+            }
+    }
+}
+
+fn bytes_before(log: &File, end: u64) -> io::Result<Vec<u8>> {
+    let length = end.min(SAMPLE_BYTES);
+    let mut bytes = vec![0; length as usize];
+    log.read_exact_at(&mut bytes, end - length)?;
+    Ok(bytes)
+}
+
 impl Logs {
-    /// Rotates what has grown too large, and names the services that have truncated their logs since the last look.
-    fn look(&mut self, rules: Rules) -> Vec<ServiceId> {
-        let mut truncated = Vec::new();
-        let mut ends = HashMap::new();
+    fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), before: HashMap::new(), told: HashMap::new() }
+    }
+
+    /// Rotates what has grown too large, and tells what services do to their logs, or what cannot be done for them.
+    fn look(&mut self, rules: Rules) -> Look {
+        let mut look = Look { news: Vec::new(), all_is_well: true };
+        let mut before = std::mem::take(&mut self.before);
         for (service, path) in logs_in(&self.dir) {
-            // One that cannot be opened is told of when it is rotated.
-            let Ok(log) = open(&path) else { continue };
-            if self.before.get(&service).is_some_and(|end| end.was_truncated(&log)) {
-                truncated.push(service.clone());
+            let Ok(meta) = path.symlink_metadata() else { continue };
+            let was_large = |end: &End| end.file.size > rules.max_size;
+            if let Some(end) = before.remove(&service) {
+                if end.file == FileAt::of(&meta) && !was_large(&end) {
+                    self.before.insert(service, end);
+                    continue;
+                }
+                // One that cannot be opened is told of when it is rotated.
+                if open(&path).is_ok_and(|log| end.was_truncated(&log)) {
+                    look.news.push((service.clone(), LogTrouble::Truncated));
+                }
             }
-            let is_large = log.metadata().is_ok_and(|meta| meta.len() > rules.max_size);
-            if is_large && rotate(&path, rules) {
-                continue;
+            let rotated = if meta.len() > rules.max_size { rotate(&path, rules) } else { Rotated::No };
+            look.all_is_well &= rotated != Rotated::CouldNot;
+            match rotated {
+                Rotated::CouldNot | Rotated::CanNot => {
+                    if self.told.insert(service.clone(), LogTrouble::NotRotated).is_none() {
+                        look.news.push((service.clone(), LogTrouble::NotRotated));
+                    }
+                }
+                Rotated::Yes | Rotated::No => drop(self.told.remove(&service)),
             }
-            if let Ok(end) = End::of(&log, None) {
-                ends.insert(service, end);
+            if rotated != Rotated::Yes
+                && let Ok(end) = open(&path).and_then(|log| End::of(&log))
+            {
+                self.before.insert(service, end);
             }
         }
-        self.before = ends;
-        truncated
+        look
+    }
+
+    /// Since the last look.
+    fn were_written_to(&self) -> bool {
+        logs_in(&self.dir).iter().any(|(service, path)| {
+            let now = path.symlink_metadata().ok().map(|meta| FileAt::of(&meta));
+            now.is_some() && now != self.before.get(service).map(|end| end.file)
+        })
     }
 }
 
@@ -247,26 +315,29 @@ fn open(path: &Path) -> io::Result<File> {
     if log.metadata()?.is_file() { Ok(log) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
-/// True if the log may have been changed.
-fn rotate(path: &Path, rules: Rules) -> bool {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rotated {
+    Yes,
+    /// There was no need.
+    No,
+    /// It may be possible another time: a reader, a full disk.
+    CouldNot,
+    /// Its file system has no way to do it.
+    CanNot,
+}
+
+fn rotate(path: &Path, rules: Rules) -> Rotated {
     match logs::rotate(path, rules.max_size, rules.keep) {
-        Ok(Rotation::NotNeeded) => false,
-        Ok(Rotation::Rotated { .. }) => true,
+        Ok(Rotation::NotNeeded) => Rotated::No,
+        Ok(Rotation::Rotated { .. }) => Rotated::Yes,
         Ok(Rotation::Busy) => {
             tracing::debug!(log = %path.display(), "not rotated now: it is being read");
-            true
+            Rotated::CouldNot
         }
-        Ok(Rotation::Unsupported) => {
-            tracing::warn!(
-                log = %path.display(),
-                code = "rotation-unsupported",
-                "not rotated: its file system can neither collapse nor punch files"
-            );
-            false
-        }
+        Ok(Rotation::Unsupported) => Rotated::CanNot,
         Err(error) => {
-            tracing::warn!("{error}: {}", error.source);
-            true
+            tracing::debug!("{error}: {}", error.source);
+            Rotated::CouldNot
         }
     }
 }
@@ -293,26 +364,33 @@ mod tests {
 
     fn logs() -> (tempfile::TempDir, Logs, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let logs = Logs { dir: dir.path().to_owned(), before: HashMap::new() };
+        let logs = Logs::new(dir.path());
         let web = dir.path().join("default.web.log");
         (dir, logs, web)
+    }
+
+    fn news(logs: &mut Logs) -> Vec<LogTrouble> {
+        logs.look(RULES).news.into_iter().map(|(_, trouble)| trouble).collect()
+    }
+
+    fn append(log: &Path, bytes: &[u8]) {
+        OpenOptions::new().append(true).open(log).unwrap().write_all(bytes).unwrap();
     }
 
     #[test]
     fn a_log_that_lost_its_end_was_truncated_and_one_that_was_rotated_was_not() {
         let (_dir, mut logs, web) = logs();
         std::fs::write(&web, [b'x'; 100]).unwrap();
-        assert_eq!(logs.look(RULES), []);
+        assert_eq!(news(&mut logs), []);
         std::fs::write(&web, b"y").unwrap();
-        assert_eq!(logs.look(RULES).len(), 1);
+        assert_eq!(news(&mut logs), [LogTrouble::Truncated]);
         std::fs::write(&web, b"longer than it was").unwrap();
-        assert_eq!(logs.look(RULES).len(), 1);
-        assert_eq!(logs.look(RULES), []);
-        let mut log = OpenOptions::new().append(true).open(&web).unwrap();
-        log.write_all(&[b'z'; 20_000]).unwrap();
-        assert_eq!(logs.look(RULES), []);
+        assert_eq!(news(&mut logs), [LogTrouble::Truncated]);
+        assert_eq!(news(&mut logs), []);
+        append(&web, &[b'z'; 20_000]);
+        assert_eq!(news(&mut logs), []);
         assert!(web.metadata().unwrap().len() < 20_000);
-        assert_eq!(logs.look(RULES), []);
+        assert_eq!(news(&mut logs), []);
     }
 
     #[test]
@@ -323,7 +401,31 @@ mod tests {
         let other = dir.path().join("other");
         std::fs::write(&other, b"y").unwrap();
         std::fs::rename(other, &web).unwrap();
-        assert_eq!(logs.look(RULES), []);
+        assert_eq!(news(&mut logs), []);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_rotated_is_told_of_once_until_it_can() {
+        let (_dir, mut logs, web) = logs();
+        std::fs::write(&web, [b'x'; 20_000]).unwrap();
+        // Where the rotation puts its copy, something is that it may not remove.
+        let copying = web.with_extension("log.copying");
+        std::fs::create_dir(&copying).unwrap();
+        assert_eq!(news(&mut logs), [LogTrouble::NotRotated]);
+        assert_eq!(news(&mut logs), []);
+        std::fs::remove_dir(&copying).unwrap();
+        assert_eq!(news(&mut logs), []);
+        assert!(web.metadata().unwrap().len() < 20_000);
+    }
+
+    #[test]
+    fn what_a_look_does_itself_is_no_write_of_a_service() {
+        let (_dir, mut logs, web) = logs();
+        std::fs::write(&web, [b'x'; 100]).unwrap();
+        logs.look(RULES);
+        assert!(!logs.were_written_to());
+        append(&web, b"y");
+        assert!(logs.were_written_to());
     }
 
     #[test]
