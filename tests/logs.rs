@@ -192,6 +192,24 @@ fn no_line_is_lost_between_three_writers_of_single_lines() {
 }
 
 #[test]
+fn a_file_system_that_can_drop_no_head_is_named_and_the_log_stays_whole() {
+    let world = World::new();
+    let place = world.dir.path();
+    let flags = nix::mount::MsFlags::empty();
+    if let Err(error) = nix::mount::mount(Some("none"), place, Some("ramfs"), flags, None::<&str>) {
+        eprintln!("skipped: ramfs cannot be mounted: {error}");
+        return;
+    }
+    world.append(padded(2000));
+    let before = fs::read(world.log());
+    let rotation = world.rotate(8192, 2);
+    let after = fs::read(world.log());
+    nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(rotation, Rotation::Unsupported);
+    assert_eq!(before.unwrap(), after.unwrap());
+}
+
+#[test]
 fn a_small_log_is_left_alone() {
     let world = World::new();
     assert_eq!(world.rotate(1024, 3), Rotation::NotNeeded);
