@@ -1,6 +1,6 @@
 //! What the host is asked to do, complete: nothing is left to the keeper to choose.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,16 @@ pub struct ExecTarget {
     pub file: FileIdentity,
     /// A `#!` script goes by path, an ELF file by descriptor.
     pub script: bool,
+    /// The path by which it was found, links and all: what a script sees as `$0`.
+    #[serde(default)]
+    pub found: Option<PathBuf>,
+}
+
+impl ExecTarget {
+    /// What the kernel is given, and gives to a script's interpreter.
+    pub fn path(&self) -> &Path {
+        self.found.as_deref().filter(|_| self.script).unwrap_or(&self.file.path)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

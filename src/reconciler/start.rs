@@ -92,7 +92,11 @@ impl<H: Host> Reconciler<H> {
             service: spec.id.clone(),
             nonce: self.host.nonce(),
             epoch: self.host.epoch(),
-            exec: ExecTarget { file: first.file.clone(), script: first.is_script },
+            exec: ExecTarget {
+                file: first.file.clone(),
+                script: first.is_script,
+                found: first.is_script.then(|| first.found.clone()),
+            },
             argv: argv.to_vec(),
             env: environment(rendered, inherited, user.as_ref()),
             cwd: rendered.cwd.clone(),

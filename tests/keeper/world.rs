@@ -386,5 +386,6 @@ pub fn target(path: &Path) -> ExecTarget {
     ExecTarget {
         file: FileIdentity { path, dev: meta.dev(), inode: meta.ino(), ctime_ns },
         script: is_script,
+        found: None,
     }
 }

@@ -31,7 +31,7 @@ impl Words {
         let env = request.env.iter().filter(|(key, _)| key != SPAWN_MARK);
         let env = env.map(|(key, value)| [key, "=", value]).chain([[SPAWN_MARK, "=", &marker]]);
         let argv: Vec<[&str; 1]> = request.argv.iter().map(|word| [word.as_str()]).collect();
-        let path = request.exec.file.path.as_os_str().as_bytes();
+        let path = request.exec.path().as_os_str().as_bytes();
         Ok(Self {
             path: c_string(path)?,
             argv: Strings::new(&argv).map_err(|word| zero_byte(&word))?,

@@ -44,7 +44,7 @@ impl Rig {
             service: ServiceId::parse(name).unwrap(),
             nonce: self.host.nonce(),
             epoch: self.host.epoch(),
-            exec: ExecTarget { file, script: false },
+            exec: ExecTarget { file, script: false, found: None },
             argv: vec!["node".into()],
             env: Vec::new(),
             cwd: "/".into(),
