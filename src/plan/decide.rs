@@ -13,7 +13,7 @@
 //! | 3 | P leftovers | stop them; never start beside them |
 //! | 4 | no E, no process | reject |
 //! | 5 | not wanted, P alive | stop, with that reason |
-//! | 6 | not wanted, no process | absent: forget; else nothing, and the activation ends unless its TTL is over |
+//! | 6 | not wanted, no process | absent: forget; refused: reject; else nothing, and the activation ends unless its TTL is over |
 //! | 7 | P alive: restart asked for, or a field of class restart differs | restart, if a start may follow |
 //! | 8 | P alive: unhealthy, or start deadline over, and `on_unhealthy = "restart"` | restart as a failure, if a start may follow |
 //! | 9 | P alive: a field of class live differs, or the text it was started from is lost | update |
@@ -174,7 +174,12 @@ fn at_rest(case: &Case<'_>) -> Verdict {
         (Some(Unwanted::Removed), _) => Verdict::with_step(Action::Forget, Phase::Stopped, Reason::Forgotten),
         (_, None) => without_spec(case),
         (Some(unwanted), Some(_)) => {
-            let verdict = Verdict::of(unwanted.phase(), unwanted.reason());
+            let verdict = match unwanted {
+                Unwanted::Refused { .. } => {
+                    Verdict::with_step(Action::Reject, unwanted.phase(), unwanted.reason())
+                }
+                _ => Verdict::of(unwanted.phase(), unwanted.reason()),
+            };
             if unwanted.ends_activation() && case.service.entry.activation.is_some() {
                 return verdict.note(Record::Deactivated { service: case.id.clone() });
             }
