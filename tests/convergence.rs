@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Stdio;
 
-use support::{As, World, cannot_run_as, is_alive, is_missing};
+use support::{As, World, cannot_run_as, is_alive, is_missing, read};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -327,4 +327,47 @@ fn a_checkout_of_another_branch_touches_only_what_differs() {
     assert_eq!(["api", "db"].map(|name| world.pid(name)), before[..2]);
     let log = support::read(&world.path("watcher.log"));
     assert!(!log.contains("WARN"), "{log}");
+}
+
+#[test]
+fn a_script_that_was_found_through_a_link_sees_the_name_it_was_called_by() {
+    let world = World::new();
+    let (real, called) = (world.project().join("real.sh"), world.project().join("called"));
+    std::fs::write(&real, "#!/bin/sh\necho \"I am $0\"\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("real.sh", &called).unwrap();
+    world.config(&format!(
+        "[policy]\nexecutables = [\"sh\", \"sleep\", \"{}\", \"{}\"]\n",
+        called.display(),
+        real.display()
+    ));
+    world.manifest("web.toml", "[service.web]\ncommand = [\"./called\"]\nstart_settle = \"50ms\"\n");
+    world.once().expect_code(0);
+    world.until("it says its name", |world| {
+        read(&world.state().join("logs/default.web.log")).trim() == format!("I am {}", called.display())
+    });
+}
+
+#[test]
+fn failures_of_before_do_not_end_the_wait_of_a_command() {
+    let world = World::new();
+    let script = "test -e mended && exec sleep 1000; exit 3";
+    world.service("web", script, "restart = { backoff = \"1s\", backoff_max = \"1s\", max_failures = 100 }");
+    let first = world.once().expect_code(5);
+    assert!(first.stdout.contains("failure 3 of 100"), "{first:?}");
+    std::fs::write(world.project().join("mended"), "").unwrap();
+    world.once().expect_code(0);
+    assert_eq!(world.phase("web"), "running");
+}
+
+#[test]
+fn a_service_that_the_policy_refuses_is_rejected_each_time() {
+    let world = World::new();
+    world.service("web", "exec sleep 1000", "");
+    world.once().expect_code(0);
+    world.config("[policy]\nexecutables = [\"cat\"]\n");
+    for _ in 0..2 {
+        world.once().expect_code(4);
+        world.run(&["plan"]).expect_code(4);
+    }
 }

@@ -37,7 +37,9 @@ pub fn of_plan(report: &PassReport, changes: Changes) -> ExitCodes {
 /// Of what was done.
 pub fn of_report(report: &PassReport) -> ExitCodes {
     let mut codes = of_manifests(&report.manifests);
-    let failed = |step: &StepReport| step.outcome.as_deref() == Some("failed");
+    // A start that came to nothing is told by what became of its service, below.
+    let is_unwell = |step: &StepReport| report.unwell.iter().any(|service| service.name == step.service);
+    let failed = |step: &StepReport| step.outcome.as_deref() == Some("failed") && !is_unwell(step);
     let stuck = |step: &StepReport| step.action == Action::Hold && !is_held_prune(step) && !is_passing(step);
     codes.add_if(report.steps.iter().any(|step| failed(step) || stuck(step)), ExitCode::Failed);
     codes.add_if(report.steps.iter().any(is_held_prune), ExitCode::ChangesPending);

@@ -31,8 +31,22 @@ impl<H: Host> Reconciler<H> {
             Ok(Reply::Now(answer)) => answer,
             Ok(Reply::Later { goal, services, timeout }) => {
                 let since = self.host.now();
+                let entries = self.memory.ledger().services.iter();
+                let failures_before = entries
+                    .map(|(service, entry)| (service.clone(), Self::failures_in_a_row(entry)))
+                    .filter(|(_, failures)| *failures > 0)
+                    .collect();
                 let steps = Vec::new();
-                self.waiting.push(Waiting { goal, services, since, timeout, steps, purge_logs, answer });
+                self.waiting.push(Waiting {
+                    goal,
+                    services,
+                    since,
+                    timeout,
+                    failures_before,
+                    steps,
+                    purge_logs,
+                    answer,
+                });
                 return;
             }
             Err(refusal) => Answer::Refused(refusal),
@@ -166,7 +180,7 @@ impl<H: Host> Reconciler<H> {
             }
             Request::Start | Request::Restart if phase == Some(Phase::Expired) => {
                 let message = format!("the TTL of {service} is over");
-                Err(refusal("expired", message, Some("`reconcile renew` starts it with a new one")))
+                Err(refusal("expired", message, Some("`reconcile renew NAME` starts it with a new one")))
             }
             Request::Start | Request::Restart if want.is_some_and(|want| want.refused.is_some()) => {
                 let why = view.map(|view| view.reason.message()).unwrap_or_default();
@@ -178,7 +192,7 @@ impl<H: Host> Reconciler<H> {
             }
             Request::Start if phase == Some(Phase::Failed) => {
                 let message = format!("{service} is parked as failed");
-                Err(refusal("failed", message, Some("`reconcile reset` revives it")))
+                Err(refusal("failed", message, Some("`reconcile reset NAME` revives it")))
             }
             Request::Start | Request::Restart => Ok(()),
             Request::Reset if matches!(phase, Some(Phase::Failed | Phase::Backoff)) => Ok(()),
@@ -261,7 +275,7 @@ impl<H: Host> Reconciler<H> {
                     "pid {pid} is not where the run of {service} was started, so what it leaves behind could not be told \
                      from others"
                 ),
-                Some("end it, then `reconcile forget` the service"),
+                Some("end it, then `reconcile forget NAME` the service"),
             )
         })?;
         let at = self.host.now();

@@ -2,7 +2,7 @@
 //!
 //! Looked at after each pass, on the phases that the pass found. Says whether; never brings about.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use super::status::{PassReport, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::plan::{Action, Phase, Step};
-use crate::state::Reason;
+use crate::state::{Entry, Reason};
 use crate::time::{Clock, Stamp};
 
 /// A start that failed this often is not waited for.
@@ -38,6 +38,8 @@ pub(super) struct Waiting {
     pub services: Option<BTreeSet<ServiceId>>,
     pub since: Stamp,
     pub timeout: Duration,
+    /// Failures that were counted when the command came.
+    pub failures_before: BTreeMap<ServiceId, u32>,
     /// What was done since the command came.
     pub steps: Vec<StepReport>,
     pub purge_logs: bool,
@@ -131,7 +133,7 @@ impl<H: Host> Reconciler<H> {
         };
         let mut worst = Standing::Reached;
         for service in services {
-            match self.standing_of(service, one.goal) {
+            match self.standing_of(service, one) {
                 Standing::Reached => {}
                 // One that cannot come up makes waiting for the others pointless; not so one that cannot go down.
                 Standing::Missed if one.goal == Goal::Up => return Standing::Missed,
@@ -142,7 +144,13 @@ impl<H: Host> Reconciler<H> {
         worst
     }
 
-    fn standing_of(&self, service: &ServiceId, goal: Goal) -> Standing {
+    /// How often a service has failed, or ended and been started again, in a row.
+    pub(super) fn failures_in_a_row(entry: &Entry) -> u32 {
+        entry.failures.max(entry.spawn_failures).max(entry.restarts)
+    }
+
+    fn standing_of(&self, service: &ServiceId, one: &Waiting) -> Standing {
+        let goal = one.goal;
         if self.last_plan.steps.iter().any(|step| {
             step.service == *service && (step.action.is_change() || step.reason == Reason::PruneDelay)
         }) {
@@ -162,7 +170,10 @@ impl<H: Host> Reconciler<H> {
                 Standing::UnderWay
             };
         }
-        let failures = entry.map_or(0, |entry| entry.failures.max(entry.spawn_failures));
+        // What failed before the command came says nothing of what it waits for; a count that began anew does.
+        let failures = entry.map_or(0, |entry| Self::failures_in_a_row(entry));
+        let before = one.failures_before.get(service).copied().unwrap_or(0);
+        let failures = failures.checked_sub(before).unwrap_or(failures);
         match view.phase {
             Phase::Ready | Phase::Running | Phase::Completed => Standing::Reached,
             Phase::Stopped | Phase::Expired if goal == Goal::Settled => Standing::Reached,
@@ -171,9 +182,7 @@ impl<H: Host> Reconciler<H> {
             }
             Phase::Starting | Phase::Stopping => Standing::UnderWay,
             // One that ends cleanly and is started always is never up for long: enough of that was seen.
-            Phase::Backoff if failures.max(entry.map_or(0, |entry| entry.restarts)) < TRIES => {
-                Standing::UnderWay
-            }
+            Phase::Backoff if failures < TRIES => Standing::UnderWay,
             Phase::Pending if matches!(view.reason, Reason::ExecFailed { .. }) && failures < TRIES => {
                 if goal == Goal::Settled { Standing::Missed } else { Standing::UnderWay }
             }
@@ -191,9 +200,7 @@ impl<H: Host> Reconciler<H> {
             .last_plan
             .phases
             .iter()
-            .filter(|(service, _)| {
-                chosen(service) && self.standing_of(service, one.goal) != Standing::Reached
-            })
+            .filter(|(service, _)| chosen(service) && self.standing_of(service, one) != Standing::Reached)
             .map(|(service, view)| self.service_status(service, view))
             .collect();
         let held = self.held_steps().into_iter().filter(|step| one.is_about(&step.service));
