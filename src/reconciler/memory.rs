@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::pass::LEDGER_UNWRITABLE;
 use crate::host::{Host, LedgerUnwritable};
 use crate::identity::{Nonce, ServiceId};
 use crate::state::{Ledger, Record};
@@ -93,10 +94,16 @@ impl Memory {
     }
 
     fn remember_outcome(&mut self, outcome: &Result<(), LedgerUnwritable>) {
-        self.unwritable = match outcome {
-            Ok(()) => None,
-            Err(error) => Some(format!("{error}: {}", error.source)),
-        };
+        let unwritable = outcome.as_ref().err().map(|error| format!("{error}: {}", error.source));
+        if unwritable != self.unwritable {
+            match &unwritable {
+                Some(why) => {
+                    tracing::error!(code = LEDGER_UNWRITABLE, "{why}; nothing is started until it can")
+                }
+                None => tracing::info!("the ledger can be written again"),
+            }
+        }
+        self.unwritable = unwritable;
     }
 
     fn apply(&mut self, record: &Record) {

@@ -283,9 +283,9 @@ impl Reason {
             Self::SpawnRetry { failure } => format!("tried again after: {}", failure.message),
             Self::Removed => "its manifest was removed".into(),
             Self::DeclaredStopped => "its manifest says state = \"stopped\"".into(),
-            Self::OperatorStop => "stopped by the operator; `reconcile start` ends that".into(),
+            Self::OperatorStop => "stopped by the operator; `reconcile start NAME` ends that".into(),
             Self::TtlExpired { ttl } => {
-                format!("its TTL of {} is over; `reconcile renew` starts it anew", human(*ttl))
+                format!("its TTL of {} is over; `reconcile renew NAME` starts it anew", human(*ttl))
             }
             Self::PolicyRevoked { problem } => format!("the policy in force refuses it: {problem}"),
             Self::Unhealthy { failures, last_error } => {
@@ -305,11 +305,11 @@ impl Reason {
             Self::GraceOver { grace } => format!("it did not end within its grace of {}", human(*grace)),
             Self::IdentityUnverifiable { detail } => {
                 format!(
-                    "its process cannot be told from a stranger ({detail}); nothing is touched until `reconcile adopt` or `reconcile forget`"
+                    "its process cannot be told from a stranger ({detail}); nothing is touched until `reconcile adopt NAME --pid PID` or `reconcile forget NAME`"
                 )
             }
             Self::ContainmentLost { .. } => {
-                "what held its descendants together is gone; look at them, end them, then `reconcile forget`"
+                "what held its descendants together is gone; look at them, end them, then `reconcile forget NAME`"
                     .into()
             }
             Self::ForeignLedger { instance } => {
@@ -330,20 +330,20 @@ impl Reason {
             Self::Unrecorded => "what became of its newest run is not yet written down".into(),
             Self::GuardRootGone { path, detail } => {
                 format!(
-                    "{path} {detail}; nothing is removed until it returns, or `reconcile prune` names the service"
+                    "{path} {detail}; nothing is removed until it returns, or `reconcile prune NAME` confirms it"
                 )
             }
             Self::GuardFraction { removed, of } => format!(
-                "{removed} of {of} services would be removed at once; `--allow-prune` or `reconcile prune` confirms"
+                "{removed} of {of} services would be removed at once; `--allow-prune` or `reconcile prune NAME` confirms"
             ),
             Self::GuardUnreadManifest { path, problem } => format!(
                 "no accepted manifest declares it, and {path} may ({problem}); mend that file, or confirm the removal by \
-                 `reconcile prune`"
+                 `reconcile prune NAME`"
             ),
             Self::PruneDelay => "removals wait until the directory has been quiet".into(),
             Self::ForeignRoot { path } => format!("it belongs to {path}, which this run was not given"),
             Self::RecordLost => {
-                "the ledger lost which manifest declared it; nothing is removed until that is seen, or `reconcile prune` names the service".into()
+                "the ledger lost which manifest declared it; nothing is removed until that is seen, or `reconcile prune NAME` confirms it".into()
             }
             Self::Adopted { pid } => format!("pid {pid} is the process that we started"),
             Self::LiveChanged { fields } => {
@@ -370,7 +370,7 @@ impl Reason {
                 )
             }
             Self::Failed { failures, status, cause } => format!(
-                "{failures} failures in a row, {}; mend it, then `reconcile reset`, or change its manifest",
+                "{failures} failures in a row, {}; mend it, then `reconcile reset NAME`, or change its manifest",
                 why(status, cause)
             ),
             Self::Completed { status } => {
