@@ -102,7 +102,6 @@ impl Session {
         tell(&report);
         let (instance, foreign) = match standing {
             Standing::Foreign { .. } if options.new_instance => {
-                state_dir.refuse_beside_original()?;
                 ledger = ledger_file
                     .disown()
                     .map_err(|source| OpenError::Disown { dir: layout.dir.clone(), source })?;

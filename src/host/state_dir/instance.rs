@@ -80,7 +80,7 @@ impl StateDir {
     }
 
     /// An error if anybody runs on the directory that this one is a copy of: before it becomes an owner.
-    pub fn refuse_beside_original(&self) -> Result<(), StateDirError> {
+    fn refuse_beside_original(&self) -> Result<(), StateDirError> {
         let Some(record) = self.record()? else { return Ok(()) };
         let by = original::in_use(&record.path, &record.node, &record.id, &self.layout.dir)
             .map_err(StateDirError::io("look for the original of", &self.layout.dir))?;
