@@ -156,9 +156,15 @@ impl Group {
     }
 
     /// What tells when it becomes empty or populated; `None` once it is removed.
+    ///
+    /// `ErrorKind::Unsupported` for the root of the hierarchy, which has no such file.
     pub fn events(&self) -> io::Result<Option<Events>> {
         match File::open(self.path.join("cgroup.events")) {
             Ok(file) => Ok(Some(Events(file))),
+            Err(error) if is_gone(&error) && self.path.try_exists()? => {
+                let message = format!("{} does not tell whether it is empty", self.path.display());
+                Err(io::Error::new(io::ErrorKind::Unsupported, message))
+            }
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -267,11 +273,14 @@ impl AsFd for Events {
     }
 }
 
-/// The cgroup that we are in ourselves.
+/// The cgroup that we are in ourselves; `None` for the root, which does not tell whether it is empty.
 pub fn own_shared() -> io::Result<Option<SharedCgroup>> {
     let Some(path) = Mount::find()?.and_then(|mount| mount.own().transpose()).transpose()? else {
         return Ok(None);
     };
+    if !path.join("cgroup.events").try_exists()? {
+        return Ok(None);
+    }
     let inode = path.metadata()?.ino();
     Ok(Some(SharedCgroup { path, inode }))
 }
@@ -282,7 +291,11 @@ pub fn has_emptied(shared: &SharedCgroup) -> io::Result<bool> {
         return Ok(false);
     }
     match shared.path.metadata() {
-        Ok(found) if found.ino() == shared.inode => Group { path: shared.path.clone() }.is_empty(),
+        Ok(found) if found.ino() == shared.inode => match (Group { path: shared.path.clone() }).is_empty() {
+            // The root is full for as long as the machine runs.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
+            told => told,
+        },
         // Numbers of cgroups are not used twice: another one has its name.
         Ok(_) => Ok(true),
         Err(error) if is_gone(&error) => Ok(true),
@@ -352,6 +365,15 @@ mod tests {
         assert!(is_told_apart);
         let elsewhere = SharedCgroup { path: "/tmp/no-such-cgroup".into(), inode: 1 };
         assert!(!has_emptied(&elsewhere).unwrap(), "no hierarchy is mounted there");
+    }
+
+    #[test]
+    fn the_root_of_the_hierarchy_is_never_taken_for_empty() {
+        let Ok(Some(mount)) = Mount::find() else { return };
+        let root = SharedCgroup { inode: mount.point.metadata().unwrap().ino(), path: mount.point };
+        assert!(!has_emptied(&root).unwrap());
+        assert!(!(Group { path: root.path.clone() }).is_empty().unwrap_or(false));
+        assert_ne!(own_shared().unwrap(), Some(root));
     }
 
     /// A directory that looks like a cgroup of a kernel before 5.14: `cgroup.kill` is not made, but done without.

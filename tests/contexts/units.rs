@@ -1,7 +1,7 @@
 //! Units of a service manager, which end with everything that is in them.
 
 use super::cgroup::TestCgroup;
-use super::support::{As, World, cannot_run_as, is_alive};
+use super::support::{As, World, cannot_run_as, is_alive, kill, parent};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -45,6 +45,29 @@ fn what_nobody_starts_inside_of_a_unit_ends_with_it_as_was_said_and_is_started_a
     let again = world.run(&["--once", "-o", "json"]).expect_code(0).json();
     assert_eq!(again["changes"], false, "{again}");
     assert_eq!(world.processes_like("sleep 1000").intersection(&world.processes()).count(), 1);
+}
+
+#[test]
+fn what_nobody_starts_outside_of_a_unit_is_held_and_not_doubled_once_its_holder_is_lost() {
+    if cannot_run_as(As::Nobody) {
+        return;
+    }
+    let world = World::run_as(As::Nobody);
+    world.service("web", "sleep 1234 & exec sleep 1000", "restart = { backoff = \"10ms\" }");
+    world.once().expect_code(0);
+    if world.service_status("web").unwrap()["containment"] == "cgroup" {
+        eprintln!("skipped: nobody may make cgroups");
+        return;
+    }
+    let leader = world.pid("web").unwrap();
+    for pid in [parent(leader), leader] {
+        kill(pid);
+        world.until("it is gone", |_| !is_alive(pid));
+    }
+    world.once();
+    assert_eq!(world.phase("web"), "held", "{}", world.describe());
+    let own = |text: &str| world.processes_like(text).intersection(&world.processes()).count();
+    assert_eq!((own("sleep 1234"), own("sleep 1000")), (1, 0), "{}", world.describe());
 }
 
 #[test]

@@ -408,6 +408,11 @@ pub fn is_alive(pid: i32) -> bool {
     process_table().iter().any(|process| process.pid == pid)
 }
 
+/// The parent of a process that lives.
+pub fn parent(pid: i32) -> i32 {
+    process_table().iter().find(|process| process.pid == pid).expect("it lives").ppid
+}
+
 /// Kills a process that the test has found to be one of its own world's.
 pub fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
