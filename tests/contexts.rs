@@ -10,5 +10,7 @@ mod support;
 mod cgroup;
 #[path = "contexts/inherited.rs"]
 mod inherited;
+#[path = "contexts/nested.rs"]
+mod nested;
 #[path = "contexts/units.rs"]
 mod units;

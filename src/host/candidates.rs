@@ -5,8 +5,9 @@
 
 use std::fs;
 use std::io;
-use std::path::{Component, Path};
+use std::path::Path;
 
+use super::cgroup::{Run, innermost_run};
 use super::keeper::JOB_PREFIX;
 use super::proc::stat;
 use crate::identity::{InstanceId, Nonce, Pid, SPAWN_MARK, ServiceId};
@@ -44,26 +45,15 @@ pub fn find() -> io::Result<Vec<Candidate>> {
     Ok(found)
 }
 
-type Run = (InstanceId, ServiceId, Nonce);
-
-/// `…/reconcile/<instance>/<project>.<name>.<nonce>`, unless it is a job below that.
+/// The run whose cgroup it is in, unless it is in that of a job below that.
 fn of_cgroup(text: &[u8]) -> Option<Run> {
     let text = std::str::from_utf8(text).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let names: Vec<&str> = Path::new(path)
-        .components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => name.to_str(),
-            _ => None,
-        })
-        .collect();
-    let at = names.iter().rposition(|name| *name == "reconcile")?;
-    let [instance, run, below @ ..] = &names[at + 1..] else { return None };
-    if below.first().is_some_and(|name| name.starts_with(JOB_PREFIX)) {
-        return None;
-    }
-    let (stem, nonce) = run.rsplit_once('.')?;
-    Some((InstanceId::parse(instance)?, ServiceId::from_file_stem(stem)?, Nonce::parse(nonce)?))
+    let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::"))?);
+    let (dir, run) = innermost_run(path)?;
+    let below = path.strip_prefix(dir).ok()?.components().next();
+    let is_job =
+        below.and_then(|name| name.as_os_str().to_str()).is_some_and(|name| name.starts_with(JOB_PREFIX));
+    (!is_job).then_some(run)
 }
 
 fn of_environment(bytes: &[u8]) -> Option<Run> {
@@ -90,6 +80,10 @@ mod tests {
         assert_eq!(at(run).unwrap(), "00000000000000aa shop/web-2 00000000000000bb");
         assert_eq!(at(&format!("{run}/deeper")), at(run));
         assert_eq!(at(&format!("{run}/job-00000000000000cc")), None);
+        let inner = "reconcile/00000000000000dd";
+        assert_eq!(at(&format!("{run}/{inner}/keeper")), at(run), "the keeper of an inner reconcile");
+        let nested = at(&format!("{run}/{inner}/default.db.00000000000000ee"));
+        assert_eq!(nested.unwrap(), "00000000000000dd default/db 00000000000000ee");
         for other in ["/", "/reconcile", "/reconcile/00000000000000aa", "/reconcile/x/shop.web.1"] {
             assert_eq!(at(other), None, "{other}");
         }

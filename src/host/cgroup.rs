@@ -7,6 +7,7 @@
 
 mod ground;
 mod mount;
+mod name;
 mod unit;
 
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ use crate::state::SharedCgroup;
 
 pub use ground::Ground;
 pub use mount::Mount;
+pub use name::{Run, innermost_run};
 pub use unit::{Ends, Unit, Units};
 
 /// How a child gets into its cgroup.

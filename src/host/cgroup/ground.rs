@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
+use super::name::{self, innermost_run};
 use super::{Group, Mount, own_shared};
 use crate::host::sys::{self, Fork};
 use crate::identity::InstanceId;
@@ -32,7 +33,8 @@ impl Ground {
     /// Tries it, since nothing but a try tells: permission bits, delegation, namespaces and sandboxes all count.
     ///
     /// From the top of the hierarchy down to our own cgroup: the further up, the fewer of the units around us
-    /// take what we start along when they end. `RECONCILE_CONTAINMENT=holder` is for tests, and for hierarchies
+    /// take what we start along when they end. But never above the cgroup of a run that we are of ourselves, which
+    /// must find us in it when it ends. `RECONCILE_CONTAINMENT=holder` is for tests, and for hierarchies
     /// that some other program tidies up.
     pub fn detect(instance: &InstanceId) -> Self {
         if std::env::var_os("RECONCILE_CONTAINMENT").is_some_and(|kind| kind == "holder") {
@@ -44,11 +46,12 @@ impl Ground {
             Err(error) => return Self::holders(format!("/proc/self/mountinfo: {error}")),
         };
         let own = mount.own().ok().flatten().unwrap_or_else(|| mount.point.clone());
-        let mut tops: Vec<&Path> = own.ancestors().take_while(|dir| dir.starts_with(&mount.point)).collect();
+        let highest = innermost_run(&own).map_or(mount.point.as_path(), |(run, _)| run);
+        let mut tops: Vec<&Path> = own.ancestors().take_while(|dir| dir.starts_with(highest)).collect();
         tops.reverse();
         let mut why = String::new();
         for top in tops {
-            let base = top.join("reconcile").join(instance.as_str());
+            let base = top.join(name::ROOT).join(instance.as_str());
             match try_out(&base) {
                 Ok(()) => return Self::Cgroup { base },
                 Err(error) => {
