@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, access};
 
 use super::proc::Pinned;
 use super::sys::{self, Fork};
@@ -275,16 +276,22 @@ impl AsFd for Events {
     }
 }
 
-/// The cgroup that we are in ourselves; `None` for the root, which does not tell whether it is empty.
-pub fn own_shared() -> io::Result<Option<SharedCgroup>> {
-    let Some(path) = Mount::find()?.and_then(|mount| mount.own().transpose()).transpose()? else {
-        return Ok(None);
-    };
-    if !path.join("cgroup.events").try_exists()? {
+/// The cgroup that we are in ourselves, if neither we nor what we start can leave it but through a program that is more
+/// privileged; `None` for the root, which does not tell whether it is empty.
+pub fn inescapable() -> io::Result<Option<SharedCgroup>> {
+    let Some(mount) = Mount::find()? else { return Ok(None) };
+    let Some(path) = mount.own()? else { return Ok(None) };
+    if !path.join("cgroup.events").try_exists()? || may_leave(&path, &mount.point) {
         return Ok(None);
     }
     let inode = path.metadata()?.ino();
     Ok(Some(SharedCgroup { path, inode }))
+}
+
+/// Whoever moves a process needs to write to what both cgroups are below, which for one outside of `path` is above it.
+fn may_leave(path: &Path, top: &Path) -> bool {
+    let may_write = |dir: &Path| access(&dir.join("cgroup.procs"), AccessFlags::W_OK).is_ok();
+    path.ancestors().skip(1).take_while(|dir| dir.starts_with(top)).any(may_write)
 }
 
 /// True if nothing lives any more of what was in this cgroup: it is empty, or was removed, which needs that.
@@ -375,7 +382,7 @@ mod tests {
         let root = SharedCgroup { inode: mount.point.metadata().unwrap().ino(), path: mount.point };
         assert!(!has_emptied(&root).unwrap());
         assert!(!(Group { path: root.path.clone() }).is_empty().unwrap_or(false));
-        assert_ne!(own_shared().unwrap(), Some(root));
+        assert_ne!(inescapable().unwrap(), Some(root));
     }
 
     /// A directory that looks like a cgroup of a kernel before 5.14: `cgroup.kill` is not made, but done without.

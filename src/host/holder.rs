@@ -19,13 +19,14 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::StateLayout;
+use super::cgroup::inescapable;
 use super::failpoint;
 use super::keeper::child::{self, Birth, Role};
 use super::keeper::journal::{ExitEntry, append_exit};
 use super::proc::{Here, Pinned, have_living_child_beside, visit_descendants};
 use super::sys::{self, Fork, Wait, Whom};
 use crate::identity::{Nonce, ProcessIdentity};
-use crate::state::{Containment, ExitLine, ExitStatus, SharedCgroup, SpawnFailure, SpawnStage};
+use crate::state::{Containment, ExitLine, ExitStatus, SpawnFailure, SpawnStage};
 
 /// What a holder says on the pipe that all holders of a keeper share: its leader has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,8 +59,6 @@ pub struct Holder<'a> {
     /// The journal of exits.
     pub exits: PathBuf,
     pub keeper: i32,
-    /// The cgroup we are in, if nothing that we hold can leave it.
-    pub within: Option<SharedCgroup>,
 }
 
 /// Starts the leader and holds what descends from it; the body of a process.
@@ -97,7 +96,9 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
         stillborn: false,
         owed: None,
     };
-    let containment = Containment::Holder { process: me, within: holder.within };
+    // Root can go anywhere, and so can what it starts.
+    let within = if nix::unistd::geteuid().is_root() { None } else { inescapable().ok().flatten() };
+    let containment = Containment::Holder { process: me, within };
     let leader = start_leader(holder.birth, &containment)?;
     failpoint::reach("holder.started");
     // The leader is on its way and waits for nothing of this. Above all the status pipe, which must end when it executes.

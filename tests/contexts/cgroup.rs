@@ -36,6 +36,15 @@ impl TestCgroup {
         self.path.file_name().unwrap().to_str().unwrap().to_owned()
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let events = std::fs::read_to_string(self.path.join("cgroup.events"));
+        !events.is_ok_and(|events| events.contains("populated 1"))
+    }
+
     pub fn child(&self, name: &str) -> Self {
         let path = self.path.join(name);
         std::fs::create_dir(&path).unwrap();
@@ -68,11 +77,7 @@ impl TestCgroup {
     pub fn kill(&self) {
         std::fs::write(self.path.join("cgroup.kill"), "1").unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
-        let populated = || {
-            let events = std::fs::read_to_string(self.path.join("cgroup.events"));
-            events.is_ok_and(|events| events.contains("populated 1"))
-        };
-        while populated() {
+        while !self.is_empty() {
             assert!(Instant::now() < deadline, "{} does not become empty", self.path.display());
             std::thread::sleep(Duration::from_millis(5));
         }

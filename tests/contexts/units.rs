@@ -71,6 +71,33 @@ fn what_nobody_starts_outside_of_a_unit_is_held_and_not_doubled_once_its_holder_
 }
 
 #[test]
+fn what_nobody_could_have_moved_out_of_a_unit_is_held_and_not_doubled_once_its_holder_is_lost() {
+    if cannot_run_as(As::Nobody) {
+        return;
+    }
+    let Some(slice) = TestCgroup::new(".slice") else { return };
+    slice.delegate_to_nobody();
+    let (unit, elsewhere) = (slice.child("job.service"), slice.child("elsewhere"));
+    unit.delegate_to_nobody();
+    elsewhere.delegate_to_nobody();
+    let world = World::run_as(As::Nobody);
+    let script = format!(
+        "sh -c 'echo 0 >{}/cgroup.procs && exec sleep 1234' & exec sleep 1000",
+        elsewhere.path().display()
+    );
+    world.service("web", &script, "restart = { backoff = \"10ms\" }");
+    let mut once = unit.command(&world, true);
+    once.arg("--once").env("RECONCILE_CONTAINMENT", "holder");
+    world.finish(once).expect_code(0);
+    let left = || world.processes_like("sleep 1234").intersection(&world.processes()).count();
+    world.until("one has left", |_| left() == 1 && !elsewhere.is_empty());
+    unit.kill();
+    world.once();
+    assert_eq!(world.phase("web"), "held", "{}", world.describe());
+    assert_eq!(left(), 1, "{}", world.describe());
+}
+
+#[test]
 fn a_cgroup_delegated_to_nobody_that_is_itself_the_unit_ends_with_it_as_was_said() {
     if cannot_run_as(As::Nobody) {
         return;

@@ -7,13 +7,10 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
-
 use super::name::{self, innermost_run};
-use super::{Group, Mount, own_shared};
+use super::{Group, Mount};
 use crate::host::sys::{self, Fork};
 use crate::identity::InstanceId;
-use crate::state::SharedCgroup;
 
 /// What holds runs together on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +21,6 @@ pub enum Ground {
     Holder {
         /// Why not a cgroup, for people.
         why: String,
-        /// The cgroup that holders are in, if nothing that they hold can leave it.
-        within: Option<SharedCgroup>,
     },
 }
 
@@ -64,9 +59,7 @@ impl Ground {
     }
 
     fn holders(why: impl Into<String>) -> Self {
-        // Root can go anywhere, and so can what it starts.
-        let within = if geteuid().is_root() { None } else { own_shared().ok().flatten() };
-        Self::Holder { why: why.into(), within }
+        Self::Holder { why: why.into() }
     }
 
     /// What [`Self::detect`] finds here, leaving nothing behind.

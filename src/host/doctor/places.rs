@@ -48,7 +48,7 @@ fn containment(ground: &Ground) -> Fact {
             base.parent().unwrap_or(base).display().to_string(),
             "each service gets a cgroup, and ends with all of its descendants at once",
         ),
-        Ground::Holder { why, .. } => Fact::lacking(
+        Ground::Holder { why } => Fact::lacking(
             NAME,
             why.clone(),
             "each service gets a holder process, which keeps its descendants together",

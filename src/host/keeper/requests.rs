@@ -71,7 +71,7 @@ impl Keeper {
             self.instance = Some(instance);
         }
         let holders = match &self.ground {
-            Some(Ground::Holder { why, .. }) => Some(why.clone()),
+            Some(Ground::Holder { why }) => Some(why.clone()),
             Some(Ground::Cgroup { .. }) | None => None,
         };
         self.serve_client(conn);
@@ -88,7 +88,7 @@ impl Keeper {
                     log(&format!("{}: {error}", base.display()));
                 }
             }
-            Ground::Holder { why, .. } => log(&format!("runs have holders: {why}")),
+            Ground::Holder { why } => log(&format!("runs have holders: {why}")),
         }
         self.ground = Some(ground);
     }

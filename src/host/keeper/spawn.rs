@@ -16,7 +16,7 @@ use crate::host::failpoint;
 use crate::host::holder::{self, Holder};
 use crate::host::sys::{self, Fork};
 use crate::identity::{Nonce, Pid, ProcessIdentity};
-use crate::state::{Containment, SharedCgroup, SpawnFailure, SpawnStage};
+use crate::state::{Containment, SpawnFailure, SpawnStage};
 
 /// Spawns under way at a time: each holds a descriptor and a half-made process.
 const MAX_UNBORN: usize = 64;
@@ -142,9 +142,7 @@ impl Keeper {
         };
         let hull = match group {
             Some(group) => Hull::Group(group),
-            None => {
-                Hull::Holder { process: self.holder_identity(pid), hold: Hold::Child, within: self.within() }
-            }
+            None => Hull::Holder { process: self.holder_identity(pid), hold: Hold::Child, within: None },
         };
         let cell = Cell {
             service: request.service.clone(),
@@ -170,13 +168,6 @@ impl Keeper {
             let pid = Pid::new(pid).expect("a child's pid is above 1");
             ProcessIdentity { pid, start_ticks: 0, boot: self.here.boot.clone(), pid_ns: self.here.pid_ns }
         })
-    }
-
-    fn within(&self) -> Option<SharedCgroup> {
-        match &self.ground {
-            Some(Ground::Holder { within, .. }) => within.clone(),
-            Some(Ground::Cgroup { .. }) | None => None,
-        }
     }
 
     fn make_group(&self, request: &SpawnRequest, job: Option<&Job>) -> io::Result<Option<Group>> {
@@ -205,7 +196,6 @@ impl Keeper {
                 reports: &self.reports.1,
                 exits: self.layout.exits(),
                 keeper: nix::unistd::getppid().as_raw(),
-                within: self.within(),
             }),
         }
     }
@@ -244,10 +234,13 @@ impl Keeper {
 
     fn executed(&mut self, nonce: &Nonce, process: ProcessIdentity, containment: Containment) {
         let Some(cell) = self.cells.get_mut(nonce) else { return };
-        if let (Hull::Holder { process, .. }, Containment::Holder { process: told, .. }) =
-            (&mut cell.hull, &containment)
+        if let (
+            Hull::Holder { process, within, .. },
+            Containment::Holder { process: told, within: told_within },
+        ) = (&mut cell.hull, &containment)
         {
             process.clone_from(told);
+            within.clone_from(told_within);
         }
         failpoint::reach("keeper.executed");
         cell.leader = Leader::Alive;
