@@ -77,9 +77,23 @@ fn remove_if_empty(base: &Path) {
     let _ = fs::remove_dir(base).and_then(|()| base.parent().map_or(Ok(()), fs::remove_dir));
 }
 
+/// Tries of making a directory while others remove the one above it.
+const TRIES: u32 = 100;
+
+/// Where keepers of other instances leave at this moment, they remove the directory that all share.
+fn make(base: &Path) -> io::Result<()> {
+    for _ in 1..TRIES {
+        match fs::create_dir_all(base) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
+    fs::create_dir_all(base)
+}
+
 /// Makes a cgroup and has a child be born into it, or move there.
 fn try_out(base: &Path) -> io::Result<()> {
-    fs::create_dir_all(base)?;
+    make(base)?;
     let trial = Group { path: base.join(format!("trial-{}", std::process::id())) };
     // One of the same name is what a keeper left that was killed at this point.
     trial.remove()?;
@@ -109,5 +123,34 @@ fn await_trial(pid: i32) -> io::Result<()> {
     match waitpid(nix::unistd::Pid::from_raw(pid), None)? {
         WaitStatus::Exited(_, 0) => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::PermissionDenied, "a child may not be moved there")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_place_is_made_while_other_keepers_remove_the_directory_that_all_share() {
+        let top = tempfile::tempdir().unwrap();
+        let base = |name: &str| top.path().join(name::ROOT).join(name);
+        let done = AtomicBool::new(false);
+        let failed = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    remove_if_empty(&base("other"));
+                    let _ = fs::remove_dir(top.path().join(name::ROOT));
+                }
+            });
+            let failed = (0..200).find_map(|_| {
+                let made = make(&base("ours"));
+                let _ = fs::remove_dir(base("ours"));
+                made.err()
+            });
+            done.store(true, Ordering::Relaxed);
+            failed
+        });
+        assert!(failed.is_none(), "{failed:?}");
     }
 }
