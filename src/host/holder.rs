@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::StateLayout;
+use super::cause::plain;
 use super::cgroup::inescapable;
 use super::failpoint;
 use super::keeper::child::{self, Birth, Role};
@@ -124,7 +125,7 @@ fn start_leader(mut birth: Birth<'_>, containment: &Containment) -> io::Result<i
             let failure = SpawnFailure {
                 stage: SpawnStage::Fork,
                 errno: error.raw_os_error().unwrap_or(0),
-                message: format!("failed to fork: {error}"),
+                message: format!("failed to fork: {}", plain(&error)),
             };
             child::say(&mut birth.status, &child::Word::Failed(failure));
             Err(error)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::name::{self, innermost_run};
 use super::{Group, Mount};
+use crate::host::cause::plain;
 use crate::host::sys::{self, Fork};
 use crate::identity::InstanceId;
 
@@ -38,7 +39,7 @@ impl Ground {
         let mount = match Mount::find() {
             Ok(Some(mount)) => mount,
             Ok(None) => return Self::holders("cgroup v2 is not mounted"),
-            Err(error) => return Self::holders(format!("/proc/self/mountinfo: {error}")),
+            Err(error) => return Self::holders(format!("/proc/self/mountinfo: {}", plain(&error))),
         };
         let own = mount.own().ok().flatten().unwrap_or_else(|| mount.point.clone());
         let highest = innermost_run(&own).map_or(mount.point.as_path(), |(run, _)| run);
@@ -50,7 +51,7 @@ impl Ground {
             match try_out(&base) {
                 Ok(()) => return Self::Cgroup { base },
                 Err(error) => {
-                    why = format!("{}: {error}", base.display());
+                    why = format!("{}: {}", base.display(), plain(&error));
                     remove_if_empty(&base);
                 }
             }

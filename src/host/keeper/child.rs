@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::gate::read_epoch;
 use super::journal::{self, BirthEntry};
 use super::program::{Program, Words, c_string};
+use crate::host::cause::plain;
 use crate::host::cgroup::{self, Joining};
 use crate::host::failpoint;
 use crate::host::proc::Here;
@@ -114,7 +115,7 @@ pub fn at<E: Into<io::Error>>(stage: SpawnStage, what: impl Display) -> impl FnO
         SpawnFailure {
             stage,
             errno: error.raw_os_error().unwrap_or(0),
-            message: format!("failed to {what}: {error}"),
+            message: format!("failed to {what}: {}", plain(&error)),
         }
     }
 }
@@ -381,5 +382,17 @@ impl Gate {
     fn take_back(&self, request: &SpawnRequest, message: &str) {
         let entry = BirthEntry::Unborn { nonce: request.nonce.clone(), unborn: message.to_owned() };
         let _ = journal::append(&self.births, &entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_worded_without_the_number_of_the_error() {
+        let failure = at(SpawnStage::Cwd, "enter the directory /gone")(nix::Error::ENOENT);
+        assert_eq!(failure.message, "failed to enter the directory /gone: no such file or directory");
+        assert_eq!(failure.errno, libc::ENOENT);
     }
 }

@@ -11,6 +11,7 @@ use super::pipe::{drain, log, status_pipe, take_lines};
 use super::protocol::{JobEnd, Message};
 use super::server::{Keeper, Order};
 use crate::host::SpawnRequest;
+use crate::host::cause::plain;
 use crate::host::cgroup::{Ground, Group, Joining};
 use crate::host::failpoint;
 use crate::host::holder::{self, Holder};
@@ -87,7 +88,7 @@ impl Keeper {
         let failed = |stage, what: &str, error: io::Error| SpawnFailure {
             stage,
             errno: error.raw_os_error().unwrap_or(0),
-            message: format!("failed to {what}: {error}"),
+            message: format!("failed to {what}: {}", plain(&error)),
         };
         let Some(instance) = &self.instance else {
             return Err(failed(SpawnStage::Keeper, "start anything", io::Error::other("nobody said hello")));
