@@ -150,6 +150,11 @@ impl LedgerFile {
         Ok(())
     }
 
+    /// What it had lost was found and is not yet written again.
+    pub fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
     /// Stores an accepted text, before the record that names it. Writes nothing if it is there.
     pub fn keep_text(&mut self, digest: &Digest, text: &str) -> Result<(), LedgerUnwritable> {
         failpoint::reach("text.keep");

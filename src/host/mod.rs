@@ -108,6 +108,10 @@ pub trait Host {
     /// Looks at every claim: identity, descendants, recorded ends. Attaches to what lives.
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting>;
 
+    /// What is on record beside the ledger and of use to none of these claims may be forgotten. They are every claim
+    /// of the ledger as it is on disk: of a start that is open there, the birth must be found.
+    fn trim_journals(&mut self, claims: &[Claim]);
+
     /// Asks for a spawn; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
     fn spawn(&mut self, request: SpawnRequest);
 

@@ -74,17 +74,16 @@ impl<H: Host> Reconciler<H> {
         self.compare(changed);
     }
 
+    /// Every claim of the ledger.
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        let services = self.memory.ledger().services.iter();
+        services.filter_map(|(service, entry)| Some(claim(service, entry.run.as_ref()?))).collect()
+    }
+
     /// Looks at every claim of the ledger.
     pub(super) fn observe_everything(&mut self) {
-        let claims: Vec<Claim> = self
-            .memory
-            .ledger()
-            .services
-            .iter()
-            .filter_map(|(service, entry)| Some(claim(service, entry.run.as_ref()?)))
-            .collect();
         let (foreign, own): (Vec<Claim>, Vec<Claim>) =
-            claims.into_iter().partition(|claim| self.is_foreign(&claim.nonce));
+            self.claims().into_iter().partition(|claim| self.is_foreign(&claim.nonce));
         for claim in foreign {
             self.look_at_foreign(claim);
         }

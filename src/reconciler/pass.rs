@@ -173,7 +173,10 @@ impl<H: Host> Reconciler<H> {
             self.host.tend_logs(logs.max_size(), logs.keep());
         }
         // A ledger that could not be written gets another chance; `unwritable` keeps the reason.
-        let _ = self.memory.flush(&mut self.host);
+        if self.memory.flush(&mut self.host).is_ok() {
+            let claims = self.claims();
+            self.host.trim_journals(&claims);
+        }
     }
 
     /// Where an intent cannot be written nothing can be started, so nothing is stopped to be started again.

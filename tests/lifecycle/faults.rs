@@ -38,6 +38,21 @@ fn a_stop_goes_on_without_the_ledger() {
     rig.host.assert_alive(&[]);
 }
 
+/// The model says so if anything is forgotten that the ledger on disk still asks about.
+#[test]
+fn while_the_ledger_cannot_be_written_nothing_on_record_is_forgotten() {
+    let mut rig = Rig::with("web", "");
+    rig.declare("db", "restart = { policy = \"never\" }");
+    rig.run_until("both are asked for", |rig| rig.counts().spawns == 2);
+    rig.host.fail_always(Op::Append, Errno::ENOSPC);
+    rig.run_for(secs(10));
+    rig.host.end("db", ExitStatus::Code(0));
+    rig.run_for(secs(200));
+    rig.host.heal(Op::Append);
+    rig.run_for(secs(200));
+    rig.host.assert_alive(&["web"]);
+}
+
 #[test]
 fn services_outlive_their_keeper() {
     let mut rig = running();

@@ -241,6 +241,24 @@ impl Host for FakeHost {
         self.call(|world| world.observe(claims))
     }
 
+    /// The model forgets nothing, and sees whether anything would be forgotten that is still to be known.
+    fn trim_journals(&mut self, claims: &[Claim]) {
+        self.call(|world| {
+            let on_disk = world.journal.fold();
+            let runs = on_disk.services.values().filter_map(|entry| entry.run.as_ref());
+            for run in runs.filter(|run| claims.iter().all(|claim| claim.nonce != run.nonce)) {
+                world.violation(format_args!("what is on record of {} is forgotten", run.nonce));
+            }
+            let is_open = |claim: &Claim| {
+                let run = on_disk.entry(&claim.service).and_then(|entry| entry.run.as_ref());
+                run.is_some_and(|run| run.process.is_none())
+            };
+            for claim in claims.iter().filter(|claim| claim.process.is_some() && is_open(claim)) {
+                world.violation(format_args!("the birth of {} is forgotten", claim.nonce));
+            }
+        });
+    }
+
     fn spawn(&mut self, request: SpawnRequest) {
         self.call(|world| world.spawn(&request));
     }

@@ -5,7 +5,7 @@
 //! on record by then, and with the epoch moved on no child of before can be born later, even if its keeper
 //! is dead and nobody knows of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,8 +19,8 @@ use crate::host::proc::{Here, Liveness};
 use crate::identity::Nonce;
 use crate::state::BirthLine;
 
-/// The journal of births is trimmed once it is larger than this.
-const TRIM_AT_BYTES: u64 = 512 * 1024;
+/// A journal of births that is smaller is not worth trimming.
+pub const TRIM_AT_BYTES: u64 = 512 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
@@ -55,47 +55,70 @@ pub fn epoch(layout: &StateLayout) -> Result<u64, GateError> {
 /// Has everything that was asked for until now be on record, or never be born: for a reconciler that does not know
 /// what was asked for.
 pub fn close_gate(layout: &StateLayout, patience: Duration) -> Result<(), GateError> {
-    let path = layout.birth_gate();
-    let fail = |source| GateError::Io { path: path.clone(), source };
-    let gate = open_gate(layout).map_err(fail)?;
-    if !flock::lock(&gate, Kind::Exclusive, patience).map_err(fail)? {
-        return Err(GateError::Busy { path, waited: patience });
-    }
-    let epoch = read_epoch(&gate).map_err(fail)?;
-    write_epoch(&gate, epoch + 1).map_err(fail)
+    Locked::lock(layout, patience)?.begin_epoch().map(drop)
 }
 
 /// Settles what became of open intents. Writes nothing if each of them was born, or if there are none.
 ///
-/// `open` must be every intent that is open in the ledger: a large journal is trimmed to what they ask about, and
-/// to what may live. Who has not read the ledger yet wants [`epoch`]. Waits up to `patience` for children that
-/// are being born. Called by the one reconciler that holds the lock of the state directory, before it asks for
-/// its first spawn.
+/// Waits up to `patience` for children that are being born. Called by the one reconciler that holds the lock of the
+/// state directory, before it asks for its first spawn.
 pub fn judge_intents(layout: &StateLayout, open: &[Nonce], patience: Duration) -> Result<Judged, GateError> {
-    if open.is_empty() && !is_large(layout) {
+    if open.is_empty() {
         return Ok(Judged { epoch: epoch(layout)?, births: BTreeMap::new() });
     }
-    let path = layout.birth_gate();
-    let fail = |source| GateError::Io { path: path.clone(), source };
-    let gate = open_gate(layout).map_err(fail)?;
-    if !flock::lock(&gate, Kind::Exclusive, patience).map_err(fail)? {
-        return Err(GateError::Busy { path, waited: patience });
-    }
-    let mut births = journal::births(&layout.births()).map_err(fail)?;
-    let mut epoch = read_epoch(&gate).map_err(fail)?;
+    let gate = Locked::lock(layout, patience)?;
+    let births = journal::births(&layout.births()).map_err(gate.fail())?;
     let all_born = open.iter().all(|nonce| births.contains_key(nonce));
-    let trimmed = if is_large(layout) { worth_keeping(layout, &births, open).map_err(fail)? } else { None };
-    if !all_born || trimmed.is_some() {
-        epoch += 1;
-        write_epoch(&gate, epoch).map_err(fail)?;
-    }
-    if let Some(kept) = trimmed {
-        // Under the lock and in a new epoch: a child that has opened the old file is not born any more.
-        journal::replace(&layout.births(), &kept).map_err(fail)?;
-        let kept: BTreeSet<&Nonce> = kept.iter().map(BirthEntry::nonce).collect();
-        births.retain(|nonce, _| kept.contains(nonce));
-    }
+    let epoch = if all_born { gate.epoch()? } else { gate.begin_epoch()? };
     Ok(Judged { epoch, births })
+}
+
+/// Trims the journal of births to what `open` asks about and to what may live, if that is less than half of it. The
+/// answer is the epoch that began with it; `None`: it was left alone.
+///
+/// `open` must be every intent that is open in the ledger on disk: without its birth, one that was born runs again.
+/// Does not wait for children that are being born.
+pub fn trim_births(layout: &StateLayout, open: &[Nonce]) -> Result<Option<u64>, GateError> {
+    let gate = Locked::lock(layout, Duration::ZERO)?;
+    let Some(kept) = worth_keeping(layout, open).map_err(gate.fail())? else { return Ok(None) };
+    let epoch = gate.begin_epoch()?;
+    // Under the lock and in a new epoch: a child that has opened the old file is not born any more.
+    journal::replace(&layout.births(), &kept).map_err(gate.fail())?;
+    Ok(Some(epoch))
+}
+
+/// The gate, locked exclusively: whoever was born is on record.
+struct Locked {
+    file: File,
+    path: PathBuf,
+}
+
+impl Locked {
+    fn lock(layout: &StateLayout, patience: Duration) -> Result<Self, GateError> {
+        let path = layout.birth_gate();
+        let fail = |source| GateError::Io { path: path.clone(), source };
+        let file = open_gate(layout).map_err(fail)?;
+        if !flock::lock(&file, Kind::Exclusive, patience).map_err(fail)? {
+            return Err(GateError::Busy { path, waited: patience });
+        }
+        Ok(Self { file, path })
+    }
+
+    fn fail(&self) -> impl FnOnce(io::Error) -> GateError {
+        let path = self.path.clone();
+        move |source| GateError::Io { path, source }
+    }
+
+    fn epoch(&self) -> Result<u64, GateError> {
+        read_epoch(&self.file).map_err(self.fail())
+    }
+
+    /// Nothing that was asked for before is born later.
+    fn begin_epoch(&self) -> Result<u64, GateError> {
+        let epoch = self.epoch()? + 1;
+        write_epoch(&self.file, epoch).map_err(self.fail())?;
+        Ok(epoch)
+    }
 }
 
 /// The gate, made in epoch 1 if there is none, or one that cannot be read.
@@ -126,17 +149,10 @@ fn write_epoch(gate: &File, epoch: u64) -> io::Result<()> {
     gate.write_all_at(format!("{epoch:020}").as_bytes(), 0)
 }
 
-fn is_large(layout: &StateLayout) -> bool {
-    std::fs::metadata(layout.births()).is_ok_and(|meta| meta.len() > TRIM_AT_BYTES)
-}
-
 /// The births that are asked about, and those whose process is not proved to be gone, in their order. `None` where
 /// that is most of them: many live, and it would be as much again the next time.
-fn worth_keeping(
-    layout: &StateLayout,
-    births: &BTreeMap<Nonce, Option<BirthLine>>,
-    open: &[Nonce],
-) -> io::Result<Option<Vec<BirthEntry>>> {
+fn worth_keeping(layout: &StateLayout, open: &[Nonce]) -> io::Result<Option<Vec<BirthEntry>>> {
+    let births = journal::births(&layout.births())?;
     let here = Here::read()?;
     let is_asked_about = |nonce: &Nonce| open.contains(nonce);
     let mut lines = journal::births_in_order(&layout.births())?.lines;
@@ -199,75 +215,69 @@ mod tests {
         journal::append(file, &BirthEntry::Born(line)).unwrap();
     }
 
-    /// Births of `me` (1), of a process that is gone (7 and on), and of one in another pid namespace (2).
-    fn large_journal(layout: &StateLayout) {
-        let here = Here::read().unwrap();
-        let me = here.own_identity().unwrap();
+    /// Births of `me` (1), of one in another pid namespace (2), and of a process that is gone (7 to 15).
+    fn many_births(layout: &StateLayout) {
+        let me = Here::read().unwrap().own_identity().unwrap();
         let file = journal::open(&layout.births()).unwrap();
         record(&file, 1, me.clone());
         record(&file, 2, ProcessIdentity { pid_ns: me.pid_ns + 1, ..me.clone() });
         let gone = ProcessIdentity { start_ticks: me.start_ticks + 1, ..me };
-        let mut nonce = 7;
-        while !is_large(layout) {
-            record(&file, nonce, gone.clone());
-            nonce += 1;
-        }
+        (7..16).for_each(|nonce| record(&file, nonce, gone.clone()));
     }
 
     #[test]
-    fn a_large_journal_is_trimmed_to_what_may_live_or_is_asked_about_in_a_new_epoch() {
+    fn births_are_trimmed_to_what_may_live_or_is_asked_about_in_a_new_epoch() {
         let (_dir, layout) = layout();
-        large_journal(&layout);
-        let asked = [Nonce::from_u64(7)];
-        let judged = judge_intents(&layout, &asked, Duration::ZERO).unwrap();
-        assert_eq!(judged.epoch, 2);
-        let kept: Vec<&Nonce> = judged.births.keys().collect();
-        assert_eq!(kept, [&Nonce::from_u64(1), &Nonce::from_u64(2), &asked[0]]);
-        assert_eq!(journal::births(&layout.births()).unwrap(), judged.births);
-        assert!(!is_large(&layout));
+        many_births(&layout);
+        let asked = Nonce::from_u64(7);
+        assert_eq!(trim_births(&layout, std::slice::from_ref(&asked)).unwrap(), Some(2));
+        let births = journal::births(&layout.births()).unwrap();
+        let kept: Vec<&Nonce> = births.keys().collect();
+        assert_eq!(kept, [&Nonce::from_u64(1), &Nonce::from_u64(2), &asked]);
+        assert_eq!(epoch(&layout).unwrap(), 2);
     }
 
     /// As many as there are services: to write them anew each time would gain nothing.
     #[test]
-    fn a_large_journal_of_births_that_live_is_left_alone() {
+    fn births_that_live_are_left_alone() {
         let (_dir, layout) = layout();
-        let me = Here::read().unwrap().identity(std::process::id() as i32).unwrap();
+        let me = Here::read().unwrap().own_identity().unwrap();
         let file = journal::open(&layout.births()).unwrap();
-        for nonce in (1..).take_while(|_| !is_large(&layout)) {
-            record(&file, nonce, me.clone());
-        }
+        (1..9).for_each(|nonce| record(&file, nonce, me.clone()));
         let before = std::fs::read(layout.births()).unwrap();
-        assert_eq!(judge_intents(&layout, &[], Duration::ZERO).unwrap().epoch, 1);
+        assert_eq!(trim_births(&layout, &[]).unwrap(), None);
         assert!(std::fs::read(layout.births()).unwrap() == before);
+        assert_eq!(epoch(&layout).unwrap(), 1);
     }
 
     #[test]
     fn a_trimmed_journal_keeps_its_order() {
         let (_dir, layout) = layout();
-        let me = Here::read().unwrap().identity(std::process::id() as i32).unwrap();
+        let me = Here::read().unwrap().own_identity().unwrap();
         let file = journal::open(&layout.births()).unwrap();
-        record(&file, 9, me.clone());
+        record(&file, 30, me.clone());
         record(&file, 3, me);
-        large_journal(&layout);
-        judge_intents(&layout, &[], Duration::ZERO).unwrap();
+        many_births(&layout);
+        trim_births(&layout, &[]).unwrap();
         let order: Vec<Nonce> = journal::births_in_order(&layout.births())
             .unwrap()
             .lines
             .into_iter()
             .map(|line| line.nonce)
             .collect();
-        assert_eq!(order, [9, 3, 1, 2].map(Nonce::from_u64));
+        assert_eq!(order, [30, 3, 1, 2].map(Nonce::from_u64));
     }
 
-    /// A leader that ended at once, with leftovers, just before its reconciler was killed: still to be judged.
+    /// A leader that ended at once, with leftovers, just before its reconciler was killed.
     #[test]
-    fn a_large_journal_is_whole_until_the_open_intents_are_known() {
+    fn judging_keeps_every_birth() {
         let (_dir, layout) = layout();
-        large_journal(&layout);
-        assert_eq!(epoch(&layout).unwrap(), 1);
-        assert!(is_large(&layout));
-        let open = [Nonce::from_u64(8)];
+        many_births(&layout);
+        let before = std::fs::read(layout.births()).unwrap();
+        let open = [8, 99].map(Nonce::from_u64);
         let judged = judge_intents(&layout, &open, Duration::ZERO).unwrap();
+        assert_eq!(judged.epoch, 2, "one of them was not born");
         assert!(matches!(judged.births.get(&open[0]), Some(Some(_))));
+        assert!(std::fs::read(layout.births()).unwrap() == before);
     }
 }

@@ -101,6 +101,8 @@ impl Host for Looking {
         observed(observe(layout, claims, Intents::Open), claims)
     }
 
+    fn trim_journals(&mut self, _claims: &[Claim]) {}
+
     fn spawn(&mut self, _request: SpawnRequest) {
         unreachable!("a preview starts nothing")
     }

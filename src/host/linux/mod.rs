@@ -239,10 +239,6 @@ impl Host for LinuxHost {
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
         self.link.ping();
         self.intents.judge(claims);
-        if self.link.is_idle() {
-            self.intents.trim_if_large(claims);
-        }
-        self.trim_exits_if_large(claims);
         let mut sightings =
             observed(observe(self.state_dir.layout(), claims, self.intents.settled()), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
@@ -264,6 +260,16 @@ impl Host for LinuxHost {
             }
         }
         sightings
+    }
+
+    fn trim_journals(&mut self, claims: &[Claim]) {
+        if self.ledger.owes() {
+            return;
+        }
+        if self.link.is_idle() {
+            self.intents.trim_if_large(claims);
+        }
+        self.trim_exits_if_large(claims);
     }
 
     fn spawn(&mut self, request: SpawnRequest) {
