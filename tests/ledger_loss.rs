@@ -271,6 +271,55 @@ fn a_stranger_with_a_mark_is_neither_taken_up_nor_ended() {
     stranger.wait().unwrap();
 }
 
+/// Nothing but its mark tells it from a run whose records are lost.
+#[test]
+fn without_a_keeper_a_stranger_with_a_mark_is_held_and_never_ended() {
+    let world = World::new();
+    declare(&world, "web", "exec sleep 98765");
+    world.once().expect_code(0);
+    let web = world.pid("web").expect("it runs");
+    let mark = format!("{}:default/web:00000000000000aa", instance(&world));
+    let mut command = Command::new("/bin/sleep");
+    command.arg("98765").env_clear().env("RECONCILE_SPAWN", mark).stdin(Stdio::null());
+    let mut stranger = command.spawn().unwrap();
+    kill_keeper(&world);
+    kill(web);
+    world.until("web is dead", |_| !is_alive(web));
+    remove(&world, &["ledger.journal", "births.journal"]);
+    world.once();
+    assert_eq!(world.phase("web"), "held", "{}", world.describe());
+    assert_eq!(counted(&world), BTreeMap::new(), "nothing is started beside it");
+    world.run(&["down"]);
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger lives");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    world.once().expect_code(0);
+    assert_eq!(counted(&world)["web"].len(), 1);
+}
+
+/// The leader and its holder are dead, and what the leader had started lives on.
+#[test]
+fn without_its_ledger_a_run_that_lost_its_containment_is_held() {
+    let world = World::run_as(As::Holders);
+    declare(&world, "web", "sleep 98765 & exec sleep 98766");
+    world.once().expect_code(0);
+    let leader = world.pid("web").expect("it runs");
+    let before = counted(&world);
+    let stat = fs::read_to_string(format!("/proc/{leader}/stat")).unwrap();
+    let holder: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kill_keeper(&world);
+    [holder, leader].into_iter().for_each(kill);
+    world.until("both are dead", |_| !is_alive(holder) && !is_alive(leader));
+    remove(&world, &["ledger.journal"]);
+    world.once();
+    assert_eq!(world.phase("web"), "held", "{}", world.describe());
+    let after = counted(&world);
+    assert!(after["web"].is_subset(&before["web"]) && after["web"].len() == 1, "{before:?}, {after:?}");
+    for pid in &after["web"] {
+        kill(*pid);
+    }
+}
+
 #[test]
 fn what_is_taken_up_and_declared_nowhere_is_not_ended_for_that() {
     let world = running(As::Caller);

@@ -200,14 +200,9 @@ impl Sights {
         }
     }
 
-    /// Its leader is gone, and nothing is known to be left of it.
+    /// Its leader is gone, and nothing is left of it. Of one whose containment is lost that is never known.
     fn is_over(&self, nonce: &Nonce) -> bool {
-        match self.0.get(nonce) {
-            Some(
-                Found::Ended { others: false, .. } | Found::NeverBorn | Found::ContainmentLost { pid: None },
-            ) => true,
-            Some(_) | None => false,
-        }
+        matches!(self.0.get(nonce), Some(Found::Ended { others: false, .. } | Found::NeverBorn))
     }
 }
 
