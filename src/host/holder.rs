@@ -73,23 +73,19 @@ pub fn run(holder: Holder<'_>) -> ! {
 fn hold(mut holder: Holder<'_>) -> io::Result<()> {
     failpoint::reach("holder.forked");
     let is_job = matches!(holder.birth.role, Role::Job { .. });
-    if is_job {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1)?;
-    }
-    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
-    // Above all the keeper's lock and sockets: neither we nor a leader that hangs before it executes may keep them.
-    let mut keep = holder.birth.descriptors();
-    keep.push(holder.reports.as_raw_fd());
-    sys::close_descriptors(3, &keep)?;
-    let (failed, failing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
-    holder.birth.failed = Some(failing.into());
+    let (failed, me) = match become_one(&mut holder, is_job) {
+        Ok(ready) => ready,
+        Err(error) => {
+            say_failed(&mut holder.birth.status, "make a holder", &error);
+            return Err(error);
+        }
+    };
     let here = holder.birth.here.clone();
-    let me = here.own_identity()?;
     let mut held = Held {
         nonce: holder.birth.request.nonce.clone(),
         exits: holder.exits,
         reports: holder.reports,
-        failed: failed.into(),
+        failed,
         keeper: holder.keeper,
         here,
         leader: None,
@@ -114,6 +110,30 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
     done
 }
 
+/// All that may fail before there is a leader. The answer is where a leader says that it failed, and who we are.
+fn become_one(holder: &mut Holder<'_>, is_job: bool) -> io::Result<(File, ProcessIdentity)> {
+    if is_job {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1)?;
+    }
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
+    // Above all the keeper's lock and sockets: neither we nor a leader that hangs before it executes may keep them.
+    let mut keep = holder.birth.descriptors();
+    keep.push(holder.reports.as_raw_fd());
+    sys::close_descriptors(3, &keep)?;
+    let (failed, failing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+    holder.birth.failed = Some(failing.into());
+    Ok((failed.into(), holder.birth.here.own_identity()?))
+}
+
+fn say_failed(status: &mut File, what: &str, error: &io::Error) {
+    let failure = SpawnFailure {
+        stage: SpawnStage::Fork,
+        errno: error.raw_os_error().unwrap_or(0),
+        message: format!("failed to {what}: {}", plain(error)),
+    };
+    child::say(status, &child::Word::Failed(failure));
+}
+
 fn start_leader(mut birth: Birth<'_>, containment: &Containment) -> io::Result<i32> {
     match sys::fork_lightly() {
         Ok(Fork::Child) => child::run(birth, containment),
@@ -122,12 +142,7 @@ fn start_leader(mut birth: Birth<'_>, containment: &Containment) -> io::Result<i
             Ok(pid)
         }
         Err(error) => {
-            let failure = SpawnFailure {
-                stage: SpawnStage::Fork,
-                errno: error.raw_os_error().unwrap_or(0),
-                message: format!("failed to fork: {}", plain(&error)),
-            };
-            child::say(&mut birth.status, &child::Word::Failed(failure));
+            say_failed(&mut birth.status, "fork", &error);
             Err(error)
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use reconcile::host::proc::{Pinned, stat};
 use reconcile::host::{Event, Found};
 use reconcile::state::{Containment, ExitStatus};
 
@@ -201,5 +202,50 @@ async fn an_end_that_is_not_yet_recorded_is_waited_for_while_a_keeper_lives() {
         world.gone(&claim).await;
         let Found::Ended { status, .. } = world.found(&claim) else { panic!("{:?}", world.found(&claim)) };
         assert_eq!(status, Some(ExitStatus::Signal(libc::SIGKILL)));
+    }
+}
+
+/// Stopped before its birth, while its holder is killed.
+#[tokio::test]
+async fn a_leader_that_outlives_its_holder_before_its_birth_is_told_and_not_started_twice() {
+    for point in ["child.forked", "child.gate", "child.born"] {
+        let mut world = World::without_keeper(Kind::Holder);
+        let passed = world.path("passed");
+        let failpoint = format!("{point}@1={}", passed.display());
+        let output = world.keeper_command().env("RECONCILE_FAILPOINT", failpoint).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        world.connect().await;
+        let request = world.shell("web", "exit 3");
+        let nonce = request.nonce.clone();
+        world.client().spawn(request);
+        let mut leader = None;
+        world
+            .eventually("the leader has stopped", || {
+                let pid = std::fs::read_to_string(&passed).unwrap_or_default();
+                leader = pid.trim().parse::<i32>().ok().and_then(|pid| stat(pid).ok().flatten());
+                leader.is_some_and(|leader| leader.state == b'T')
+            })
+            .await;
+        let leader = Pinned::open(leader.unwrap().pid).unwrap().unwrap();
+        let holder = leader.stat().unwrap().unwrap().ppid;
+        assert_ne!(holder, world.keeper().pid.get());
+        Pinned::open(holder).unwrap().unwrap().signal(libc::SIGKILL).unwrap();
+        world
+            .eventually("the keeper has reaped the holder", || Pinned::open(holder).unwrap().is_none())
+            .await;
+        leader.signal(libc::SIGCONT).unwrap();
+        let told = world
+            .until(|event| {
+                matches!(event, Event::Spawned { nonce: n, .. } | Event::SpawnFailed { nonce: n, .. } if *n == nonce)
+            })
+            .await;
+        assert!(matches!(told, Event::Spawned { .. }), "{point}: {told:?}");
+        let ended = world.until(|event| matches!(event, Event::Exited { nonce: n, .. } if *n == nonce)).await;
+        // What else it held cannot be known.
+        assert_eq!(
+            ended,
+            Event::Exited { nonce, status: Some(ExitStatus::Code(3)), others: true },
+            "{point}"
+        );
     }
 }

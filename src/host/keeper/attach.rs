@@ -130,7 +130,7 @@ impl Keeper {
         self.instance.as_ref().is_some_and(|instance| dir == Some(instance.as_str()))
     }
 
-    fn ending(&self, nonce: &Nonce) -> Ending {
+    pub(super) fn ending(&self, nonce: &Nonce) -> Ending {
         match journal::exits(&self.layout.exits()) {
             Ok(mut exits) => exits.remove(nonce).unwrap_or_default(),
             Err(error) => {

@@ -175,17 +175,17 @@ impl Cell {
     }
 
     /// Whether anything but the leader, which has ended, and the jobs beside it lives. A hint: what counts is that
-    /// nothing is left at last.
-    pub fn has_others(&self, sight: Sight<'_>) -> bool {
+    /// nothing is left at last. `None`: its holder goes once there is nothing left, or was killed; which of these is
+    /// yet to be heard.
+    pub fn has_others(&self, sight: Sight<'_>) -> Option<bool> {
         match &self.hull {
-            Hull::Group(group) => group.is_populated_beside(sight.jobs).unwrap_or(true),
-            Hull::Holder { hold: Hold::Empty, .. } => false,
-            Hull::Holder { hold: Hold::Lost, .. } => true,
-            Hull::Holder { process, .. } => match (sight.here.pin(process), self.leader_pid()) {
-                (Ok(holder), Some(leader)) => has_living_child_beside(&holder, leader).unwrap_or(true),
-                // It goes once there is nothing left, or was killed; which of these is told in a moment.
-                _ => false,
-            },
+            Hull::Group(group) => Some(group.is_populated_beside(sight.jobs).unwrap_or(true)),
+            Hull::Holder { hold: Hold::Empty, .. } => Some(false),
+            Hull::Holder { hold: Hold::Lost, .. } => Some(true),
+            Hull::Holder { process, .. } => {
+                let holder = sight.here.pin(process).ok()?;
+                Some(has_living_child_beside(&holder, self.leader_pid()?).unwrap_or(true))
+            }
         }
     }
 

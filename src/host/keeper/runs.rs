@@ -41,15 +41,24 @@ impl Keeper {
     }
 
     fn child_ended(&mut self, pid: i32, status: ExitStatus) {
+        if !self.children.contains_key(&pid) {
+            self.hear_births_without_a_holder();
+        }
         let Some(nonce) = self.children.get(&pid).cloned() else { return };
-        // What it said before it ended comes first.
+        // What it said before it ended comes first. A leader that outlives its holder goes on to its birth.
         self.hear_birth(&nonce);
-        self.settle_birth(&nonce);
         let Some(cell) = self.cells.get(&nonce) else { return };
         match &cell.hull {
             Hull::Holder { process, .. } if process.pid.get() == pid => self.holder_ended(&nonce, status),
             _ => self.own_leader_ended(&nonce, status),
         }
+    }
+
+    /// Their leaders are our children, and by which pid is told by their births.
+    fn hear_births_without_a_holder(&mut self) {
+        let is_one = |cell: &&Cell| cell.is_lost() && matches!(cell.leader, Leader::Unborn { .. });
+        let unborn: Vec<Nonce> = self.cells.values().filter(is_one).map(|cell| cell.nonce.clone()).collect();
+        unborn.iter().for_each(|nonce| self.hear_birth(nonce));
     }
 
     /// With the zombie gone, a cgroup may be removed at last.
@@ -102,7 +111,6 @@ impl Keeper {
         for line in take_lines(&mut self.heard) {
             let Ok(report) = serde_json::from_slice::<Report>(&line) else { continue };
             self.hear_birth(&report.nonce);
-            self.settle_birth(&report.nonce);
             if let Some(line) = report.unwritten {
                 self.record_exit(ExitEntry::Leader(line));
             }
@@ -129,14 +137,25 @@ impl Keeper {
             }
             return self.settle(nonce);
         }
-        log(&format!("the holder {} of {} was killed: its containment is lost", process.pid, cell.service));
-        // If the leader lives, it is our child now.
+        if !matches!(cell.leader, Leader::Ended { executed: false, .. }) {
+            log(&format!(
+                "the holder {} of {} was killed: its containment is lost",
+                process.pid, cell.service
+            ));
+        }
+        self.take_over_leader(nonce);
+        self.settle(nonce);
+    }
+
+    /// Whose holder is lost: if it lives, it is our child now.
+    pub(super) fn take_over_leader(&mut self, nonce: &Nonce) {
+        let Some(cell) = self.cells.get(nonce) else { return };
         if let Some(leader) = &cell.process
             && matches!(cell.leader, Leader::Alive)
+            && cell.is_lost()
         {
             self.children.insert(leader.pid.get(), nonce.clone());
         }
-        self.settle(nonce);
     }
 
     /// Looks whether anything is left of a run whose leader has ended, and finishes or watches it.
@@ -175,7 +194,12 @@ impl Keeper {
     }
 
     pub(super) fn has_others(&self, nonce: &Nonce) -> bool {
-        self.with(nonce, |cell, sight| cell.has_others(sight)).unwrap_or(false)
+        match self.with(nonce, |cell, sight| cell.has_others(sight)) {
+            Some(Some(others)) => others,
+            // Its holder is gone, and whether it saw the last of them go it has written down.
+            Some(None) => !self.ending(nonce).empty,
+            None => false,
+        }
     }
 
     /// Nothing of it is left.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::cell::{Cell, Hold, Hull, Leader, job_cgroup};
 use super::child::{self, Birth, Prepared, Role, Word};
 use super::jobs::Job;
+use super::journal::{self, BirthEntry};
 use super::pipe::{drain, log, status_pipe, take_lines};
 use super::protocol::{JobEnd, Message};
 use super::server::{Keeper, Order};
@@ -96,10 +97,6 @@ impl Keeper {
         let prepared = Prepared::of(request, &self.layout, instance)?;
         let pipes = |error| failed(SpawnStage::Fork, "make a pipe", error);
         failpoint::reach("keeper.spawn");
-        let group = self
-            .make_group(request, job.as_ref())
-            .map_err(|error| failed(SpawnStage::Cgroup, "make a cgroup", error))?;
-        failpoint::reach("keeper.grouped");
         let (status, child_status) = status_pipe().map_err(pipes)?;
         let output = match &mut job {
             None => None,
@@ -110,6 +107,12 @@ impl Keeper {
                 Some(OwnedFd::from(writer))
             }
         };
+        // Last of all that may fail: a cgroup stays where it was made.
+        let group = self
+            .make_group(request, job.as_ref())
+            .map_err(|error| failed(SpawnStage::Cgroup, "make a cgroup", error))?;
+        failpoint::reach("keeper.grouped");
+        let keeper = std::process::id() as i32;
         let birth = Birth {
             here: &self.here,
             request,
@@ -126,7 +129,9 @@ impl Keeper {
             None => sys::fork_lightly().map(|fork| (fork, Joining::AtBirth)),
         };
         let pid = match fork {
-            Ok((Fork::Child, joining)) => self.be_the_child(Birth { joining, ..birth }, containment.as_ref()),
+            Ok((Fork::Child, joining)) => {
+                self.be_the_child(Birth { joining, ..birth }, containment.as_ref(), keeper)
+            }
             Ok((Fork::Parent(pid), _)) => {
                 failpoint::reach("keeper.forked");
                 // Its descriptors are free for whoever identifies the child.
@@ -189,14 +194,14 @@ impl Keeper {
     }
 
     /// What the copy of us does: it never comes back.
-    fn be_the_child(&self, birth: Birth<'_>, containment: Option<&Containment>) -> ! {
+    fn be_the_child(&self, birth: Birth<'_>, containment: Option<&Containment>, keeper: i32) -> ! {
         match containment {
             Some(containment) => child::run(birth, containment),
             None => holder::run(Holder {
                 birth,
                 reports: &self.reports.1,
                 exits: self.layout.exits(),
-                keeper: nix::unistd::getppid().as_raw(),
+                keeper,
             }),
         }
     }
@@ -210,8 +215,8 @@ impl Keeper {
         }
     }
 
-    /// The status pipe has ended, or the child has.
-    pub(super) fn settle_birth(&mut self, nonce: &Nonce) {
+    /// The status pipe has ended: whoever could have been born has executed, or never will.
+    fn settle_birth(&mut self, nonce: &Nonce) {
         let Some(cell) = self.cells.get_mut(nonce) else { return };
         let Leader::Unborn { heard, .. } = &mut cell.leader else { return };
         let mut born = None;
@@ -225,11 +230,31 @@ impl Keeper {
         }
         match (born, failure) {
             (Some((process, containment)), None) => self.executed(nonce, process, containment),
-            (_, Some(failure)) => self.spawn_failed(nonce, failure),
+            (None, Some(failure)) => self.spawn_failed(nonce, failure),
+            (Some(_), Some(failure)) => {
+                self.take_birth_back(nonce, &failure);
+                self.spawn_failed(nonce, failure);
+            }
             (None, None) => {
                 let message = "the child was killed before it executed anything".to_owned();
-                self.spawn_failed(nonce, SpawnFailure { stage: SpawnStage::Fork, errno: 0, message });
+                let failure = SpawnFailure { stage: SpawnStage::Fork, errno: 0, message };
+                self.take_birth_back(nonce, &failure);
+                self.spawn_failed(nonce, failure);
             }
+        }
+    }
+
+    /// The birth is on record, or may be. The child may have been killed before it could take it back, or have been
+    /// kept from it by the limits that were asked for.
+    fn take_birth_back(&self, nonce: &Nonce, failure: &SpawnFailure) {
+        if self.cells.get(nonce).is_none_or(|cell| cell.job.is_some()) {
+            return;
+        }
+        let unborn = BirthEntry::Unborn { nonce: nonce.clone(), unborn: failure.message.clone() };
+        let taken_back =
+            journal::open(&self.layout.births()).and_then(|births| journal::append(&births, &unborn));
+        if let Err(error) = taken_back {
+            log(&format!("births.journal: {error}"));
         }
     }
 
@@ -246,12 +271,12 @@ impl Keeper {
         failpoint::reach("keeper.executed");
         cell.leader = Leader::Alive;
         cell.process = Some(process.clone());
-        if cell.job.is_some() {
-            return;
+        let is_job = cell.job.is_some();
+        let service = cell.service.clone();
+        self.take_over_leader(nonce);
+        if !is_job {
+            self.tell(&Message::Spawned { service, nonce: nonce.clone(), process, containment });
         }
-        let message =
-            Message::Spawned { service: cell.service.clone(), nonce: nonce.clone(), process, containment };
-        self.tell(&message);
     }
 
     fn spawn_failed(&mut self, nonce: &Nonce, failure: SpawnFailure) {
