@@ -22,7 +22,8 @@ pub struct Candidate {
     pub nonce: Nonce,
 }
 
-/// Every living process that can be read and says that it is of a run; not this one itself. The oldest first.
+/// Every living process that can be read and says that it is of a run; not this one itself, nor one that is only about to
+/// be born. The oldest first.
 pub fn find() -> io::Result<Vec<Candidate>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -33,10 +34,18 @@ pub fn find() -> io::Result<Vec<Candidate>> {
         }
         // One that ends meanwhile, or that we may not read, tells nothing.
         let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let run = of_cgroup(&read("cgroup")).or_else(|| of_environment(&read("environ")));
+        let run = match of_cgroup(&read("cgroup")) {
+            Place::OfRun(run) => Some(run),
+            Place::OfJob => None,
+            Place::Elsewhere => of_environment(&read("environ")),
+        };
         let Some((instance, service, nonce)) = run else { continue };
+        // Before its state: of one that is still a copy then, and not ending, these were the arguments.
+        let cmdline = read("cmdline");
         if let Ok(Some(stat)) = stat(pid.get())
             && !stat.is_dead()
+            && !stat.is_ending()
+            && !(stat.is_mere_copy() && is_of_a_keeper(&cmdline))
         {
             found.push(Candidate { pid, start_ticks: stat.start_ticks, instance, service, nonce });
         }
@@ -45,15 +54,31 @@ pub fn find() -> io::Result<Vec<Candidate>> {
     Ok(found)
 }
 
-/// The run whose cgroup it is in, unless it is in that of a job below that.
-fn of_cgroup(text: &[u8]) -> Option<Run> {
-    let text = std::str::from_utf8(text).ok()?;
-    let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::"))?);
-    let (dir, run) = innermost_run(path)?;
-    let below = path.strip_prefix(dir).ok()?.components().next();
-    let is_job =
-        below.and_then(|name| name.as_os_str().to_str()).is_some_and(|name| name.starts_with(JOB_PREFIX));
-    (!is_job).then_some(run)
+/// What its cgroup says of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    OfRun(Run),
+    /// Of a job beside a run, which is no part of it whatever its environment says.
+    OfJob,
+    Elsewhere,
+}
+
+fn of_cgroup(text: &[u8]) -> Place {
+    let path = std::str::from_utf8(text).ok();
+    let path = path.and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::"))).map(Path::new);
+    let Some((path, (dir, run))) = path.and_then(|path| Some((path, innermost_run(path)?))) else {
+        return Place::Elsewhere;
+    };
+    let below = path.strip_prefix(dir).ok().and_then(|below| below.components().next());
+    let name = below.and_then(|name| name.as_os_str().to_str());
+    if name.is_some_and(|name| name.starts_with(JOB_PREFIX)) { Place::OfJob } else { Place::OfRun(run) }
+}
+
+/// It shows the arguments of a keeper. A copy of one that has executed nothing passes the birth gate, and is on record
+/// then, or never executes anything.
+fn is_of_a_keeper(cmdline: &[u8]) -> bool {
+    let mut words = cmdline.split(|&byte| byte == 0).skip(1);
+    words.next() == Some(b"keeper") && words.next() == Some(b"--state-dir")
 }
 
 fn of_environment(bytes: &[u8]) -> Option<Run> {
@@ -75,18 +100,29 @@ mod tests {
 
     #[test]
     fn a_run_is_told_by_its_cgroup_and_a_job_beside_it_is_none() {
-        let at = |path: &str| shown(of_cgroup(format!("1:name=x:/y\n0::{path}\n").as_bytes()));
+        let place = |path: &str| of_cgroup(format!("1:name=x:/y\n0::{path}\n").as_bytes());
+        let at = |path: &str| match place(path) {
+            Place::OfRun(run) => shown(Some(run)),
+            Place::OfJob | Place::Elsewhere => None,
+        };
         let run = "/a/reconcile/00000000000000aa/shop.web-2.00000000000000bb";
         assert_eq!(at(run).unwrap(), "00000000000000aa shop/web-2 00000000000000bb");
         assert_eq!(at(&format!("{run}/deeper")), at(run));
-        assert_eq!(at(&format!("{run}/job-00000000000000cc")), None);
+        assert_eq!(place(&format!("{run}/job-00000000000000cc")), Place::OfJob);
         let inner = "reconcile/00000000000000dd";
         assert_eq!(at(&format!("{run}/{inner}/keeper")), at(run), "the keeper of an inner reconcile");
         let nested = at(&format!("{run}/{inner}/default.db.00000000000000ee"));
         assert_eq!(nested.unwrap(), "00000000000000dd default/db 00000000000000ee");
         for other in ["/", "/reconcile", "/reconcile/00000000000000aa", "/reconcile/x/shop.web.1"] {
-            assert_eq!(at(other), None, "{other}");
+            assert_eq!(place(other), Place::Elsewhere, "{other}");
         }
+    }
+
+    #[test]
+    fn a_copy_of_a_keeper_is_told_by_its_arguments() {
+        assert!(is_of_a_keeper(b"/usr/bin/reconcile\0keeper\0--state-dir\0/s\0"));
+        assert!(!is_of_a_keeper(b"/usr/bin/nginx\0-g\0daemon off;\0"));
+        assert!(!is_of_a_keeper(b""));
     }
 
     #[test]

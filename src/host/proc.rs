@@ -28,6 +28,8 @@ pub struct Stat {
     pub state: u8,
     pub ppid: i32,
     pub pgid: i32,
+    /// Field 9, the kernel's `PF_*`.
+    pub flags: u32,
     /// Field 20: threads that have not exited; a process whose last one has still shows 1.
     pub threads: u32,
     /// Field 22: start time in clock ticks since boot.
@@ -46,10 +48,23 @@ impl Stat {
             state: *fields.next()?.as_bytes().first()?,
             ppid: fields.next()?.parse().ok()?,
             pgid: fields.next()?.parse().ok()?,
-            // From field 5 to field 20, and on to field 22.
-            threads: fields.nth(14)?.parse().ok()?,
+            // From field 5 to field 9, on to field 20, and on to field 22.
+            flags: fields.nth(3)?.parse().ok()?,
+            threads: fields.nth(10)?.parse().ok()?,
             start_ticks: fields.nth(1)?.parse().ok()?,
         })
+    }
+
+    /// A copy of whoever forked it: it has executed nothing since.
+    pub fn is_mere_copy(&self) -> bool {
+        const PF_FORKNOEXEC: u32 = 0x40;
+        self.flags & PF_FORKNOEXEC != 0
+    }
+
+    /// It executes nothing any more, and is dead in a moment.
+    pub fn is_ending(&self) -> bool {
+        const PF_EXITING: u32 = 0x4;
+        self.flags & PF_EXITING != 0 && self.threads <= 1
     }
 
     /// A zombie is dead: it runs nothing and holds nothing but its number. Not so one whose main thread has exited
@@ -200,7 +215,18 @@ mod tests {
     fn a_name_full_of_brackets_and_spaces_does_not_shift_the_fields() {
         let line = "42 (a) b (c) S) R 7 41 41 0 -1 4194304 85 0 0 0 0 0 0 0 20 0 1 0 123456 1 2 3\n";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!(stat, Stat { pid: 42, state: b'R', ppid: 7, pgid: 41, threads: 1, start_ticks: 123_456 });
+        assert_eq!(
+            stat,
+            Stat {
+                pid: 42,
+                state: b'R',
+                ppid: 7,
+                pgid: 41,
+                flags: 4_194_304,
+                threads: 1,
+                start_ticks: 123_456
+            }
+        );
     }
 
     /// As such lines look on Linux 6.18.

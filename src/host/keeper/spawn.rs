@@ -197,12 +197,9 @@ impl Keeper {
     fn be_the_child(&self, birth: Birth<'_>, containment: Option<&Containment>, keeper: i32) -> ! {
         match containment {
             Some(containment) => child::run(birth, containment),
-            None => holder::run(Holder {
-                birth,
-                reports: &self.reports.1,
-                exits: self.layout.exits(),
-                keeper,
-            }),
+            None => {
+                holder::run(Holder { birth, reports: &self.reports.1, exits: self.layout.exits(), keeper })
+            }
         }
     }
 

@@ -176,7 +176,22 @@ impl Sights {
     fn look(layout: &StateLayout, claims: impl IntoIterator<Item = Claim>) -> Result<Self, LedgerError> {
         let claims: Vec<Claim> = claims.into_iter().collect();
         let seen = observe(layout, &claims, Intents::Open)?;
-        Ok(Self(seen.into_iter().map(|sighting| (sighting.nonce, sighting.found)).collect()))
+        let mut sights: BTreeMap<Nonce, Found> =
+            seen.into_iter().map(|sighting| (sighting.nonce, sighting.found)).collect();
+        if sights.values().any(|found| matches!(found, Found::Ending { .. })) {
+            // A keeper lives; of what it does not hold it will never tell an end. So it is with services that were
+            // forgotten long ago, whose births are still there.
+            let held: BTreeSet<Nonce> = cells_of(layout).into_iter().map(|cell| cell.nonce).collect();
+            for (nonce, found) in &mut sights {
+                if let Found::Ending { born } = found
+                    && !held.contains(nonce)
+                {
+                    let born = born.take();
+                    *found = Found::Ended { born, status: None, at: None, others: false, other_boot: false };
+                }
+            }
+        }
+        Ok(Self(sights))
     }
 
     /// It, or the rest of it, lives and is ours.
