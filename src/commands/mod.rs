@@ -59,6 +59,7 @@ impl Run<'_> {
 
 /// Runs the command line of this process.
 pub fn main() -> ProcessExitCode {
+    crate::host::first::obey_signals();
     let cli = match Cli::parse_from(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {

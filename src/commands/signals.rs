@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::endings;
 use super::report::Console;
 use super::surroundings::Surroundings;
+use crate::host::first;
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::inbox::{InboxSender, Message, ShutdownKind};
 use crate::reconciler::status::Status;
@@ -82,11 +83,13 @@ pub struct Signals {
 impl Signals {
     /// On a tokio runtime.
     pub fn catch() -> io::Result<Self> {
-        Ok(Self {
+        let signals = Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
-        })
+        };
+        first::leave_signals_to_others();
+        Ok(signals)
     }
 
     /// Hands them on until the loop has ended. `began` is when this process did, RFC 3339. Cancel safe.

@@ -1,7 +1,7 @@
 //! `reconcile`, `reconcile up`: watch and reconcile until stopped.
 //!
-//! Puts four things beside each other on one thread: the loop, the control socket, the signals, and on a
-//! terminal somebody who shows what happens. Only the loop decides anything; when it ends, all end.
+//! Puts five things beside each other on one thread: the loop, the control socket, the signals, the orphans that come to
+//! us as the first process of a container, and on a terminal somebody who shows what happens. Only the loop decides anything; when it ends, all end.
 
 use super::args::UpArgs;
 use super::backend::{self, block_on};
@@ -11,6 +11,7 @@ use super::signals::{Manners, Signals};
 use super::spectator::Spectator;
 use super::{Run, background};
 use crate::api::Server;
+use crate::host::first::Orphans;
 use crate::reconciler::inbox::{InboxSender, inbox};
 
 pub fn run(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
@@ -24,6 +25,7 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     // The lock comes first: who holds it owns the socket.
     let mut session = backend::open(&run.options)?;
     let signals = Signals::catch()?;
+    let orphans = Orphans::catch()?;
     let server = Server::bind(session.state_dir())?;
     let (sender, inbox) = inbox();
     let serving = tokio::spawn(server.serve(sender.clone()));
@@ -35,6 +37,7 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     tokio::select! {
         () = session.watch(inbox) => {}
         () = forever(signals.forward(&sender, manners, &run.console, &surroundings.began)) => unreachable!(),
+        () = forever(orphans.reap()) => unreachable!(),
         () = forever(show(spectator.as_mut(), &sender)) => unreachable!(),
     }
     drop(sender);

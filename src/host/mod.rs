@@ -18,6 +18,7 @@ mod event;
 pub mod excerpt;
 pub mod failpoint;
 pub mod fake;
+pub mod first;
 mod flock;
 pub mod holder;
 pub mod keeper;

@@ -8,7 +8,7 @@
 mod descendants;
 mod here;
 
-pub use descendants::{has_living_child_beside, have_living_child_beside, visit_descendants};
+pub use descendants::{has_living_child_beside, have_living_child_beside, own_children, visit_descendants};
 pub use here::{Here, Liveness};
 
 use std::ffi::{CStr, CString};

@@ -317,6 +317,15 @@ pub fn ignore_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
+/// Calls `handler` on a signal.
+///
+/// It must do nothing but what signal-safety(7) allows.
+#[expect(unsafe_code, reason = "JUSTIFICATION: sigaction is unsafe")]
+pub fn handle_signal(signal: i32, handler: extern "C" fn(i32)) {
+    // SAFETY: the handler has the type that the kernel calls; what it does is its author's, see above.
+    unsafe { libc::signal(signal, handler as *const () as libc::sighandler_t) };
+}
+
 /// Gives memory that is free back to the kernel; by itself the allocator keeps what it once had, for the next time.
 ///
 /// For a process that has done much and will do little. Takes some milliseconds.

@@ -7,6 +7,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
 
+pub mod namespace;
+
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -182,6 +184,21 @@ impl World {
             As::Nobody => {
                 command.uid(nobody().0.as_raw()).gid(nobody().1.as_raw());
             }
+        }
+        command
+    }
+
+    /// The binary started by another program, which is given these options first: as root, whoever the world is.
+    pub fn behind(&self, program: &str, options: &[&str]) -> Command {
+        let inner = self.command();
+        let mut command = Command::new(program);
+        command.args(options);
+        if self.who == As::Nobody {
+            command.args(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        }
+        command.arg(inner.get_program()).env_clear().current_dir(self.project()).stdin(Stdio::null());
+        for (name, value) in inner.get_envs() {
+            command.env(name, value.expect("nothing is removed from an empty environment"));
         }
         command
     }

@@ -9,7 +9,7 @@ const MOST_NAMES: usize = 5;
 
 /// `names` are of services, and of whatever else of ours is in the unit. Without a line end.
 pub fn ending(unit: &Unit, names: &[&str]) -> String {
-    let who = if names.len() > MOST_NAMES { format!("{} services", names.len()) } else { names.join(", ") };
+    let who = those(names);
     let verb = if names.len() == 1 { ("is", "ends") } else { ("are", "end") };
     let name = visible(&unit.name);
     format!(
@@ -21,6 +21,22 @@ pub fn ending(unit: &Unit, names: &[&str]) -> String {
         paint(STRONG, "help"),
         help(unit.ends)
     )
+}
+
+/// `names` are of services that we leave behind as the first process of a container. Without a line end.
+pub fn ending_with_us(names: &[&str]) -> String {
+    let verb = if names.len() == 1 { "ends" } else { "end" };
+    format!(
+        "{}: {} {verb} with this process, the first of its pid namespace (a container's entry point)\n{}: \
+         `reconcile up` as the entry point keeps services running",
+        paint(CHANGE, "warning"),
+        those(names),
+        paint(STRONG, "help"),
+    )
+}
+
+fn those(names: &[&str]) -> String {
+    if names.len() > MOST_NAMES { format!("{} services", names.len()) } else { names.join(", ") }
 }
 
 fn help(ends: Ends) -> &'static str {

@@ -23,7 +23,7 @@ mod units;
 
 pub use console::Console;
 pub use detail::detail;
-pub use ending::ending;
+pub use ending::{ending, ending_with_us};
 pub use github::annotations;
 pub use json::{RefusalView, ReportView, StatusView, ValidationView};
 pub use log::log_to_stderr;

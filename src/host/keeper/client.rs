@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::protocol::{CellInfo, JobEnd, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
 use super::start::EXIT_HELD;
 use crate::host::failpoint;
+use crate::host::first::Awaited;
 use crate::host::flock;
 use crate::host::socket::Directory;
 use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
@@ -308,7 +309,9 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     // Ctrl-C is for us, who then stop what was started; a keeper that dies of it leaves us with nothing to ask.
     command.process_group(0);
-    let started = timeout(START_WITHIN, command.output()).await;
+    let child = command.spawn().map_err(|error| fail(format!("{}: {error}", exe.display())))?;
+    let _awaited = child.id().map(|pid| Awaited::new(pid as i32));
+    let started = timeout(START_WITHIN, child.wait_with_output()).await;
     let output = started
         .map_err(|_| fail(format!("it did not listen within {} s", START_WITHIN.as_secs())))?
         .map_err(|error| fail(format!("{}: {error}", exe.display())))?;

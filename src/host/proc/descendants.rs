@@ -26,6 +26,11 @@ pub fn have_living_child_beside(dead: i32) -> io::Result<bool> {
     })
 }
 
+/// The children of all our threads, dead ones included.
+pub fn own_children() -> io::Result<Vec<i32>> {
+    Pinned::open(std::process::id() as i32)?.map_or(Ok(Vec::new()), |own| children_of(&own))
+}
+
 fn lives_beside(dead: i32, children: impl Fn() -> io::Result<Vec<i32>>) -> io::Result<bool> {
     let mut seen_dead = vec![dead];
     loop {
