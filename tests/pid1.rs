@@ -128,6 +128,85 @@ fn once_ends_by_a_signal_as_anywhere_else() {
     world.until("all is gone", |world| !keeper(world));
 }
 
+#[test]
+fn what_ran_in_a_container_that_ended_is_started_anew_in_the_next_and_is_no_failure() {
+    for who in [As::Caller, As::Holders, As::Nobody] {
+        if cannot_run_as(who) {
+            continue;
+        }
+        let world = World::run_as(who);
+        world.service("web", FOREVER, "");
+        world.service("job", "exit 0", "");
+        let mut others = Vec::new();
+        for round in 0..3 {
+            // Somebody has to have the number of the namespace before, or it is given to the next, as in round 1.
+            if round != 1 {
+                others.extend(Somebody::new(&world));
+            }
+            let Some((mut child, first)) = watched(&world) else { return };
+            world.until_phase("web", "running");
+            world.until_phase("job", "completed");
+            let web = world.service_status("web").unwrap();
+            assert_eq!((&web["failures"], &web["restarts"]), (&0.into(), &round.into()), "{who:?}: {web}");
+            // As `docker kill`: nobody stops anything.
+            signal(first, Signal::SIGKILL);
+            child.wait().unwrap();
+            world.until("all is gone", |world| world.keeper().is_none());
+            if round == 1 {
+                // A container that ends before it has looked at anything forgets nothing of the one before.
+                let mut glimpse = namespace::pid(&world).unwrap();
+                glimpse.args(["stop", "nobody"]);
+                world.finish(glimpse);
+            }
+        }
+        // From outside nothing is guessed: these are no namespaces of ours, and all of them have ended.
+        world.until("what was proved stays so", |world| {
+            world.phase("web") != "held" && world.phase("job") == "completed"
+        });
+    }
+}
+
+#[test]
+fn a_living_process_of_another_container_is_held_and_nothing_started_beside_it() {
+    let world = World::run_as(As::Holders);
+    world.service("web", FOREVER, "");
+    // Not the first process of its namespace: what it has started outlives it.
+    let options = ["-pf", "--mount-proc", "--kill-child", "sh", "-c", "\"$0\" --once; exec sleep 1000"];
+    let Some(mut other) = namespace::inside(&world, &options) else { return };
+    let mut child = other.stdout(Stdio::null()).spawn().unwrap();
+    world
+        .until("it runs", |world| support::read(&world.state().join("ledger.journal")).contains("\"ready\""));
+    for _ in 0..2 {
+        let mut next = namespace::pid(&world).unwrap();
+        next.args(["--once", "--timeout", "5s"]);
+        let run = world.finish(next).expect_code(1);
+        assert!(run.stderr.contains("pid namespace"), "{run:?}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// A pid namespace of its own that lives on.
+struct Somebody(Child);
+
+impl Somebody {
+    fn new(world: &World) -> Option<Self> {
+        namespace::pid(world)?;
+        let mut sleep = Command::new("unshare");
+        let child =
+            sleep.args(["-pf", "--kill-child", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
+        first_process(&child);
+        Some(Self(child))
+    }
+}
+
+impl Drop for Somebody {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Children of a process, dead ones included.
 fn children(pid: i32) -> Vec<i32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();

@@ -15,6 +15,7 @@ use super::holder;
 use super::keeper::journal::{self, Ending};
 use super::keeper::{JOB_PREFIX, KeeperError, is_held};
 use super::proc::{Here, Liveness, visit_descendants};
+use super::state_dir::ended_namespaces;
 use super::{Claim, Found, Sighting, StateLayout};
 use crate::identity::{Nonce, ProcessIdentity};
 use crate::state::{BirthLine, Containment};
@@ -57,8 +58,16 @@ pub fn observe(
         BTreeMap::new()
     };
     let births_path = layout.births();
-    let mut view =
-        View { births_path, here, births, exits: read_exits(layout)?, intents, candidates: OnceCell::new() };
+    let mut view = View {
+        layout,
+        births_path,
+        here,
+        births,
+        exits: read_exits(layout)?,
+        intents,
+        candidates: OnceCell::new(),
+        ended_namespaces: OnceCell::new(),
+    };
     let mut found: Vec<Found> = claims.iter().map(|claim| view.look_at(claim)).collect();
     let unexplained: Vec<usize> = (0..claims.len()).filter(|&index| is_unexplained(&found[index])).collect();
     if !unexplained.is_empty() {
@@ -116,6 +125,7 @@ pub fn contains(layout: &StateLayout, nonce: &Nonce, process: &ProcessIdentity) 
 }
 
 struct View<'a> {
+    layout: &'a StateLayout,
     births_path: PathBuf,
     here: Here,
     births: BTreeMap<Nonce, Option<BirthLine>>,
@@ -123,6 +133,8 @@ struct View<'a> {
     intents: Intents<'a>,
     /// Looked for when they are needed.
     candidates: OnceCell<Result<Vec<Candidate>, String>>,
+    /// Read when a process is of another than ours.
+    ended_namespaces: OnceCell<Vec<u64>>,
 }
 
 impl View<'_> {
@@ -192,6 +204,7 @@ impl View<'_> {
             other_boot,
         };
         match self.here.liveness(process) {
+            Liveness::Unverifiable(_) if self.has_ended_with_its_namespace(process) => ended(false, true),
             Liveness::Unverifiable(detail) => Found::Unverifiable { detail },
             Liveness::OtherBoot => ended(false, true),
             Liveness::Alive => match self.is_held_together(containment) {
@@ -205,6 +218,15 @@ impl View<'_> {
                 Err(detail) => Found::Unverifiable { detail },
             },
         }
+    }
+
+    /// As after a boot: nothing of a container outlives its first process.
+    fn has_ended_with_its_namespace(&self, process: &ProcessIdentity) -> bool {
+        // What cannot be read proves nothing.
+        let read = || ended_namespaces(self.layout).unwrap_or_default();
+        process.boot == self.here.boot
+            && process.pid_ns != self.here.pid_ns
+            && self.ended_namespaces.get_or_init(read).contains(&process.pid_ns)
     }
 
     /// Whether what contains a living leader is there. A cgroup cannot be removed under its members.

@@ -23,7 +23,7 @@ use super::StateLayout;
 
 pub use instance::Standing;
 pub use locate::{Environment, RootPlace, Source, Wanted};
-pub use lock::{HeldBy, LockError, ReconcilerLock};
+pub use lock::{HeldBy, LockError, ReconcilerLock, ended_namespaces};
 pub use original::InUse;
 
 /// Why a state directory cannot be used; each with a stable [`code`](StateDirError::code).

@@ -277,7 +277,7 @@ impl Reason {
             Self::SpecChanged { fields } => format!("{} changed", fields.join(", ")),
             Self::Crashed { status, failures } => format!("{}, failure {failures} in a row", how(status)),
             Self::Ended { status } => format!("it ended with {status}, and its policy is always"),
-            Self::OtherBoot => "the machine was booted since".into(),
+            Self::OtherBoot => "the machine, or the container it ran in, was started anew since".into(),
             Self::NeverBorn => "its last start was interrupted before anything was executed".into(),
             Self::WantedAgain => "it is wanted again".into(),
             Self::SpawnRetry { failure } => format!("tried again after: {}", failure.message),

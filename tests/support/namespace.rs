@@ -10,10 +10,11 @@ pub fn pid(world: &World) -> Option<Command> {
     inside(world, &["-pf", "--mount-proc", "--kill-child"])
 }
 
-/// The command in the namespaces that these options of unshare(1) make.
+/// The command in the namespaces that these options of unshare(1) make; a program may follow them, which is to start it.
 pub fn inside(world: &World, options: &[&str]) -> Option<Command> {
     let mut probe = Command::new("unshare");
-    let can = probe.args(options).arg("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
+    let own = options.iter().take_while(|option| option.starts_with('-'));
+    let can = probe.args(own).arg("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
     if !can.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no namespaces by `unshare {}`", options.join(" "));
         return None;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Pinned, Stat, open_stat, open_stat_at, stat_of, stat_path};
+use super::{Pinned, Stat, open_stat, open_stat_at, stat, stat_of, stat_path};
 use crate::identity::{BootId, Pid, ProcessIdentity};
 use crate::time::Stamp;
 
@@ -19,6 +19,8 @@ use crate::time::Stamp;
 pub struct Here {
     pub boot: BootId,
     pub pid_ns: u64,
+    /// Start ticks of the first process of the namespace, where it can be seen.
+    pub began: Option<u64>,
 }
 
 /// What an identity turns out to be at this moment.
@@ -28,7 +30,7 @@ pub enum Liveness {
     Alive,
     /// It is gone, a zombie, or its pid belongs to another process by now.
     Dead,
-    /// The machine was booted since: it is gone.
+    /// The machine, or the container that it was in, was started anew since: it is gone.
     OtherBoot,
     /// Its pid means something else here, or `/proc` cannot be read; a sentence.
     Unverifiable(String),
@@ -59,7 +61,8 @@ impl Here {
         use std::os::linux::fs::MetadataExt;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let pid_ns = fs::metadata("/proc/self/ns/pid")?.st_ino();
-        Ok(Self { boot: BootId::new(&boot), pid_ns })
+        let began = stat(1).ok().flatten().map(|first| first.start_ticks);
+        Ok(Self { boot: BootId::new(&boot), pid_ns, began })
     }
 
     /// Ours.
@@ -116,6 +119,10 @@ impl Here {
                 "pid {} was seen in pid namespace {}, and this is {}",
                 process.pid, process.pid_ns, self.pid_ns
             )));
+        }
+        // The number of a namespace that has ended, with all that was in it, is given to the next.
+        if self.began.is_some_and(|began| process.start_ticks < began) {
+            return Err(Liveness::OtherBoot);
         }
         Ok(())
     }

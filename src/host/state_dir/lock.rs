@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -63,6 +63,19 @@ struct Holder {
     pid: i32,
     start_ticks: Option<u64>,
     since: Stamp,
+    #[serde(default)]
+    pid_ns: Option<u64>,
+    /// Pid namespaces of this boot whose first process held the lock before. They have ended with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<u64>,
+}
+
+impl Holder {
+    /// The namespaces that have ended once this holder has: all of one are killed with its first process.
+    fn ended_with(&self) -> Vec<u64> {
+        let own = self.pid_ns.filter(|_| self.pid == 1);
+        self.ended.iter().copied().chain(own).collect()
+    }
 }
 
 /// Held until it is dropped, or until the process ends.
@@ -117,10 +130,35 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn sign(file: &File) -> io::Result<()> {
     let pid = process::id() as i32;
-    let holder = Holder { pid, start_ticks: start_ticks(pid), since: clock::now() };
+    let pid_ns = fs::metadata("/proc/self/ns/pid").ok().map(|ns| ns.ino());
+    let since = clock::now();
+    let before = read(file).filter(|before| before.since.boot == since.boot);
+    let mut ended = before.map_or_else(Vec::new, |before| before.ended_with());
+    // The number of a namespace that has ended is given to another one.
+    ended.retain(|ns| Some(*ns) != pid_ns);
+    ended.sort_unstable();
+    ended.dedup();
+    let holder = Holder { pid, start_ticks: start_ticks(pid), since, pid_ns, ended };
     let text = serde_json::to_vec(&holder)?;
     file.write_all_at(&text, 0)?;
     file.set_len(text.len() as u64)
+}
+
+/// Pid namespaces of this boot of which no process is left, as far as the holders of the lock prove it: those whose
+/// first process held it and holds it no more. A container's state outlasts it with the number of its namespace.
+pub fn ended_namespaces(layout: &StateLayout) -> io::Result<Vec<u64>> {
+    let path = layout.lock();
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file?,
+    };
+    let Some(holder) =
+        read(&file).filter(|holder| clock::boot_id().is_ok_and(|boot| boot == holder.since.boot))
+    else {
+        return Ok(Vec::new());
+    };
+    // Read before this: whoever takes the lock now signs it only then.
+    Ok(if flock::is_held(&path)? { holder.ended } else { holder.ended_with() })
 }
 
 /// Who holds this lock of a reconciler, if anybody does.
@@ -134,9 +172,15 @@ pub(super) fn of_lock(path: &Path) -> HeldBy {
     HeldBy { pid, since: None, command: pid.and_then(command) }
 }
 
+fn read(mut file: &File) -> Option<Holder> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
 fn holder(path: &Path) -> HeldBy {
-    let text = fs::read(path).unwrap_or_default();
-    let Ok(holder) = serde_json::from_slice::<Holder>(&text) else { return HeldBy::default() };
+    let file = File::open(path).ok();
+    let Some(holder) = file.as_ref().and_then(read) else { return HeldBy::default() };
     if holder.start_ticks.is_none() || start_ticks(holder.pid) != holder.start_ticks {
         return HeldBy { since: Some(holder.since), ..HeldBy::default() };
     }
