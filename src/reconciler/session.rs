@@ -83,6 +83,8 @@ pub struct Session {
     config_seen: config_files::Seen,
     /// When whose manifests these are was last judged.
     trust_judged: Stamp,
+    /// Why changes are not noticed at once, as it was last told.
+    polling: Option<String>,
 }
 
 impl Session {
@@ -130,7 +132,7 @@ impl Session {
         }
         reconciler.desired.prune.allow = options.allow_prune && options.once;
         let trust_judged = clock::now();
-        Ok(Self { options: options.clone(), place, reconciler, config_seen, trust_judged })
+        Ok(Self { options: options.clone(), place, reconciler, config_seen, trust_judged, polling: None })
     }
 
     pub fn state_dir(&self) -> &Path {
@@ -159,9 +161,7 @@ impl Session {
     pub async fn watch(&mut self, mut inbox: Inbox) {
         self.reconciler.settings.watching = true;
         self.reconciler.pass();
-        if let Some(why) = self.reconciler.host().why_polling() {
-            tracing::warn!("changes are looked for every two seconds: {why}");
-        }
+        self.tell_if_watched_otherwise();
         let mut has_worked = true;
         while !self.reconciler.is_shut_down() {
             let at_most = self.reconciler.time_to_wake();
@@ -182,10 +182,23 @@ impl Session {
             self.reload_if_changed();
             self.judge_trust_if_due();
             self.reconciler.pass();
+            self.tell_if_watched_otherwise();
         }
         self.reconciler.host().settle().await;
         // Whoever still waits is told by the end of the connection.
         self.reconciler.waiting.clear();
+    }
+
+    /// Watches may run out, and be had again, at any time.
+    fn tell_if_watched_otherwise(&mut self) {
+        let polling = self.reconciler.host().why_polling().map(str::to_owned);
+        match (&self.polling, &polling) {
+            (Some(_), None) => tracing::info!("changes are noticed at once again"),
+            (None, Some(why)) => tracing::warn!("changes are looked for every two seconds: {why}"),
+            // Which directory it is changes with every look.
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        self.polling = polling;
     }
 
     fn take_message(&mut self, message: Message) -> Then {

@@ -1,0 +1,195 @@
+//! Descriptors, processes and memory.
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::Pid;
+
+use super::support::{As, World, cannot_run_as, is_alive};
+
+const FOREVER: &str = "exec sleep 1000";
+const QUICK: &str = "restart = { backoff = \"20ms\", backoff_max = \"50ms\", max_failures = 2 }";
+
+/// Sets the limit of a living process, and puts it back.
+struct Limited {
+    pid: i32,
+    which: Resource,
+    before: libc::rlimit,
+}
+
+impl Limited {
+    fn new(pid: i32, which: Resource, soft: u64) -> Self {
+        let before = prlimit(pid, which, None);
+        prlimit(pid, which, Some(libc::rlimit { rlim_cur: soft, rlim_max: before.rlim_max }));
+        Self { pid, which, before }
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        if is_alive(self.pid) {
+            prlimit(self.pid, self.which, Some(self.before));
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "no wrapper sets the limit of another process")]
+fn prlimit(pid: i32, which: Resource, new: Option<libc::rlimit>) -> libc::rlimit {
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: both point to limits that live as long as the call, or are null.
+    let done = unsafe { libc::prlimit(pid, which as libc::__rlimit_resource_t, new, &raw mut old) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    old
+}
+
+fn open_files(pid: i32) -> u64 {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
+}
+
+fn running(world: &World, names: &[&str]) -> Vec<i32> {
+    names.iter().for_each(|name| world.until_phase(name, "running"));
+    names.iter().map(|name| world.pid(name).unwrap()).collect()
+}
+
+/// The service is waiting, has not failed, and is not given up, however often its start was tried.
+fn waits_without_blame(world: &World, name: &str) {
+    world.until("a start has failed several times", |world| {
+        let log = super::support::read(&world.state().join("ledger.journal"));
+        log.lines().filter(|line| line.contains("spawn-failed") || line.contains("spawn_failed")).count() >= 3
+    });
+    let status = world.service_status(name).unwrap();
+    assert_eq!(status["failures"], 0, "{status}");
+    assert!(["pending", "starting"].contains(&status["phase"].as_str().unwrap()), "{status}");
+}
+
+#[test]
+fn a_keeper_without_descriptors_starts_nothing_fails_nobody_and_goes_on_once_it_has_some() {
+    for who in [As::Caller, As::Holders] {
+        let mut world = World::run_as(who);
+        world.service("old", FOREVER, QUICK);
+        world.watch();
+        let before = running(&world, &["old"]);
+        let keeper = world.keeper().unwrap();
+        let limited = Limited::new(keeper, Resource::RLIMIT_NOFILE, open_files(keeper));
+        world.service("new", FOREVER, QUICK);
+        waits_without_blame(&world, "new");
+        // What needs no descriptor is not held up.
+        world.remove("old.toml");
+        world.until("the removed one is gone", |world| world.phase("old").is_empty() && !is_alive(before[0]));
+        drop(limited);
+        running(&world, &["new"]);
+        assert_eq!(world.keeper(), Some(keeper), "{who:?}");
+    }
+}
+
+#[test]
+fn a_keeper_without_memory_starts_nothing_fails_nobody_and_goes_on_once_it_has_some() {
+    for who in [As::Caller, As::Holders] {
+        let mut world = World::run_as(who);
+        world.service("old", FOREVER, QUICK);
+        world.watch();
+        let before = running(&world, &["old"]);
+        let keeper = world.keeper().unwrap();
+        let limited = Limited::new(keeper, Resource::RLIMIT_AS, 1 << 20);
+        for n in 0..20 {
+            world.service(&format!("new{n}"), FOREVER, QUICK);
+        }
+        world.until("starts are under way, have failed, or are done", |world| {
+            world.phase("new0") != "" && world.phase("new19") != ""
+        });
+        drop(limited);
+        for n in 0..20 {
+            world.until_phase(&format!("new{n}"), "running");
+            assert_eq!(world.service_status(&format!("new{n}")).unwrap()["failures"], 0);
+        }
+        assert_eq!((world.keeper(), running(&world, &["old"])), (Some(keeper), before), "{who:?}");
+    }
+}
+
+#[test]
+fn a_user_without_processes_left_starts_nothing_fails_nobody_and_goes_on_once_there_are_some() {
+    if cannot_run_as(As::Nobody) {
+        return;
+    }
+    let mut world = World::run_as(As::Nobody);
+    world.service("old", FOREVER, QUICK);
+    world.watch();
+    let before = running(&world, &["old"]);
+    let keeper = world.keeper().unwrap();
+    let limited = Limited::new(keeper, Resource::RLIMIT_NPROC, 1);
+    world.service("new", FOREVER, QUICK);
+    waits_without_blame(&world, "new");
+    drop(limited);
+    running(&world, &["new"]);
+    assert_eq!((running(&world, &["old"]), world.keeper()), (before, Some(keeper)));
+}
+
+#[test]
+fn a_watcher_without_descriptors_goes_on_with_what_runs_and_takes_changes_in_once_it_has_some() {
+    let mut world = World::new();
+    world.service("web", FOREVER, QUICK);
+    let watcher = world.watch() as i32;
+    let before = running(&world, &["web"]);
+    let limited = Limited::new(watcher, Resource::RLIMIT_NOFILE, open_files(watcher));
+    world.service("new", FOREVER, QUICK);
+    super::support::kill(before[0]);
+    world.until("it is started anew by a watcher that can open nothing", |world| {
+        let ours = world.processes();
+        let running: Vec<i32> = world.processes_like("sleep 1000").intersection(&ours).copied().collect();
+        running.iter().any(|pid| *pid != before[0])
+    });
+    drop(limited);
+    let after = running(&world, &["web", "new"]);
+    assert_ne!(after[0], before[0]);
+    assert_eq!(world.processes_like("sleep 1000").intersection(&world.processes()).count(), 2);
+}
+
+#[test]
+fn a_watcher_that_ran_out_of_memory_is_taken_over_from_without_a_trace() {
+    let mut world = World::new();
+    world.service("web", FOREVER, QUICK);
+    let watcher = world.watch() as i32;
+    let before = running(&world, &["web"]);
+    let limited = Limited::new(watcher, Resource::RLIMIT_AS, 1 << 20);
+    // More than it has: it may fail to read them, or end; in both cases nothing that runs is touched.
+    for n in 0..50 {
+        world.service(
+            &format!("new{n}"),
+            FOREVER,
+            &format!("description = \"{}\"\n{QUICK}", "x".repeat(60_000)),
+        );
+    }
+    world.until("it has ended, or has taken them in", |world| {
+        !is_alive(watcher) || world.phase("new49") == "running"
+    });
+    drop(limited);
+    if !is_alive(watcher) {
+        assert!(is_alive(before[0]));
+        let _ = world.watcher().wait();
+        world.watch();
+    }
+    for n in 0..50 {
+        world.until_phase(&format!("new{n}"), "running");
+    }
+    assert_eq!(running(&world, &["web"]), before);
+}
+
+#[test]
+fn without_descriptors_from_the_start_it_says_so_and_touches_nothing() {
+    let world = World::new();
+    world.service("web", FOREVER, QUICK);
+    world.once().expect_code(0);
+    let before = world.pid("web");
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(soft > 12);
+    for limit in 4..12 {
+        let run = world.finish({
+            let mut command = world.behind("prlimit", &[&format!("--nofile={limit}"), "timeout", "20"]);
+            command.arg("--once");
+            command
+        });
+        assert!(run.code != -1 && run.code != 101 && run.code != 124, "no panic, no hang: {limit}: {run:?}");
+    }
+    world.once().expect_code(0);
+    assert_eq!(world.pid("web"), before);
+    assert!(Pid::from_raw(before.unwrap()).as_raw() > 1 && is_alive(before.unwrap()));
+}
