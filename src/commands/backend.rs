@@ -69,8 +69,12 @@ fn of_client(error: ClientError) -> Failure {
     Failure::new(ExitCode::Failed, error).help(help)
 }
 
+/// What a runtime and its signals open; without them it would panic.
+const RUNTIME_DESCRIPTORS: usize = 12;
+
 /// Runs a future on a runtime of one thread, made for it.
 pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    crate::host::descriptors::there_are(RUNTIME_DESCRIPTORS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(future))
 }

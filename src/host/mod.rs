@@ -12,6 +12,7 @@ mod cause;
 pub mod cgroup;
 pub mod clock;
 pub mod config_files;
+pub mod descriptors;
 pub mod doctor;
 pub mod durable;
 mod event;
