@@ -8,5 +8,7 @@
 
 mod support;
 
+#[path = "resources/processes.rs"]
+mod processes;
 #[path = "resources/watches.rs"]
 mod watches;

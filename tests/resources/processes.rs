@@ -1,7 +1,6 @@
 //! Descriptors, processes and memory.
 
-use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::Pid;
+use nix::sys::resource::Resource;
 
 use super::support::{As, World, cannot_run_as, is_alive};
 
@@ -82,26 +81,32 @@ fn a_keeper_without_descriptors_starts_nothing_fails_nobody_and_goes_on_once_it_
 }
 
 #[test]
-fn a_keeper_without_memory_starts_nothing_fails_nobody_and_goes_on_once_it_has_some() {
+fn a_keeper_without_memory_or_its_successor_goes_on_with_what_runs() {
     for who in [As::Caller, As::Holders] {
         let mut world = World::run_as(who);
-        world.service("old", FOREVER, QUICK);
+        for name in ["old", "removed"] {
+            world.service(name, FOREVER, QUICK);
+        }
+        world.service(
+            "job",
+            "while [ ! -e go ]; do sleep 0.02; done; exit 3",
+            "restart = { policy = \"never\" }",
+        );
         world.watch();
-        let before = running(&world, &["old"]);
+        let before = running(&world, &["old", "removed", "job"]);
         let keeper = world.keeper().unwrap();
+        // Nothing can be mapped any more, neither by it nor by what it forks.
         let limited = Limited::new(keeper, Resource::RLIMIT_AS, 1 << 20);
-        for n in 0..20 {
-            world.service(&format!("new{n}"), FOREVER, QUICK);
-        }
-        world.until("starts are under way, have failed, or are done", |world| {
-            world.phase("new0") != "" && world.phase("new19") != ""
-        });
+        std::fs::write(world.project().join("go"), "").unwrap();
+        world.remove("removed.toml");
+        world.until("the removed one is gone", |world| world.phase("removed").is_empty());
+        assert!(!is_alive(before[1]));
+        world.until_phase("job", "failed");
+        assert_eq!(world.service_status("job").unwrap()["last_exit"]["code"], 3, "{who:?}");
         drop(limited);
-        for n in 0..20 {
-            world.until_phase(&format!("new{n}"), "running");
-            assert_eq!(world.service_status(&format!("new{n}")).unwrap()["failures"], 0);
-        }
-        assert_eq!((world.keeper(), running(&world, &["old"])), (Some(keeper), before), "{who:?}");
+        world.service("new", FOREVER, QUICK);
+        world.until_phase("new", "running");
+        assert_eq!(running(&world, &["old"]), before[..1], "{who:?}");
     }
 }
 
@@ -115,10 +120,21 @@ fn a_user_without_processes_left_starts_nothing_fails_nobody_and_goes_on_once_th
     world.watch();
     let before = running(&world, &["old"]);
     let keeper = world.keeper().unwrap();
-    let limited = Limited::new(keeper, Resource::RLIMIT_NPROC, 1);
+    let limits = super::support::read(format!("/proc/{keeper}/limits").as_ref());
+    let hard = limits.lines().find(|line| line.starts_with("Max processes")).unwrap();
+    let hard = hard.split_whitespace().nth(3).unwrap();
+    // As itself: not every root may do that to others.
+    let limit = |soft: &str| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "prlimit"]);
+        command.arg(format!("--nproc={soft}:")).arg(format!("--pid={keeper}"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    limit("1");
     world.service("new", FOREVER, QUICK);
     waits_without_blame(&world, "new");
-    drop(limited);
+    limit(hard);
     running(&world, &["new"]);
     assert_eq!((running(&world, &["old"]), world.keeper()), (before, Some(keeper)));
 }
@@ -179,17 +195,16 @@ fn without_descriptors_from_the_start_it_says_so_and_touches_nothing() {
     world.service("web", FOREVER, QUICK);
     world.once().expect_code(0);
     let before = world.pid("web");
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    assert!(soft > 12);
+    // The dynamic linker needs one for each library.
     for limit in 4..12 {
         let run = world.finish({
             let mut command = world.behind("prlimit", &[&format!("--nofile={limit}"), "timeout", "20"]);
             command.arg("--once");
             command
         });
-        assert!(run.code != -1 && run.code != 101 && run.code != 124, "no panic, no hang: {limit}: {run:?}");
+        assert!([0, 1].contains(&run.code), "no panic, no hang, no signal: {limit}: {run:?}");
     }
     world.once().expect_code(0);
     assert_eq!(world.pid("web"), before);
-    assert!(Pid::from_raw(before.unwrap()).as_raw() > 1 && is_alive(before.unwrap()));
+    assert!(is_alive(before.unwrap()));
 }

@@ -27,6 +27,7 @@ mod pipe;
 mod program;
 pub mod protocol;
 mod requests;
+mod reserve;
 mod runs;
 mod server;
 mod spawn;

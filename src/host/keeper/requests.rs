@@ -104,7 +104,7 @@ impl Keeper {
         }
         failpoint::reach("keeper.signal");
         // Nobody there is no error: an exit is on its way to whoever asked.
-        let sent = self.with(&claim.nonce, |cell, sight| cell.signal(sight, signal, to));
+        let sent = self.insist(&claim.nonce, |cell, sight| cell.signal(sight, signal, to));
         failpoint::reach("keeper.signalled");
         if let Some(Err(error)) = sent {
             let detail = format!("signal {signal} to {}: {error}", claim.service);

@@ -163,7 +163,11 @@ impl Keeper {
         let Some(cell) = self.cells.get_mut(nonce) else { return };
         let Leader::Ended { executed, .. } = cell.leader else { return };
         let is_part_of_us = executed && cell.job.is_none();
-        if cell.is_empty() || cell.is_lost() && !is_part_of_us {
+        self.reserve.give_up();
+        let is_empty = cell.is_empty();
+        // The next spawn tries again.
+        let _ = self.reserve.fill();
+        if is_empty || cell.is_lost() && !is_part_of_us {
             return self.finish(nonce);
         }
         if cell.is_lost() {
@@ -193,8 +197,17 @@ impl Keeper {
         Some(look(cell, Sight { here: &self.here, jobs: &jobs, spared: &spared }))
     }
 
-    pub(super) fn has_others(&self, nonce: &Nonce) -> bool {
-        match self.with(nonce, |cell, sight| cell.has_others(sight)) {
+    /// As [`Keeper::with`], and not hindered by a lack of descriptors.
+    pub(super) fn insist<T>(&mut self, nonce: &Nonce, act: impl FnOnce(&Cell, Sight<'_>) -> T) -> Option<T> {
+        self.reserve.give_up();
+        let done = self.with(nonce, act);
+        // The next spawn tries again.
+        let _ = self.reserve.fill();
+        done
+    }
+
+    pub(super) fn has_others(&mut self, nonce: &Nonce) -> bool {
+        match self.insist(nonce, |cell, sight| cell.has_others(sight)) {
             Some(Some(others)) => others,
             // Its holder is gone, and whether it saw the last of them go it has written down.
             Some(None) => !self.ending(nonce).empty,
@@ -239,13 +252,12 @@ impl Keeper {
 
     fn sweep(&mut self, nonce: &Nonce, now: Instant) {
         failpoint::reach("keeper.sweep");
-        self.with(nonce, |cell, sight| {
-            if let Err(error) = cell.sweep(sight)
-                && cell.killing.as_ref().is_some_and(|killing| !killing.told)
-            {
-                log(&format!("killing {}: {error}", cell.service));
-            }
-        });
+        if let Some(Err(error)) = self.insist(nonce, Cell::sweep)
+            && let Some(cell) = self.cells.get(nonce)
+            && cell.killing.as_ref().is_some_and(|killing| !killing.told)
+        {
+            log(&format!("killing {}: {error}", cell.service));
+        }
         failpoint::reach("keeper.swept");
         // Exits of our own children are reaped in the next turn.
         self.settle(nonce);
@@ -268,7 +280,7 @@ impl Keeper {
         if self.cells.get(nonce).is_none_or(|cell| cell.job.is_some()) {
             return;
         }
-        let pids = self.with(nonce, |cell, sight| cell.remains(sight)).unwrap_or_default();
+        let pids = self.insist(nonce, |cell, sight| cell.remains(sight)).unwrap_or_default();
         self.tell(&Message::Unkillable { nonce: nonce.clone(), pids });
     }
 

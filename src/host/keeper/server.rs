@@ -23,6 +23,7 @@ use super::jobs::Job;
 use super::journal::{self, ExitEntry};
 use super::pipe::{log, status_pipe};
 use super::protocol::Message;
+use super::reserve::Reserve;
 use crate::host::cgroup::{Ground, Group, enter};
 use crate::host::failpoint;
 use crate::host::proc::Here;
@@ -79,6 +80,7 @@ pub struct Keeper {
     /// Lines for the journal of exits that could not be written yet.
     pub owed: Vec<ExitEntry>,
     pub owed_again: Instant,
+    pub reserve: Reserve,
     /// Reading and writing end of the pipe that all holders share.
     pub reports: (File, File),
     pub heard: Vec<u8>,
@@ -121,6 +123,9 @@ impl Keeper {
         };
         let (signals, reports) = set_up().expect("a new process can open three descriptors");
         let now = Instant::now();
+        let mut reserve = Reserve::default();
+        // The first spawn tries again.
+        let _ = reserve.fill();
         Self {
             layout: parts.layout,
             here: parts.here,
@@ -133,6 +138,7 @@ impl Keeper {
             emptied: Vec::new(),
             owed: Vec::new(),
             owed_again: now,
+            reserve,
             reports,
             heard: Vec::new(),
             conns: BTreeMap::new(),

@@ -95,6 +95,9 @@ impl Keeper {
             return Err(failed(SpawnStage::Keeper, "start anything", io::Error::other("nobody said hello")));
         };
         let prepared = Prepared::of(request, &self.layout, instance)?;
+        self.reserve
+            .fill()
+            .map_err(|error| failed(SpawnStage::Fork, "keep descriptors back for stops", error))?;
         let pipes = |error| failed(SpawnStage::Fork, "make a pipe", error);
         failpoint::reach("keeper.spawn");
         let (status, child_status) = status_pipe().map_err(pipes)?;
