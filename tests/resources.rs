@@ -6,8 +6,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
 
+#[allow(dead_code, reason = "a part of it is used here")]
+mod ledger_disk;
 mod support;
 
+#[path = "resources/disk.rs"]
+mod disk;
 #[path = "resources/processes.rs"]
 mod processes;
 #[path = "resources/watches.rs"]

@@ -3,6 +3,7 @@
 //! A pidfd tells the death at once; how it ended is told by the kernel (6.15 or newer) when the new parent has
 //! reaped it, or by the holder, who records it before that. After a deadline it counts as unknown.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -131,13 +132,12 @@ impl Keeper {
     }
 
     pub(super) fn ending(&self, nonce: &Nonce) -> Ending {
-        match journal::exits(&self.layout.exits()) {
-            Ok(mut exits) => exits.remove(nonce).unwrap_or_default(),
-            Err(error) => {
-                log(&format!("exits.journal: {error}"));
-                Ending::default()
-            }
-        }
+        let recorded = journal::exits(&self.layout.exits()).unwrap_or_else(|error| {
+            log(&format!("exits.journal: {error}"));
+            BTreeMap::new()
+        });
+        // On a full disk some of it is known to us alone.
+        journal::fold(recorded, self.owed.iter().cloned()).remove(nonce).unwrap_or_default()
     }
 
     pub(super) fn recorded_status(&self, nonce: &Nonce) -> Option<ExitStatus> {

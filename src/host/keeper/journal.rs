@@ -157,15 +157,22 @@ pub fn births(path: &Path) -> io::Result<BTreeMap<Nonce, Option<BirthLine>>> {
 
 /// The ends on record, by nonce.
 pub fn exits(path: &Path) -> io::Result<BTreeMap<Nonce, Ending>> {
-    let mut exits: BTreeMap<Nonce, Ending> = BTreeMap::new();
-    for entry in read_lines::<ExitEntry>(path)?.lines {
+    Ok(fold(BTreeMap::new(), read_lines::<ExitEntry>(path)?.lines))
+}
+
+/// Adds more entries to what is known of the runs.
+pub fn fold(
+    mut exits: BTreeMap<Nonce, Ending>,
+    entries: impl IntoIterator<Item = ExitEntry>,
+) -> BTreeMap<Nonce, Ending> {
+    for entry in entries {
         let ending = exits.entry(entry.nonce().clone()).or_default();
         match entry {
             ExitEntry::Leader(line) => ending.leader = Some(line),
             ExitEntry::Empty { .. } => ending.empty = true,
         }
     }
-    Ok(exits)
+    exits
 }
 
 #[cfg(test)]
