@@ -15,6 +15,7 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -204,7 +205,23 @@ fn stat_of(mut file: fs::File, pid: i32) -> io::Result<Option<Stat>> {
     // The name of a process is any bytes at all.
     let text = String::from_utf8_lossy(&line[..length]);
     let garbled = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is garbled"));
-    Stat::parse(&text).map(Some).ok_or_else(garbled)
+    let mut stat = Stat::parse(&text).ok_or_else(garbled)?;
+    stat.start_ticks = stat.start_ticks.saturating_add_signed(-ticks_ahead());
+    Ok(Some(stat))
+}
+
+/// How far the clock of our time namespace, on which the kernel shows start times, is ahead of the machine's: an
+/// identity is the same for whoever reads it. Source: time_namespaces(7).
+fn ticks_ahead() -> i64 {
+    const TICKS_PER_SECOND: i64 = 100;
+    static AHEAD: OnceLock<i64> = OnceLock::new();
+    *AHEAD.get_or_init(|| {
+        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        let words = offsets.lines().find_map(|line| line.strip_prefix("boottime"));
+        let mut numbers = words.unwrap_or_default().split_ascii_whitespace().flat_map(str::parse::<i64>);
+        let (seconds, nanoseconds) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        seconds * TICKS_PER_SECOND + nanoseconds / (1_000_000_000 / TICKS_PER_SECOND)
+    })
 }
 
 #[cfg(test)]
