@@ -123,11 +123,11 @@ fn everywhere(role: Role) {
         }
         let world = World::run_as(who);
         let Some(inside) = Inside::new(&world) else { return };
-        recycled(&world, &inside, role, who);
+        recycled(&world, &inside, role);
     }
 }
 
-fn recycled(world: &World, inside: &Inside, role: Role, who: As) {
+fn recycled(world: &World, inside: &Inside, role: Role) {
     world.service("web", "(setsid sleep 2000 &); exec sleep 1000", "");
     inside.run(world, &["up", "-d"]).expect_code(0);
     world.until_phase("web", "running");
@@ -162,17 +162,16 @@ fn recycled(world: &World, inside: &Inside, role: Role, who: As) {
     let status = inside.run(world, &["status", "-o", "json"]).json();
     assert_eq!(status["watching"], false, "{role:?}");
     let web = &status["services"][0];
-    // Who held it was killed: nothing proves that nothing is left, unless what they were in is known to be empty.
-    let is_lost = web["phase"] == "held";
-    assert!(!is_lost || role == Role::Holder, "{role:?}: {web}");
-    assert!(is_lost || (role, who) != (Role::Holder, As::Holders), "{role:?}: {web}");
+    // Who held it was killed: nothing proves that nothing is left.
+    let is_lost = role == Role::Holder;
+    assert_eq!(web["phase"] == "held", is_lost, "{role:?}: {web}");
     assert_eq!(once.code, i32::from(is_lost), "{role:?}: {once:?}");
     let leaders = ours(world, "sleep 1000");
     let leaders: Vec<i32> =
         leaders.into_iter().filter(|pid| *pid != inside.first && is_exactly(*pid, "sleep")).collect();
     match role {
-        Role::Holder if is_lost => assert!(leaders.is_empty(), "{leaders:?}"),
-        Role::Leader | Role::Holder => {
+        Role::Holder => assert!(leaders.is_empty(), "{leaders:?}"),
+        Role::Leader => {
             assert!(leaders.len() == 1 && leaders[0] != leader && !is_alive(descendant), "{leaders:?}");
         }
         Role::Descendant | Role::Keeper | Role::Watcher => assert_eq!(leaders, [leader]),
