@@ -54,13 +54,18 @@ pub fn start(arguments: &[OsString], log: &Path) -> Result<Child, BackgroundErro
 
 /// Ourselves, by the name that `ps` shall show, as long as that still names the file that we run.
 pub fn own_executable() -> PathBuf {
-    let running = PathBuf::from("/proc/self/exe");
-    let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
-    match std::env::current_exe() {
-        Ok(named) if identity(&named).is_some() && identity(&named) == identity(&running) => named,
-        Ok(_) | Err(_) => running,
-    }
+    named_executable().unwrap_or_else(|| RUNNING.into())
 }
+
+/// `None`: the file that we run is not there any more, or another one is.
+pub fn named_executable() -> Option<PathBuf> {
+    let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    let named = std::env::current_exe().ok()?;
+    (identity(&named).is_some() && identity(&named) == identity(Path::new(RUNNING))).then_some(named)
+}
+
+/// Whatever became of its name.
+const RUNNING: &str = "/proc/self/exe";
 
 fn open_log(log: &Path) -> io::Result<File> {
     if let Some(dir) = log.parent() {

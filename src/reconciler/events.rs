@@ -38,9 +38,6 @@ impl<H: Host> Reconciler<H> {
             }
             Event::LogTroubled { service, trouble } => self.log_troubled(&service, trouble),
             Event::KeeperLost => {
-                tracing::warn!(
-                    "the keeper was lost or is back; services live on, everything is observed anew"
-                );
                 self.forget_flights();
                 self.observe_everything();
             }

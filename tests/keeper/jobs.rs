@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reconcile::host::keeper::Heard;
 use reconcile::host::keeper::protocol::{CellInfo, CellState};
 use reconcile::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest};
 use reconcile::state::{ExitStatus, SpawnStage};
@@ -143,8 +144,10 @@ async fn a_job_that_the_keeper_took_along_is_cancelled_before_the_loss_is_told()
     let client = world.client.as_mut().unwrap();
     let told = [client.next().await, client.next().await];
     assert!(
-        matches!(&told, [Event::JobDone { of, outcome: JobOutcome::Cancelled, .. }, Event::KeeperLost]
-            if *of == claim.nonce),
+        matches!(&told, [
+            Heard::Event(Event::JobDone { of, outcome: JobOutcome::Cancelled, .. }),
+            Heard::Event(Event::KeeperLost),
+        ] if *of == claim.nonce),
         "{told:?}"
     );
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use reconcile::host::Event;
-use reconcile::host::keeper::{EXIT_HELD, KeeperClient, KeeperError, is_held};
+use reconcile::host::keeper::{EXIT_HELD, Heard, KeeperClient, KeeperError, is_held};
 use reconcile::host::proc::Liveness;
 
 use crate::contain::kinds;
@@ -161,7 +161,7 @@ async fn a_new_client_takes_the_place_of_the_old() {
     let claim = world.run("web", "exec sleep 1000").await;
     let mut old = world.client.take().unwrap();
     world.connect().await;
-    assert_eq!(old.next().await, Event::KeeperLost);
+    assert_eq!(old.next().await, Heard::Event(Event::KeeperLost));
     world.client().kill(&claim);
     world.gone(&claim).await;
 }

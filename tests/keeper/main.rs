@@ -11,4 +11,5 @@ mod jobs;
 mod life;
 mod spawn;
 mod survive;
+mod upgrade;
 mod world;

@@ -94,10 +94,7 @@ async fn signals_and_session_of_a_program_are_its_own() {
     let stat = reconcile::host::proc::stat(pid.get()).unwrap().unwrap();
     assert_eq!(stat.pgid, pid.get());
     assert_eq!(dispositions_of_the_keeper(&world), [0, 0]);
-    world.client().upgrade(Path::new(EXE));
-    world.until(|event| *event == Event::KeeperLost).await;
-    world.disconnect().await;
-    world.connect().await;
+    world.upgrade(Path::new(EXE)).await;
     assert_eq!(dispositions_of_the_keeper(&world), [0, 0], "after an upgrade");
 }
 

@@ -7,7 +7,7 @@ use reconcile::host::{Event, Found};
 use reconcile::state::{Containment, ExitStatus};
 
 use crate::contain::{kinds, with_escaped};
-use crate::world::{EXE, Kind, World};
+use crate::world::{Kind, World};
 
 #[tokio::test]
 async fn services_outlive_their_keeper_and_how_they_end_is_known() {
@@ -88,53 +88,6 @@ async fn an_end_that_nobody_saw_is_called_unknown() {
     world.connect().await;
     world.client().attach(&claim);
     assert_eq!(world.exited(&claim).await, (None, false));
-    world.gone(&claim).await;
-}
-
-#[tokio::test]
-async fn an_upgrade_in_place_keeps_the_process_and_all_that_it_holds() {
-    for kind in kinds() {
-        let mut world = World::new(kind).await;
-        let go = world.path("go");
-        let ending = world
-            .run("ending", &format!("while ! [ -e {} ]; do sleep 0.01; done; exit 8", go.display()))
-            .await;
-        let (killed, escaped) = with_escaped(&mut world).await;
-        let keeper = world.keeper().clone();
-        world.client().upgrade(Path::new(EXE));
-        world.until(|event| *event == Event::KeeperLost).await;
-        world.disconnect().await;
-        world.connect().await;
-        assert_eq!(world.keeper(), &keeper, "{kind:?}");
-        let environment = std::fs::read_to_string(format!("/proc/{}/environ", keeper.pid)).unwrap();
-        assert!(environment.contains("RECONCILE_KEEPER_FDS="));
-        assert_eq!(world.client.as_mut().unwrap().list().await.unwrap().len(), 2);
-        std::fs::write(&go, "").unwrap();
-        assert_eq!(world.exited(&ending).await, (Some(ExitStatus::Code(8)), false), "{kind:?}");
-        world.gone(&ending).await;
-        world.client().kill(&killed);
-        world.gone(&killed).await;
-        assert!(!world.is_alive(&escaped), "{kind:?}");
-        let after = world.run("after", "exit 0").await;
-        world.gone(&after).await;
-        // And once more: what it was started with goes along.
-        world.client().upgrade(Path::new(EXE));
-        world.until(|event| *event == Event::KeeperLost).await;
-        world.disconnect().await;
-        world.connect().await;
-        world.disconnect().await;
-        world.eventually("it has left", || !world.is_alive(&keeper)).await;
-    }
-}
-
-#[tokio::test]
-async fn an_upgrade_that_fails_changes_nothing() {
-    let mut world = World::new(Kind::Found).await;
-    let claim = world.run("web", "exec sleep 1000").await;
-    world.client().upgrade(Path::new("/nonexistent/reconcile"));
-    assert_eq!(world.client.as_mut().unwrap().list().await.unwrap().len(), 1);
-    world.client().kill(&claim);
-    assert_eq!(world.exited(&claim).await.0, Some(ExitStatus::Signal(libc::SIGKILL)));
     world.gone(&claim).await;
 }
 

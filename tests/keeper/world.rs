@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reconcile::host::clock;
-use reconcile::host::keeper::{KeeperClient, epoch};
+use reconcile::host::keeper::{Heard, KeeperClient, epoch};
 use reconcile::host::observe::{Intents, observe};
 use reconcile::host::proc::{Here, Liveness, Pinned, visit_descendants};
 use reconcile::host::{Claim, Event, ExecTarget, Found, SpawnRequest, StateLayout, StdinKind};
@@ -203,8 +203,10 @@ impl World {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let client = self.client.as_mut().expect("connected");
-            let Ok(event) = tokio::time::timeout(left, client.next()).await else {
-                self.fail(&format!("an event was waited for in vain; seen {:?}", self.seen));
+            let event = match tokio::time::timeout(left, client.next()).await {
+                Ok(Heard::Event(event)) => event,
+                Ok(other) => self.fail(&format!("not asked for: {other:?}")),
+                Err(_) => self.fail(&format!("an event was waited for in vain; seen {:?}", self.seen)),
             };
             if let Event::Spawned { nonce, process, containment, .. } = &event {
                 self.runs.insert(nonce.clone(), (process.clone(), containment.clone()));
@@ -213,6 +215,27 @@ impl World {
                 return event;
             }
             self.seen.push(event);
+        }
+    }
+
+    /// Has the keeper become this file, and meets it again.
+    pub async fn upgrade(&mut self, exe: &Path) {
+        self.client().upgrade(&target(exe).file);
+        self.until(|event| *event == Event::KeeperLost).await;
+        self.disconnect().await;
+        self.connect().await;
+    }
+
+    /// Asks for an upgrade that is to be refused: whether for now, and why.
+    pub async fn refused_upgrade(&mut self, exe: &FileIdentity) -> (bool, String) {
+        self.client().upgrade(exe);
+        loop {
+            let next = self.client.as_mut().expect("connected").next();
+            match tokio::time::timeout(BOUND, next).await {
+                Ok(Heard::NotUpgraded { busy, detail }) => return (busy, detail),
+                Ok(Heard::Event(Event::KeeperLost)) | Err(_) => self.fail("it was to be refused"),
+                Ok(Heard::Event(event)) => self.seen.push(event),
+            }
         }
     }
 

@@ -26,6 +26,7 @@ use crate::host::socket::Directory;
 use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
+use crate::state::FileIdentity;
 
 /// A keeper answers a hello or a ping within this, or counts as unresponsive.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -66,12 +67,23 @@ pub struct KeeperInfo {
 /// Jobs under way: what they are for, and which service and run they belong to.
 type Jobs = Arc<Mutex<HashMap<Nonce, (JobPurpose, ServiceId, Nonce)>>>;
 
+/// What a client hears.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    Event(Event),
+    /// The keeper stays the program that it is, a sentence says why; `busy`: for now.
+    NotUpgraded {
+        busy: bool,
+        detail: String,
+    },
+}
+
 /// A connection to the keeper, as its one client.
 #[derive(Debug)]
 pub struct KeeperClient {
     pub info: KeeperInfo,
     requests: mpsc::UnboundedSender<Vec<u8>>,
-    events: mpsc::UnboundedReceiver<Event>,
+    heard: mpsc::UnboundedReceiver<Heard>,
     lists: mpsc::UnboundedReceiver<Vec<CellInfo>>,
     jobs: Jobs,
     pings: mpsc::UnboundedSender<u64>,
@@ -151,14 +163,14 @@ impl KeeperClient {
 
     fn run(info: KeeperInfo, reader: BufReader<OwnedReadHalf>, writer: OwnedWriteHalf) -> Self {
         let (requests, to_write) = mpsc::unbounded_channel();
-        let (to_hear, events) = mpsc::unbounded_channel();
+        let (to_hear, heard) = mpsc::unbounded_channel();
         let (to_list, lists) = mpsc::unbounded_channel();
         let (pings, pinged) = mpsc::unbounded_channel();
         let jobs = Jobs::default();
         let silent = Arc::<AtomicBool>::default();
         tokio::spawn(write_requests(to_write, writer));
         let hearing = Hearing {
-            events: to_hear,
+            heard: to_hear,
             lists: to_list,
             jobs: jobs.clone(),
             pinged,
@@ -167,7 +179,7 @@ impl KeeperClient {
         };
         let hearing = tokio::spawn(hearing.read(reader)).abort_handle();
         let last_ping = AtomicU64::default();
-        Self { info, requests, events, lists, jobs, pings, last_ping, silent, hearing, lost: false }
+        Self { info, requests, heard, lists, jobs, pings, last_ping, silent, hearing, lost: false }
     }
 
     fn ask(&self, request: &Request) {
@@ -216,10 +228,11 @@ impl KeeperClient {
         self.ask(&Request::TrimExits { keep });
     }
 
-    /// Has the keeper become this program, in place: if it does, [`Event::KeeperLost`], and connect again. If it
-    /// cannot now, for spawns or jobs are under way, nothing happens but a warning.
-    pub fn upgrade(&self, exe: &Path) {
-        self.ask(&Request::Upgrade { exe: exe.to_owned() });
+    /// Has the keeper become this program, in place: if it does, [`Event::KeeperLost`], and connect again. What is
+    /// asked for in between is lost. If it does not, [`Heard::NotUpgraded`] says why.
+    pub fn upgrade(&self, exe: &FileIdentity) {
+        self.ask(&Request::Upgrade { exe: exe.clone() });
+        self.ping();
     }
 
     /// Has the keeper show that it still serves us: if it says nothing in time, it is lost.
@@ -240,20 +253,20 @@ impl KeeperClient {
         self.lists.recv().await
     }
 
-    /// The next thing that happened. Cancel safe. [`Event::KeeperLost`] is the last; before it, every job that
+    /// The next thing that is heard. Cancel safe. [`Event::KeeperLost`] is the last; before it, every job that
     /// is under way ends as cancelled.
-    pub async fn next(&mut self) -> Event {
+    pub async fn next(&mut self) -> Heard {
         if self.lost {
             return std::future::pending().await;
         }
-        if let Some(event) = self.events.recv().await {
-            return event;
+        if let Some(heard) = self.heard.recv().await {
+            return heard;
         }
         if let Some(event) = self.cancel_one_job() {
-            return event;
+            return Heard::Event(event);
         }
         self.lost = true;
-        Event::KeeperLost
+        Heard::Event(Event::KeeperLost)
     }
 
     /// Whoever asked for a job of this connection hears nothing else of it any more.
@@ -340,7 +353,7 @@ async fn write_requests(mut requests: mpsc::UnboundedReceiver<Vec<u8>>, mut writ
 
 /// Turns what the keeper says into events, until it says no more.
 struct Hearing {
-    events: mpsc::UnboundedSender<Event>,
+    heard: mpsc::UnboundedSender<Heard>,
     lists: mpsc::UnboundedSender<Vec<CellInfo>>,
     jobs: Jobs,
     pinged: mpsc::UnboundedReceiver<u64>,
@@ -403,6 +416,10 @@ impl Hearing {
                 let _ = self.lists.send(cells);
                 return;
             }
+            Message::NotUpgraded { busy, detail } => {
+                let _ = self.heard.send(Heard::NotUpgraded { busy, detail });
+                return;
+            }
             Message::Refused { nonce, detail } => {
                 tracing::warn!(nonce = nonce.as_ref().map(Nonce::as_str), %detail, "the keeper refuses");
                 return;
@@ -414,7 +431,7 @@ impl Hearing {
             Message::Hello { .. } => return,
         };
         // Nobody listens any more: the reconciler is on its way out.
-        let _ = self.events.send(event);
+        let _ = self.heard.send(Heard::Event(event));
     }
 }
 

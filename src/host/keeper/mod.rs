@@ -36,6 +36,6 @@ mod upgrade;
 
 pub use ask::cells;
 pub use cell::JOB_PREFIX;
-pub use client::{KeeperClient, KeeperError, KeeperInfo, is_held};
+pub use client::{Heard, KeeperClient, KeeperError, KeeperInfo, is_held};
 pub use gate::{GateError, Judged, TRIM_AT_BYTES, close_gate, epoch, judge_intents, trim_births};
 pub use start::{EXIT_HELD, main};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::{Claim, SpawnRequest};
 use crate::identity::{InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
-use crate::state::{Containment, ExitStatus, SpawnFailure};
+use crate::state::{Containment, ExitStatus, FileIdentity, SpawnFailure};
 
 /// The version spoken here.
 pub const PROTOCOL: u32 = 1;
@@ -22,8 +22,13 @@ pub const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// The version that both sides understand; `None` if there is none.
 pub fn common_protocol(theirs: u32) -> Option<u32> {
-    let common = theirs.min(PROTOCOL);
-    (common >= OLDEST_PROTOCOL).then_some(common)
+    common(theirs, OLDEST_PROTOCOL, PROTOCOL)
+}
+
+/// Each side names the newest that it speaks: the newer one speaks as the older does, as far back as it can.
+fn common(theirs: u32, oldest: u32, newest: u32) -> Option<u32> {
+    let common = theirs.min(newest);
+    (common >= oldest).then_some(common)
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,10 +70,10 @@ pub enum Request {
     TrimExits {
         keep: Vec<Nonce>,
     },
-    /// Becomes this program; the connection ends, and is to be made anew. Refused while spawns or jobs are under
-    /// way.
+    /// Becomes this very file as a program; the connection ends, and is to be made anew. Otherwise answered by
+    /// [`Message::NotUpgraded`].
     Upgrade {
-        exe: std::path::PathBuf,
+        exe: FileIdentity,
     },
     /// Answered by [`Message::Cells`]. May be asked without a hello.
     List,
@@ -126,6 +131,11 @@ pub enum Message {
     },
     Cells {
         cells: Vec<CellInfo>,
+    },
+    /// It is as it was; a sentence says why. `busy`: something is under way that cannot be handed over.
+    NotUpgraded {
+        busy: bool,
+        detail: String,
     },
     Pong {
         id: u64,
@@ -190,6 +200,8 @@ mod tests {
         assert_eq!(common_protocol(PROTOCOL + 5), Some(PROTOCOL));
         assert_eq!(common_protocol(OLDEST_PROTOCOL), Some(OLDEST_PROTOCOL));
         assert_eq!(common_protocol(OLDEST_PROTOCOL - 1), None);
+        // As it will be once there are two.
+        assert_eq!([6, 5, 4, 3].map(|theirs| common(theirs, 4, 5)), [Some(5), Some(5), Some(4), None]);
     }
 
     #[test]

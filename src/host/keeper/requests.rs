@@ -10,7 +10,9 @@ use super::journal;
 use super::pipe::log;
 use super::protocol::{CellInfo, Message, PROTOCOL, Request, common_protocol};
 use super::server::{Keeper, Order, own_cgroup};
+use super::upgrade::NotNow;
 use crate::host::Claim;
+use crate::host::cause::plain;
 use crate::host::cgroup::{Ground, Group, enter};
 use crate::host::failpoint;
 use crate::identity::{InstanceId, Nonce};
@@ -38,8 +40,14 @@ impl Keeper {
             Request::CancelJob { nonce } => self.cancel_job(&nonce),
             Request::TrimExits { keep } => self.trim_exits(&keep),
             Request::Upgrade { exe } => {
-                let why_not = self.upgrade(&exe);
-                self.refuse(conn, None, why_not);
+                let not_upgraded = match self.upgrade(&exe) {
+                    NotNow::Busy(why) => Message::NotUpgraded { busy: true, detail: why.into() },
+                    NotNow::Failed(error) => {
+                        let detail = format!("{}: {}", exe.path.display(), plain(&error));
+                        Message::NotUpgraded { busy: false, detail }
+                    }
+                };
+                self.answer(conn, &not_upgraded);
             }
         }
     }

@@ -304,7 +304,7 @@ impl Keeper {
         }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         for conn in self.conns.values_mut() {
             conn.flush();
         }

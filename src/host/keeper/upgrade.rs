@@ -2,7 +2,8 @@
 //!
 //! Pid, children and the subreaper flag survive an exec; what the keeper knows goes along in an anonymous file, the
 //! lock and the socket as open descriptors, so that nobody can take either in between. The connection of
-//! the client ends, and the client comes back. If the exec fails, nothing has changed.
+//! the client ends, and the client comes back. If the exec fails, nothing has changed. A program that cannot read what it
+//! is handed still has the children, and finds in the journal of births what they are.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -19,26 +20,29 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Hold, Hull, Killing, Leader};
+use super::conn::Conn;
+use super::journal;
 use super::pipe::log;
 use super::server::{Keeper, Parts};
 use crate::host::cgroup::Group;
-use crate::host::proc::Here;
+use crate::host::proc::{self, Here};
+use crate::host::resolve::file_identity;
 use crate::host::sys;
 use crate::host::{Claim, StateLayout};
-use crate::identity::Nonce;
-use crate::state::{Containment, ExitStatus};
+use crate::identity::{Nonce, ProcessIdentity};
+use crate::state::{BirthLine, Containment, ExitStatus, FileIdentity};
 
 /// The descriptors that go along, as `lock,listener,reports,reporting,knowledge`; only in a keeper's environment.
 const HANDED_OVER: &str = "RECONCILE_KEEPER_FDS";
 
 /// What a keeper knows that its successor cannot find out.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Knowledge {
     nofile: (u64, u64),
     cells: Vec<Known>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Known {
     claim: Claim,
     leader: KnownLeader,
@@ -46,7 +50,7 @@ struct Known {
     killing: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum KnownLeader {
     Alive,
@@ -54,7 +58,7 @@ enum KnownLeader {
     Ended(Option<ExitStatus>),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum KnownHold {
     None,
@@ -64,21 +68,41 @@ enum KnownHold {
     Lost,
 }
 
+/// Why a keeper stays what it is.
+#[derive(Debug)]
+pub(super) enum NotNow {
+    /// Something is under way that cannot be handed over.
+    Busy(&'static str),
+    Failed(io::Error),
+}
+
 impl Keeper {
-    /// Becomes `exe`; returns only where that cannot be, with a sentence.
-    pub(super) fn upgrade(&mut self, exe: &Path) -> String {
+    /// Becomes `exe`; returns only where that cannot be.
+    pub(super) fn upgrade(&mut self, exe: &FileIdentity) -> NotNow {
         if !self.queue.is_empty() || !self.owed.is_empty() {
-            return "busy: something waits to be spawned or recorded".into();
+            return NotNow::Busy("something waits to be spawned or recorded");
         }
         let Some(cells) = self.cells.values().map(known).collect::<Option<Vec<_>>>() else {
-            return "busy: a spawn or a job is under way".into();
+            return NotNow::Busy("a spawn, a job or an end is under way");
         };
+        // What was said so far is heard, and what was to be taken away is: nobody else knows of either.
+        self.flush();
+        self.remove_emptied();
+        if self.conns.values().any(Conn::wants_to_write) {
+            return NotNow::Busy("somebody has yet to hear what was said");
+        }
         let knowledge = Knowledge { nofile: self.nofile, cells };
         let Err(error) = self.become_program(exe, &knowledge);
-        format!("{}: {error}", exe.display())
+        NotNow::Failed(error)
     }
 
-    fn become_program(&self, exe: &Path, knowledge: &Knowledge) -> io::Result<Infallible> {
+    fn become_program(&self, exe: &FileIdentity, knowledge: &Knowledge) -> io::Result<Infallible> {
+        // Wherever it has been moved; the next program is told by its path.
+        let dir = std::env::current_dir()?;
+        let there = std::fs::metadata(&exe.path)?;
+        if file_identity(exe.path.clone(), &there) != *exe {
+            return Err(io::Error::other("it is not the file that was meant"));
+        }
         let mut file: File = memfd_create("keeper", MFdFlags::MFD_CLOEXEC)?.into();
         serde_json::to_writer(&mut file, knowledge)?;
         file.flush()?;
@@ -87,9 +111,9 @@ impl Keeper {
         let fds = [lock, listener, self.reports.0.as_fd(), self.reports.1.as_fd(), file.as_fd()];
         let numbers: Vec<String> = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
         let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(io::Error::from);
-        let path = c_string(exe.as_os_str().as_bytes().to_vec())?;
-        let dir = self.layout.dir.as_os_str().as_bytes().to_vec();
-        let argv = [path.clone(), c"keeper".into(), c"--state-dir".into(), c_string(dir)?];
+        let path = c_string(exe.path.as_os_str().as_bytes().to_vec())?;
+        let dir = c_string(dir.into_os_string().into_vec())?;
+        let argv = [path.clone(), c"keeper".into(), c"--state-dir".into(), dir];
         let mut env = vec![c_string(format!("{HANDED_OVER}={}", numbers.join(",")).into_bytes())?];
         for (key, value) in std::env::vars_os().filter(|(key, _)| key != HANDED_OVER) {
             env.push(c_string([key.into_vec(), b"=".to_vec(), value.into_vec()].concat())?);
@@ -106,9 +130,12 @@ impl Keeper {
 fn known(cell: &Cell) -> Option<Known> {
     let leader = match cell.leader {
         Leader::Alive => KnownLeader::Alive,
-        Leader::Watched { .. } => KnownLeader::Watched,
+        Leader::Watched { died: None, .. } => KnownLeader::Watched,
         Leader::Ended { status, executed: true } => KnownLeader::Ended(status),
-        Leader::Unborn { .. } | Leader::Ended { executed: false, .. } => return None,
+        // Of one that was watched and has died, the kernel may tell in a moment how.
+        Leader::Watched { died: Some(_), .. }
+        | Leader::Unborn { .. }
+        | Leader::Ended { executed: false, .. } => return None,
     };
     if cell.job.is_some() {
         return None;
@@ -152,11 +179,17 @@ pub fn succeed(dir: &Path) -> io::Result<Option<Keeper>> {
         reports: Some((reports.into(), reporting.into())),
     };
     let mut keeper = Keeper::new(parts);
-    match read(knowledge?.into()) {
-        Ok(knowledge) => keeper.learn(knowledge),
-        // Everything that runs is still our child, and is attached to when it is asked about.
-        Err(error) => log(&format!("what the keeper before knew cannot be read: {error}")),
-    }
+    let cells = match knowledge.and_then(|file| read(file.into())) {
+        Ok(knowledge) => {
+            keeper.nofile = knowledge.nofile;
+            knowledge.cells
+        }
+        Err(error) => {
+            log(&format!("what the keeper before knew cannot be read: {error}; its children are looked for"));
+            keeper.recall()
+        }
+    };
+    keeper.learn(cells);
     Ok(Some(keeper))
 }
 
@@ -181,10 +214,49 @@ fn read(mut file: File) -> io::Result<Knowledge> {
 }
 
 impl Keeper {
-    fn learn(&mut self, knowledge: Knowledge) {
-        self.nofile = knowledge.nofile;
-        let nonces: Vec<Nonce> = knowledge.cells.iter().map(|known| known.claim.nonce.clone()).collect();
-        for known in knowledge.cells {
+    /// What is still our child of all that was ever born here. The rest is attached to when it is asked about.
+    fn recall(&self) -> Vec<Known> {
+        let births = journal::births_in_order(&self.layout.births()).map(|births| births.lines);
+        let births = births.unwrap_or_else(|error| {
+            log(&format!("births.journal: {error}"));
+            Vec::new()
+        });
+        births.into_iter().filter_map(|birth| self.recall_birth(birth)).collect()
+    }
+
+    fn recall_birth(&self, birth: BirthLine) -> Option<Known> {
+        let BirthLine { nonce, process, containment, intent } = birth;
+        let is_held = matches!(&containment, Containment::Holder { process, .. } if self.is_child(process));
+        if !is_held && !self.is_child(&process) {
+            return None;
+        }
+        // A holder records the end before it reports it.
+        let leader = match self.recorded_status(&nonce) {
+            Some(status) => KnownLeader::Ended(Some(status)),
+            None => KnownLeader::Alive,
+        };
+        let claim = Claim {
+            service: intent.service,
+            nonce,
+            process: Some(process),
+            containment: Some(containment),
+            epoch: 0,
+        };
+        let hold = if is_held { KnownHold::Child } else { KnownHold::Lost };
+        Some(Known { claim, leader, hold, killing: false })
+    }
+
+    /// Dead and not yet reaped it is one, too.
+    fn is_child(&self, process: &ProcessIdentity) -> bool {
+        let pid = process.pid.get();
+        let stat = proc::stat(pid).ok().flatten();
+        stat.is_some_and(|stat| stat.ppid == std::process::id() as i32)
+            && self.here.identity(pid).is_ok_and(|there| there == *process)
+    }
+
+    fn learn(&mut self, cells: Vec<Known>) {
+        let nonces: Vec<Nonce> = cells.iter().map(|known| known.claim.nonce.clone()).collect();
+        for known in cells {
             let service = known.claim.service.clone();
             if self.learn_cell(known).is_none() {
                 log(&format!("what the keeper before knew of {service} makes no sense"));
@@ -242,5 +314,57 @@ impl Keeper {
         };
         self.cells.insert(claim.nonce, cell);
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{BootId, Pid, ServiceId};
+
+    /// What a keeper of version 0.1.0 hands over; every keeper after it is to read this.
+    const OF_VERSION_1: &str = include_str!("../../../tests/fixtures/state/v1/upgrade.json");
+
+    fn process(pid: i32) -> ProcessIdentity {
+        let boot = BootId::new("0d9a1c6e-0000-4000-8000-000000000001");
+        ProcessIdentity { pid: Pid::new(pid).unwrap(), start_ticks: 120_651, boot, pid_ns: 4_026_531_836 }
+    }
+
+    fn known(n: u64, containment: Containment, leader: KnownLeader, hold: KnownHold) -> Known {
+        let claim = Claim {
+            service: ServiceId::parse("shop/db").unwrap(),
+            nonce: Nonce::from_u64(n),
+            process: Some(process(1_000 + n as i32)),
+            containment: Some(containment),
+            epoch: 0,
+        };
+        Known { claim, leader, hold, killing: n == 1 }
+    }
+
+    #[test]
+    fn what_is_handed_over_has_its_form() {
+        let group = Containment::Cgroup { path: "/sys/fs/cgroup/reconcile/shop.db".into() };
+        let holder = || Containment::Holder { process: process(900), within: None };
+        let code = Some(ExitStatus::Code(3));
+        let knowledge = Knowledge {
+            nofile: (1_024, 1_048_576),
+            cells: vec![
+                known(1, group, KnownLeader::Alive, KnownHold::None),
+                known(2, holder(), KnownLeader::Watched, KnownHold::Child),
+                known(3, holder(), KnownLeader::Ended(code), KnownHold::Watched),
+                known(4, holder(), KnownLeader::Ended(None), KnownHold::Empty),
+                known(5, holder(), KnownLeader::Alive, KnownHold::Lost),
+            ],
+        };
+        assert_eq!(serde_json::from_str::<Knowledge>(OF_VERSION_1).unwrap(), knowledge);
+        assert_eq!(serde_json::to_string(&knowledge).unwrap(), OF_VERSION_1.trim_end());
+    }
+
+    /// A newer form adds, and an older program passes over what it does not know.
+    #[test]
+    fn what_a_newer_keeper_adds_is_passed_over() {
+        let newer = OF_VERSION_1.replacen("{\"nofile\"", "{\"mood\":\"good\",\"nofile\"", 1);
+        assert_ne!(newer, OF_VERSION_1);
+        assert_eq!(serde_json::from_str::<Knowledge>(&newer).unwrap().cells.len(), 5);
     }
 }

@@ -1,8 +1,11 @@
 //! The link to the keeper: made when there is something to ask, mended when it is lost.
 //!
 //! Requests wait here until there is a keeper; connecting is a task of its own, so that whoever waits for the
-//! next event may be interrupted at any time. A keeper that holds its lock and does not answer is never
-//! replaced: it is tried again and again, and until it answers every claim is held and every request fails.
+//! next event may be interrupted at any time. A keeper that holds its lock and does not serve us is never
+//! replaced: it is tried again and again, and until it does every claim is held and every request fails. One that
+//! is an older program than ours becomes ours in place, when nothing is under way (`upgrade`).
+
+mod upgrade;
 
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
@@ -11,8 +14,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use self::upgrade::Upgrade;
 use super::backoff::Backoff;
-use crate::host::keeper::{KeeperClient, KeeperError};
+use crate::host::keeper::{Heard, KeeperClient, KeeperError};
 use crate::host::{Claim, Event, JobOutcome, JobRequest, SpawnRequest, StateLayout};
 use crate::host::{background, failpoint};
 use crate::identity::{InstanceId, Nonce};
@@ -55,12 +59,13 @@ pub(super) struct KeeperLink {
     attached: HashSet<Nonce>,
     /// What came of requests that found no keeper.
     events: VecDeque<Event>,
-    /// A keeper holds its lock and does not answer: what becomes of requests meanwhile.
+    /// A keeper holds its lock and does not serve us: what becomes of requests meanwhile.
     silence: Option<SpawnFailure>,
     /// Something was asked since the keeper was last known to have heard everything.
     asked: bool,
     /// When the keeper is asked whether it has heard what it was asked for.
     ping_at: Option<Instant>,
+    upgrade: Upgrade,
 }
 
 impl KeeperLink {
@@ -77,6 +82,7 @@ impl KeeperLink {
             silence: None,
             asked: false,
             ping_at: None,
+            upgrade: Upgrade::default(),
         }
     }
 
@@ -146,6 +152,8 @@ impl KeeperLink {
         }
         self.asked = true;
         match &self.line {
+            // What it hears now would be lost.
+            Line::Up(..) if self.upgrade.is_asked() => self.waiting.push(asked),
             Line::Up(client, _) => {
                 tell(client, asked);
                 self.ping_at.get_or_insert_with(|| Instant::now() + PING_AFTER);
@@ -156,9 +164,19 @@ impl KeeperLink {
 
     fn connect_if_needed(&mut self) {
         let is_wanted = self.is_unresponsive() || !self.waiting.is_empty();
-        if !is_wanted || !matches!(self.line, Line::Down) {
-            return;
+        if is_wanted && matches!(self.line, Line::Down) {
+            self.connect();
         }
+    }
+
+    async fn be_connected(&mut self) {
+        if let Line::Connecting(connecting) = &mut self.line {
+            let outcome = connecting.await.expect("connecting never panics and is not aborted");
+            self.connected(outcome);
+        }
+    }
+
+    fn connect(&mut self) {
         let (layout, instance, exe) = (self.layout.clone(), self.instance.clone(), self.exe.clone());
         let pause = self.backoff.pause();
         self.line = Line::Connecting(tokio::spawn(async move {
@@ -174,21 +192,53 @@ impl KeeperLink {
             Err(error) => return self.not_connected(&error),
         };
         failpoint::reach("link.connected");
-        // With the room that they took: a thousand starts wait here once.
-        for asked in std::mem::take(&mut self.waiting) {
-            tell(&client, asked);
-        }
-        client.ping();
         if let Some(why) = &client.info.holders {
             tracing::info!("services are held together without cgroups: {why}");
         }
+        self.upgrade.met(&client.info);
         self.line = Line::Up(Box::new(client), Instant::now());
+        self.tell_waiting();
+        self.ping();
         if self.silence.take().is_some() {
             tracing::info!("the keeper answers again");
             // What was asked for meanwhile has failed.
             self.attached.clear();
             self.events.push_back(Event::KeeperLost);
         }
+    }
+
+    /// All that waited, now that there is somebody to hear it.
+    fn tell_waiting(&mut self) {
+        let Line::Up(client, _) = &self.line else { return };
+        // With the room that they took: a thousand starts wait here once.
+        for asked in std::mem::take(&mut self.waiting) {
+            tell(client, asked);
+        }
+    }
+
+    /// It is time for an upgrade: asked for if nothing is under way that we know of; or to wait for it no longer.
+    fn upgrade_is_due(&mut self) {
+        if self.upgrade.is_asked() {
+            return self.not_upgraded(false, "it did not answer");
+        }
+        if !self.is_idle() {
+            return self.upgrade.put_off();
+        }
+        let Line::Up(client, _) = &self.line else { return };
+        if let Some(exe) = self.upgrade.ask() {
+            client.upgrade(&exe);
+        }
+    }
+
+    fn not_upgraded(&mut self, busy: bool, detail: &str) {
+        let Line::Up(client, _) = &self.line else { return };
+        if busy {
+            tracing::debug!("the keeper is not upgraded now: {detail}");
+            self.upgrade.put_off();
+        } else {
+            self.upgrade.refused(&client.info, detail);
+        }
+        self.tell_waiting();
     }
 
     /// Fails all that waits. A signal, a kill or an attach has no answer of its own: what they are for is in
@@ -232,17 +282,36 @@ impl KeeperLink {
     }
 
     async fn be_heard(&mut self) {
+        self.upgrade_is_over().await;
         if !self.waiting.is_empty() {
             self.connect_if_needed();
-            if let Line::Connecting(connecting) = &mut self.line {
-                let outcome = connecting.await.expect("connecting never panics and is not aborted");
-                self.connected(outcome);
-            }
+            self.be_connected().await;
         }
         if let Line::Up(client, _) = &mut self.line
             && std::mem::take(&mut self.asked)
         {
             client.list().await;
+        }
+        // One convergence may be all that we ever do.
+        if self.upgrade.due().is_some_and(|at| at <= Instant::now()) {
+            self.upgrade_is_due();
+            self.upgrade_is_over().await;
+        }
+    }
+
+    /// What happens meanwhile is nobody's news any more.
+    async fn upgrade_is_over(&mut self) {
+        while self.upgrade.is_asked()
+            && let Line::Up(client, _) = &mut self.line
+        {
+            let due = self.upgrade.due();
+            tokio::select! {
+                heard = client.next() => match heard {
+                    Heard::Event(event) => self.note(&event),
+                    Heard::NotUpgraded { busy, detail } => self.not_upgraded(busy, &detail),
+                },
+                () = reached(due) => self.upgrade_is_due(),
+            }
         }
     }
 
@@ -256,22 +325,23 @@ impl KeeperLink {
             self.connect_if_needed();
             match &mut self.line {
                 Line::Down => return std::future::pending().await,
-                Line::Connecting(connecting) => {
-                    let outcome = connecting.await.expect("connecting never panics and is not aborted");
-                    self.connected(outcome);
-                }
+                Line::Connecting(_) => self.be_connected().await,
                 Line::Up(client, _) => {
-                    let due = self.ping_at;
+                    let (ping, upgrade) = (self.ping_at, self.upgrade.due());
                     tokio::select! {
                         biased;
-                        event = client.next() => {
-                            self.note(&event);
-                            return event;
-                        }
-                        () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        heard = client.next() => match heard {
+                            Heard::Event(event) => {
+                                self.note(&event);
+                                return event;
+                            }
+                            Heard::NotUpgraded { busy, detail } => self.not_upgraded(busy, &detail),
+                        },
+                        () = reached(ping) => {
                             client.ping();
                             self.ping_at = None;
                         }
+                        () = reached(upgrade) => self.upgrade_is_due(),
                     }
                 }
             }
@@ -298,12 +368,24 @@ impl KeeperLink {
         self.attached.clear();
         self.ping_at = None;
         let Line::Up(client, since) = std::mem::replace(&mut self.line, Line::Down) else { return };
-        self.backoff.lost_after(since.elapsed());
+        let was_asked_to_change = self.upgrade.lost(&client.info);
+        if !was_asked_to_change || client.is_silent() {
+            tracing::warn!("the keeper was lost; services live on, everything is observed anew");
+            self.backoff.lost_after(since.elapsed());
+        }
         if client.is_silent() {
             let error = KeeperError::Unresponsive { dir: self.layout.dir.clone() };
             tracing::error!("{error}");
             self.silence = Some(failure(&error));
         }
+    }
+}
+
+/// Never, where there is no such time.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

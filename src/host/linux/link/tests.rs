@@ -5,6 +5,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
+use crate::host::keeper::KeeperInfo;
 use crate::host::keeper::protocol::{Message, PROTOCOL, Request, encode};
 use crate::host::proc::Here;
 use crate::identity::ServiceId;
@@ -79,10 +80,23 @@ impl Peer {
     }
 
     async fn greet(&mut self) {
+        self.greet_as(PROTOCOL, "1").await;
+    }
+
+    async fn greet_as(&mut self, protocol: u32, version: &str) {
         assert!(matches!(self.hear().await, Request::Hello { .. }));
         let keeper = Here::read().unwrap().own_identity().unwrap();
-        let hello = Message::Hello { protocol: PROTOCOL, version: "1".into(), keeper, holders: None };
-        self.say(&hello).await;
+        self.say(&Message::Hello { protocol, version: version.into(), keeper, holders: None }).await;
+    }
+
+    /// Of a link whose first words are these.
+    async fn expect(&mut self, request: Request) {
+        loop {
+            match self.hear().await {
+                Request::Ping { id } => self.say(&Message::Pong { id }).await,
+                other => return assert_eq!(other, request),
+            }
+        }
     }
 }
 
@@ -180,9 +194,118 @@ async fn a_keeper_that_falls_silent_is_told_and_its_return_too() {
 async fn what_is_dropped_without_a_keeper_is_told_as_a_loss() {
     let mut rig = Rig::new();
     rig.link.kill(&claim(1));
-    let refusal = Message::Refused { nonce: None, detail: "no".into() };
     let mut peer = Peer::of(rig.accept().await);
-    peer.say(&refusal).await;
+    peer.writer.write_all(b"nonsense\n").await.unwrap();
     assert_eq!(rig.event().await, Event::KeeperLost);
     assert!(!rig.link.is_unresponsive());
+}
+
+impl Rig {
+    /// A keeper of this version, and a link that has asked it for an upgrade.
+    async fn asked_to_upgrade(&mut self) -> Peer {
+        self.link.kill(&claim(1));
+        let mut peer = Peer::of(self.accept().await);
+        peer.greet_as(PROTOCOL, "0.0.1").await;
+        assert_eq!(self.request(&mut peer).await, Request::Kill { claim: claim(1) });
+        self.hear_upgrade(&mut peer).await;
+        peer
+    }
+
+    async fn hear_upgrade(&mut self, peer: &mut Peer) {
+        let Request::Upgrade { exe } = self.request(peer).await else { panic!("an upgrade") };
+        assert_eq!(exe.path, std::env::current_exe().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_older_keeper_is_asked_to_become_our_program_and_met_again_at_once() {
+    let mut rig = Rig::new();
+    let peer = rig.asked_to_upgrade().await;
+    // Whoever is about to change does not hear it.
+    rig.link.kill(&claim(2));
+    drop(peer);
+    assert_eq!(rig.event().await, Event::KeeperLost);
+    assert_eq!(rig.link.backoff.pause(), Duration::ZERO);
+    let mut peer = Peer::of(rig.accept().await);
+    peer.greet_as(PROTOCOL, env!("CARGO_PKG_VERSION")).await;
+    assert_eq!(rig.request(&mut peer).await, Request::Kill { claim: claim(2) });
+    assert_eq!(rig.link.upgrade.due(), None);
+}
+
+#[tokio::test]
+async fn a_keeper_that_is_busy_serves_on_and_is_asked_again() {
+    let mut rig = Rig::new();
+    let mut peer = rig.asked_to_upgrade().await;
+    for busy in [true, false] {
+        rig.link.kill(&claim(2));
+        peer.say(&Message::NotUpgraded { busy, detail: "not now".into() }).await;
+        assert_eq!(rig.request(&mut peer).await, Request::Kill { claim: claim(2) });
+        assert!(!rig.link.upgrade.is_asked());
+        rig.hear_upgrade(&mut peer).await;
+    }
+}
+
+/// Nothing that is asked for waits for it for ever.
+#[tokio::test]
+async fn a_keeper_that_does_not_answer_to_an_upgrade_is_gone_on_with() {
+    let mut rig = Rig::new();
+    let mut peer = rig.asked_to_upgrade().await;
+    rig.link.kill(&claim(2));
+    loop {
+        let heard = tokio::select! {
+            event = rig.link.next() => panic!("{event:?}"),
+            heard = peer.hear() => heard,
+        };
+        match heard {
+            Request::Ping { id } => peer.say(&Message::Pong { id }).await,
+            heard => break assert_eq!(heard, Request::Kill { claim: claim(2) }),
+        }
+    }
+    assert!(!rig.link.upgrade.is_asked());
+}
+
+/// The link itself knows of a job, and does not even ask.
+#[tokio::test]
+async fn a_keeper_that_runs_a_job_is_not_asked_to_change() {
+    let mut rig = Rig::new();
+    rig.link.upgrade.met(&KeeperInfo {
+        keeper: Here::read().unwrap().own_identity().unwrap(),
+        version: "0.0.1".into(),
+        protocol: PROTOCOL,
+        holders: None,
+    });
+    assert!(rig.link.upgrade.due().is_some_and(|at| at <= Instant::now()));
+    rig.link.waiting.push(Asked::Kill(claim(1)));
+    rig.link.upgrade_is_due();
+    assert!(!rig.link.upgrade.is_asked());
+    assert!(rig.link.upgrade.due().is_some_and(|at| at > Instant::now()));
+}
+
+#[tokio::test]
+async fn a_newer_keeper_is_used_as_it_is() {
+    for version in [env!("CARGO_PKG_VERSION"), "99.0.0", "of the future"] {
+        let mut rig = Rig::new();
+        rig.link.kill(&claim(1));
+        let mut peer = Peer::of(rig.accept().await);
+        peer.greet_as(PROTOCOL, version).await;
+        assert_eq!(rig.request(&mut peer).await, Request::Kill { claim: claim(1) });
+        assert_eq!(rig.link.upgrade.due(), None, "{version}");
+    }
+}
+
+#[tokio::test]
+async fn settling_waits_for_an_upgrade_and_asks_the_new_program() {
+    let mut rig = Rig::new();
+    let peer = rig.asked_to_upgrade().await;
+    rig.link.kill(&claim(2));
+    let Rig { link, listener, .. } = &mut rig;
+    let keeper = async {
+        drop(peer);
+        let mut peer = Peer::of(listener.accept().await.unwrap().0);
+        peer.greet_as(PROTOCOL, env!("CARGO_PKG_VERSION")).await;
+        peer.expect(Request::Kill { claim: claim(2) }).await;
+        peer.expect(Request::List).await;
+        peer.say(&Message::Cells { cells: Vec::new() }).await;
+    };
+    tokio::join!(keeper, link.settle());
 }
