@@ -141,6 +141,7 @@ impl Session {
 
     /// Carries a command out, making passes until it can be answered.
     pub async fn execute(&mut self, command: Command) -> Answer {
+        self.reconciler.host().meet_keeper().await;
         let (sender, mut answer) = oneshot::channel();
         self.reconciler.take_command(command, sender);
         loop {
@@ -160,6 +161,7 @@ impl Session {
     /// Watches and reconciles until shut down.
     pub async fn watch(&mut self, mut inbox: Inbox) {
         self.reconciler.settings.watching = true;
+        self.reconciler.host().meet_keeper().await;
         self.reconciler.pass();
         self.tell_if_watched_otherwise();
         let mut has_worked = true;

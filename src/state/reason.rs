@@ -325,7 +325,7 @@ impl Reason {
                 )
             }
             Self::KeeperUnresponsive => {
-                "the keeper holds its lock and does not answer; see `reconcile doctor`".into()
+                "the keeper holds its lock and does not serve us; the log and `reconcile doctor` say why".into()
             }
             Self::Unrecorded => "what became of its newest run is not yet written down".into(),
             Self::GuardRootGone { path, detail } => {

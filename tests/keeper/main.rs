@@ -12,4 +12,5 @@ mod life;
 mod spawn;
 mod survive;
 mod upgrade;
+mod versions;
 mod world;

@@ -24,7 +24,7 @@ use crate::host::first::Awaited;
 use crate::host::flock;
 use crate::host::socket::Directory;
 use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
-use crate::identity::{InstanceId, Nonce, ProcessIdentity, ServiceId};
+use crate::identity::{InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::state::FileIdentity;
 
@@ -44,6 +44,12 @@ pub enum KeeperError {
     Unresponsive { dir: PathBuf },
     #[error("the keeper of {dir} refuses: {detail}")]
     Refused { dir: PathBuf, detail: String },
+    /// An older program, of before the oldest version that is still understood.
+    #[error(
+        "the keeper of {dir} (pid {pid}, version {version}) speaks protocol {theirs}, this program {OLDEST_PROTOCOL} to \
+         {PROTOCOL}: stop its services with that version, or end it with `kill -KILL {pid}`, which they survive"
+    )]
+    TooOld { dir: PathBuf, pid: Pid, version: String, theirs: u32 },
     #[error("the keeper of {dir} did not start: {detail}")]
     NotStarted { dir: PathBuf, detail: String },
     #[error("the keeper of {dir} cannot be reached")]
@@ -149,6 +155,10 @@ impl KeeperClient {
                 if (OLDEST_PROTOCOL..=PROTOCOL).contains(&protocol) =>
             {
                 KeeperInfo { keeper, version, protocol, holders }
+            }
+            Message::Hello { protocol, version, keeper, .. } if protocol < OLDEST_PROTOCOL => {
+                let (dir, pid) = (layout.dir.clone(), keeper.pid);
+                return Err(KeeperError::TooOld { dir, pid, version, theirs: protocol });
             }
             Message::Refused { detail, .. } => {
                 return Err(KeeperError::Refused { dir: layout.dir.clone(), detail });

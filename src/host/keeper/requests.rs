@@ -8,7 +8,7 @@ use super::cell::Killing;
 use super::jobs::Job;
 use super::journal;
 use super::pipe::log;
-use super::protocol::{CellInfo, Message, PROTOCOL, Request, common_protocol};
+use super::protocol::{CellInfo, Message, OLDEST_PROTOCOL, PROTOCOL, Request, common_protocol};
 use super::server::{Keeper, Order, own_cgroup};
 use super::upgrade::NotNow;
 use crate::host::Claim;
@@ -64,7 +64,11 @@ impl Keeper {
 
     fn hello(&mut self, conn: u64, protocol: u32, instance: InstanceId) {
         let Some(protocol) = common_protocol(protocol) else {
-            let detail = format!("protocol {protocol} is too old for this keeper, which speaks {PROTOCOL}");
+            let (version, oldest) = (env!("CARGO_PKG_VERSION"), OLDEST_PROTOCOL);
+            let detail = format!(
+                "protocol {protocol} is too old for it: version {version} speaks {oldest} to {PROTOCOL}; \
+                 use a newer `reconcile` for this directory"
+            );
             return self.refuse(conn, None, detail);
         };
         if !is_plain(instance.as_str()) {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::upgrade::Upgrade;
 use super::backoff::Backoff;
-use crate::host::keeper::{Heard, KeeperClient, KeeperError};
+use crate::host::keeper::{Heard, KeeperClient, KeeperError, is_held};
 use crate::host::{Claim, Event, JobOutcome, JobRequest, SpawnRequest, StateLayout};
 use crate::host::{background, failpoint};
 use crate::identity::{InstanceId, Nonce};
@@ -162,6 +162,16 @@ impl KeeperLink {
         }
     }
 
+    /// Meets the keeper that there is: before anything is judged, so that one that does not serve us holds all there
+    /// is, and no step is begun that cannot be carried out.
+    pub async fn meet(&mut self) {
+        // Whether it is held at all is found out again, with what there is to say, when it is asked something.
+        if matches!(self.line, Line::Down) && is_held(&self.layout).unwrap_or(false) {
+            self.connect();
+            self.be_connected().await;
+        }
+    }
+
     fn connect_if_needed(&mut self) {
         let is_wanted = self.is_unresponsive() || !self.waiting.is_empty();
         if is_wanted && matches!(self.line, Line::Down) {
@@ -249,7 +259,11 @@ impl KeeperLink {
         self.backoff.failed();
         let failure = failure(error);
         let was_silent = self.is_unresponsive();
-        let is_silent = matches!(error, KeeperError::Unresponsive { .. });
+        // It lives and is not ours to replace, or to go behind.
+        let is_silent = matches!(
+            error,
+            KeeperError::Unresponsive { .. } | KeeperError::Refused { .. } | KeeperError::TooOld { .. }
+        );
         self.silence = is_silent.then(|| failure.clone());
         let waiting = std::mem::take(&mut self.waiting);
         let is_news = !waiting.is_empty() || was_silent != is_silent;

@@ -115,6 +115,11 @@ impl LinuxHost {
         }
     }
 
+    /// Meets the keeper that there is, if there is one: before the first pass.
+    pub async fn meet_keeper(&mut self) {
+        self.link.meet().await;
+    }
+
     /// Waits until the keeper has heard everything that it was asked: before we end.
     pub async fn settle(&mut self) {
         self.link.settle().await;

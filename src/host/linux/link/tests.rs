@@ -200,6 +200,27 @@ async fn what_is_dropped_without_a_keeper_is_told_as_a_loss() {
     assert!(!rig.link.is_unresponsive());
 }
 
+/// Whatever it holds is not touched, and no second one is started: it listens, and holds no lock in this test.
+#[tokio::test]
+async fn a_keeper_that_does_not_serve_us_holds_all_that_there_is() {
+    let here = Here::read().unwrap().own_identity().unwrap();
+    let too_old = Message::Hello { protocol: 0, version: "0.0.1".into(), keeper: here, holders: None };
+    let refusal = Message::Refused { nonce: None, detail: "protocol 1 is too old".into() };
+    for answer in [too_old, refusal] {
+        let mut rig = Rig::new();
+        rig.link.kill(&claim(1));
+        let mut peer = Peer::of(rig.accept().await);
+        peer.hear().await;
+        peer.say(&answer).await;
+        assert_eq!(rig.event().await, Event::KeeperLost);
+        assert!(rig.link.is_unresponsive());
+        // It is asked again, and served once it has changed.
+        let _peer = rig.greeted().await;
+        assert_eq!(rig.event().await, Event::KeeperLost);
+        assert!(!rig.link.is_unresponsive());
+    }
+}
+
 impl Rig {
     /// A keeper of this version, and a link that has asked it for an upgrade.
     async fn asked_to_upgrade(&mut self) -> Peer {
