@@ -170,10 +170,10 @@ fn the_order_of_the_fields_does_not_matter() {
 /// Written by version 0.1.0; must load for ever. A change that breaks this breaks every user's upgrade.
 #[test]
 fn the_journal_of_version_1_loads() {
-    let decoded = decode_journal(include_bytes!("fixtures/state/v1.journal"));
+    let decoded = decode_journal(include_bytes!("fixtures/state/v1/ledger.journal"));
     assert_eq!((&decoded.damage, &decoded.unknown), (&vec![], &vec![]));
     assert_eq!(decoded.records, history());
-    let compacted = decode_journal(include_bytes!("fixtures/state/v1-compacted.journal"));
+    let compacted = decode_journal(include_bytes!("fixtures/state/v1/ledger-compacted.journal"));
     assert_eq!((&compacted.damage, &compacted.unknown), (&vec![], &vec![]));
     assert_eq!(Ledger::replay(&compacted.records), Ledger::replay(&history()));
 }
@@ -182,8 +182,8 @@ fn the_journal_of_version_1_loads() {
 #[test]
 fn the_form_of_version_1_is_what_is_written() {
     let compacted = journal(&Ledger::replay(&history()).snapshot());
-    assert_eq!(text(&journal(&history())), text(include_bytes!("fixtures/state/v1.journal")));
-    assert_eq!(text(&compacted), text(include_bytes!("fixtures/state/v1-compacted.journal")));
+    assert_eq!(text(&journal(&history())), text(include_bytes!("fixtures/state/v1/ledger.journal")));
+    assert_eq!(text(&compacted), text(include_bytes!("fixtures/state/v1/ledger-compacted.journal")));
 }
 
 proptest! {

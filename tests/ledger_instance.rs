@@ -120,7 +120,7 @@ fn the_form_of_version_1_is_read() {
     let world = World::new();
     let state = world.open("state").unwrap();
     let text =
-        include_str!("fixtures/state/v1-instance.json").replace("PATH", state.layout().dir.to_str().unwrap());
+        include_str!("fixtures/state/v1/instance.json").replace("PATH", state.layout().dir.to_str().unwrap());
     fs::write(state.layout().instance(), text).unwrap();
     assert_eq!(ours(&state).0.as_str(), "00112233445566aa");
 
@@ -131,7 +131,7 @@ fn the_form_of_version_1_is_read() {
     let root = fs::metadata(moved.join("manifests")).unwrap();
     let born = root.created().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
     let inode = std::os::unix::fs::MetadataExt::ino(&root);
-    let text = include_str!("fixtures/state/v1-roots.json")
+    let text = include_str!("fixtures/state/v1/roots.json")
         .replace("\"INODE\"", &inode.to_string())
         .replace("\"BORN\"", &born.to_string());
     fs::write(base.join("roots.json"), text).unwrap();

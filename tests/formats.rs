@@ -1,0 +1,528 @@
+//! Every form that outlives a process: in files, on sockets, from one program to the next. Written by version 0.1.0,
+//! to be read for ever.
+//!
+//! `tests/fixtures/state/v1` holds one line of every kind. What today's code writes is what stands there, and what
+//! stands there is read as what it means; a kind that is not there fails the test that is named after it. A fixture
+//! is never edited: a new form gets a new one beside it, and a new kind a line at the end
+//! (`RECONCILE_WRITE_FIXTURES=1` adds what is missing). The records of the ledger are in `ledger_codec`.
+
+#![allow(clippy::disallowed_methods, reason = "tests read and write fixtures")]
+
+#[allow(dead_code, reason = "the ledger itself is another test's")]
+mod ledger_samples;
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ledger_samples::{at, cgroup, failure, intent, nonce, process, service};
+use reconcile::api::protocol::{Body, Hello, ProtocolError, Request as ApiRequest, Response};
+use reconcile::host::holder::Report;
+use reconcile::host::keeper::journal::{self, BirthEntry, ExitEntry};
+use reconcile::host::keeper::protocol::{CellInfo, CellState, JobEnd, Message, Request};
+use reconcile::host::ledger_file::read_text;
+use reconcile::host::{Claim, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
+use reconcile::identity::{Digest, InstanceId, Pid};
+use reconcile::manifest::{Problem, SignalTo, load};
+use reconcile::plan::{Action, Phase};
+use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
+use reconcile::reconciler::status::{
+    Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status, StepReport,
+};
+use reconcile::state::{
+    BirthLine, Containment, End, ExitLine, ExitStatus, FileIdentity, Ledger, Reason, Record,
+    Request as Asked, SharedCgroup, SpawnStage, decode_journal, decode_lines, encode_line,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/state/v1").join(name)
+}
+
+/// The file has a line for each sample, in their order, and each line is its sample.
+#[track_caller]
+fn assert_form<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, samples: &[T]) {
+    let path = fixture(name);
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let written: Vec<String> = samples.iter().map(|sample| serde_json::to_string(sample).unwrap()).collect();
+    let mut lines: Vec<&str> = text.lines().collect();
+    if std::env::var_os("RECONCILE_WRITE_FIXTURES").is_some() {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        for line in written.iter().skip(lines.len()) {
+            writeln!(file, "{line}").unwrap();
+            lines.push(line);
+        }
+    }
+    for (sample, line) in samples.iter().zip(&lines) {
+        let read: T = serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"));
+        assert_eq!(read, *sample, "{name}: it is read as something else");
+    }
+    assert_eq!(written, lines, "{name}: it is written otherwise");
+}
+
+/// The kinds that serde knows of an enum, by what it says to one that it does not.
+#[track_caller]
+fn kinds_of<T: DeserializeOwned + Debug>(unknown: &str) -> BTreeSet<String> {
+    let error = serde_json::from_str::<T>(unknown).expect_err("there is no such kind").to_string();
+    let list = error.split_once("expected ").unwrap_or_else(|| panic!("{error}")).1;
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Every kind of `T` is in the samples.
+#[track_caller]
+fn assert_complete<T: Serialize + DeserializeOwned + Debug>(tag: &str, samples: &[T]) {
+    let kinds = kinds_of::<T>(&format!("{{\"{tag}\":\"?\"}}"));
+    let found = samples.iter().map(|sample| {
+        let value = serde_json::to_value(sample).unwrap();
+        value[tag].as_str().unwrap_or_else(|| panic!("{value} has no {tag}")).to_owned()
+    });
+    assert_eq!(found.collect::<BTreeSet<_>>(), kinds);
+}
+
+/// The same of an enum that is a word, or an object with one key.
+#[track_caller]
+fn assert_complete_words<T: Serialize + DeserializeOwned + Debug>(samples: &[T]) {
+    let kinds = kinds_of::<T>("\"?\"");
+    let found = samples.iter().map(|sample| match serde_json::to_value(sample).unwrap() {
+        serde_json::Value::String(word) => word,
+        value => value.as_object().unwrap().keys().next().unwrap().clone(),
+    });
+    assert_eq!(found.collect::<BTreeSet<_>>(), kinds);
+}
+
+fn reasons() -> Vec<Reason> {
+    let text = || "a message".to_owned();
+    let long = Duration::from_millis(14_400_250);
+    let status = Some(ExitStatus::Code(3));
+    let failed = || failure(SpawnStage::Exec);
+    let pid = Pid::new(4711).unwrap();
+    vec![
+        Reason::New,
+        Reason::Requested { request: "restart".into() },
+        Reason::SpecChanged { fields: vec!["command".into(), "env".into()] },
+        Reason::Crashed { status, failures: 2 },
+        Reason::Crashed { status: None, failures: 1 },
+        Reason::Ended { status: ExitStatus::Signal(15) },
+        Reason::OtherBoot,
+        Reason::NeverBorn,
+        Reason::WantedAgain,
+        Reason::SpawnRetry { failure: failed() },
+        Reason::Removed,
+        Reason::DeclaredStopped,
+        Reason::OperatorStop,
+        Reason::TtlExpired { ttl: long },
+        Reason::PolicyRevoked { problem: text() },
+        Reason::Unhealthy { failures: 3, last_error: text() },
+        Reason::StartTimeout { timeout: long, last_error: text() },
+        Reason::Leftovers { status },
+        Reason::LeftTheForeground,
+        Reason::Shutdown,
+        Reason::GraceOver { grace: long },
+        Reason::IdentityUnverifiable { detail: text() },
+        Reason::ContainmentLost { pid: Some(pid) },
+        Reason::ContainmentLost { pid: None },
+        Reason::ForeignLedger { instance: "00112233445566aa".into() },
+        Reason::KeeperUnresponsive,
+        Reason::Unkillable { pids: vec![pid] },
+        Reason::Unrecorded,
+        Reason::GuardRootGone { path: "/srv/shop/manifests".into(), detail: "is missing".into() },
+        Reason::GuardFraction { removed: 5, of: 8 },
+        Reason::GuardUnreadManifest { path: "web.toml".into(), problem: text() },
+        Reason::PruneDelay,
+        Reason::ForeignRoot { path: "/srv/other".into() },
+        Reason::RecordLost,
+        Reason::Adopted { pid },
+        Reason::LiveChanged { fields: vec!["ttl".into()] },
+        Reason::TextLost,
+        Reason::Rejected { problems: 2, first: text() },
+        Reason::Forgotten,
+        Reason::Starting,
+        Reason::Running,
+        Reason::Ready,
+        Reason::Unwell { failures: 1, last_error: text() },
+        Reason::Stopping,
+        Reason::Backoff { failures: 2, max_failures: 8, status, left: long, cause: None },
+        Reason::Failed { failures: 8, status, cause: Some(Box::new(Reason::LeftTheForeground)) },
+        Reason::Completed { status },
+        Reason::NotRestarted { status: None, cause: None },
+        Reason::ExecFailed { failure: failed() },
+        Reason::Gate { gate: "executable".into(), message: text() },
+    ]
+}
+
+fn containments() -> Vec<Containment> {
+    let within = SharedCgroup { path: "/sys/fs/cgroup/user.slice".into(), inode: 77 };
+    vec![
+        cgroup("default.web.0000000000000001"),
+        Containment::Holder { process: process(1_002), within: None },
+        Containment::Holder { process: process(1_002), within: Some(within) },
+    ]
+}
+
+fn claim() -> Claim {
+    Claim {
+        service: service("shop/db"),
+        nonce: nonce(3),
+        process: Some(process(1_003)),
+        containment: Some(cgroup("shop.db.0000000000000003")),
+        epoch: 7,
+    }
+}
+
+fn file() -> FileIdentity {
+    FileIdentity {
+        path: "/usr/bin/node".into(),
+        dev: 65_024,
+        inode: u64::MAX,
+        ctime_ns: 1_763_000_000_123_456_789,
+    }
+}
+
+fn spawn() -> Box<SpawnRequest> {
+    let user = UserFacts {
+        name: "www-data".into(),
+        uid: 33,
+        gid: 33,
+        groups: vec![33, 4],
+        home: "/var/www".into(),
+        shell: "/usr/sbin/nologin".into(),
+    };
+    Box::new(SpawnRequest {
+        service: service("web"),
+        nonce: nonce(1),
+        epoch: 7,
+        exec: ExecTarget { file: file(), script: true, found: Some("/srv/shop/bin/node".into()) },
+        argv: vec!["node".into(), "ä\n\"server.js\"".into()],
+        env: vec![("PATH".into(), "/usr/bin".into())],
+        cwd: "/srv/shop".into(),
+        stdin: StdinKind::Open,
+        user: Some(user),
+        umask: 0o027,
+        nice: Some(5),
+        oom_score_adj: Some(-100),
+        rlimits: vec![(7, 4_096)],
+        intent: Some(Box::new(intent("web", 1, 10))),
+    })
+}
+
+fn requests() -> Vec<Request> {
+    let exec = ExecTarget { file: file(), script: false, found: None };
+    let plain = SpawnRequest { exec, user: None, intent: None, stdin: StdinKind::Null, ..*spawn() };
+    vec![
+        Request::Hello { protocol: 1, instance: InstanceId::from_u64(0x0011_2233_4455_66aa) },
+        Request::Spawn { spawn: spawn() },
+        Request::Signal { claim: claim(), signal: 15, to: SignalTo::Group },
+        Request::Signal { claim: claim(), signal: 1, to: SignalTo::Leader },
+        Request::Kill { claim: Claim { process: None, containment: None, ..claim() } },
+        Request::Attach { claim: claim() },
+        Request::Job { of: nonce(3), timeout_ms: 5_000, spawn: Box::new(plain) },
+        Request::CancelJob { nonce: nonce(4) },
+        Request::TrimExits { keep: vec![nonce(1), nonce(3)] },
+        Request::Upgrade { exe: file() },
+        Request::List,
+        Request::Ping { id: 9 },
+    ]
+}
+
+fn ends() -> Vec<JobEnd> {
+    vec![
+        JobEnd::Exit { status: ExitStatus::Code(0), output: "fine\n".into() },
+        JobEnd::TimedOut,
+        JobEnd::NotStarted { failure: failure(SpawnStage::User) },
+        JobEnd::Cancelled,
+    ]
+}
+
+fn states() -> Vec<CellState> {
+    vec![
+        CellState::Spawning,
+        CellState::Running,
+        CellState::Leftovers,
+        CellState::Killing,
+        CellState::ContainmentLost,
+    ]
+}
+
+fn messages() -> Vec<Message> {
+    let hello =
+        |holders| Message::Hello { protocol: 1, version: "0.1.0".into(), keeper: process(900), holders };
+    let cells = states().into_iter().map(|state| CellInfo {
+        service: service("web"),
+        nonce: nonce(1),
+        process: (state != CellState::Spawning).then(|| process(1_001)),
+        containment: containments().remove(0),
+        state,
+        job_of: (state == CellState::Killing).then(|| nonce(3)),
+    });
+    let mut messages = vec![
+        hello(None),
+        hello(Some("no cgroup v2 is mounted".into())),
+        Message::Refused { nonce: Some(nonce(1)), detail: "say hello first".into() },
+        Message::Spawned {
+            service: service("web"),
+            nonce: nonce(1),
+            process: process(1_001),
+            containment: containments().remove(0),
+        },
+        Message::SpawnFailed { service: service("web"), nonce: nonce(1), failure: failure(SpawnStage::Cwd) },
+        Message::Exited { nonce: nonce(1), status: Some(ExitStatus::Signal(9)), others: true },
+        Message::Exited { nonce: nonce(1), status: None, others: false },
+        Message::Gone { nonce: nonce(1) },
+        Message::Unkillable { nonce: nonce(1), pids: vec![Pid::new(1_001).unwrap()] },
+        Message::Cells { cells: cells.collect() },
+        Message::NotUpgraded { busy: true, detail: "a spawn is under way".into() },
+        Message::Pong { id: 9 },
+    ];
+    messages.extend(ends().into_iter().map(|end| Message::JobDone { nonce: nonce(4), end }));
+    messages
+}
+
+fn commands() -> Vec<Command> {
+    let names = || vec!["web".to_owned(), "shop/db".to_owned()];
+    let timeout = Duration::from_millis(120_500);
+    vec![
+        Command::Status,
+        Command::Plan { names: names() },
+        Command::Converge { names: vec![], timeout, allow_prune: true },
+        Command::Wait { names: names(), until: WaitFor::Ready, timeout },
+        Command::Wait { names: names(), until: WaitFor::Stopped, timeout },
+        Command::Stop { names: names() },
+        Command::Start { names: names() },
+        Command::Restart { names: names() },
+        Command::Reset { names: names() },
+        Command::Renew { names: names() },
+        Command::Down { project: Some("shop".into()), purge: false },
+        Command::Prune { names: names() },
+        Command::Adopt { name: "web".into(), pid: Pid::new(4711).unwrap() },
+        Command::Forget { name: "web".into() },
+        Command::Takeover,
+    ]
+}
+
+fn service_status(phase: Phase) -> ServiceStatus {
+    let at = || "2025-11-13T02:13:20Z".to_owned();
+    ServiceStatus {
+        name: "shop/db".into(),
+        project: "shop".into(),
+        phase,
+        reason: "ready".into(),
+        message: "it is ready".into(),
+        pid: Pid::new(1_003),
+        started_at: Some(at()),
+        uptime_s: Some(60),
+        restarts: 1,
+        failures: 2,
+        failures_max: Some(8),
+        ports: [("http".to_owned(), 8_080)].into(),
+        url: Some("http://127.0.0.1:8080".into()),
+        fingerprint: Some("v1:00000000000000000000000000000003".into()),
+        manifest: Some("/srv/shop/manifests/db.toml".into()),
+        ttl_expires_at: None,
+        health: Some(HealthStatus { ready: true, last_probe_at: Some(at()), last_error: None }),
+        last_exit: Some(LastExit { code: Some(3), signal: None, at: at() }),
+        cpu_percent: None,
+        memory_bytes: Some(4_096),
+        log: "/srv/state/logs/shop.db.log".into(),
+        containment: Some("cgroup".into()),
+        drift: vec![Drift { code: "exe-changed".into(), message: "it was replaced".into() }],
+        labels: [("owner".to_owned(), "agent-7".to_owned())].into(),
+        attrs: serde_json::Map::new(),
+    }
+}
+
+fn phases() -> Vec<Phase> {
+    use Phase::*;
+    vec![
+        Pending, Starting, Running, Ready, Unhealthy, Backoff, Failed, Stopping, Stopped, Completed, Expired,
+        Rejected, Held,
+    ]
+}
+
+fn actions() -> Vec<Action> {
+    use Action::*;
+    vec![Stop, Restart, Signal, Kill, Forget, Adopt, Update, Start, Hold, Reject]
+}
+
+fn answers() -> Vec<Answer> {
+    let manifest = || ManifestStatus {
+        path: "/srv/shop/manifests/web.toml".into(),
+        ok: false,
+        problems: vec![Problem::new("unknown-key", "there is no key `healt`").help("did you mean `health`?")],
+        may_show_lines: true,
+    };
+    let steps = actions().into_iter().map(|action| StepReport {
+        service: "shop/db".into(),
+        action,
+        reason: "spec-changed".into(),
+        message: "command changed".into(),
+        fields: vec!["command".into()],
+        evidence: serde_json::json!({ "pid": 1_003 }),
+        outcome: (action == Action::Start).then(|| "done".to_owned()),
+    });
+    vec![
+        Answer::Status(Box::new(Status {
+            version: 1,
+            instance: Some("00112233445566aa".into()),
+            watching: true,
+            last_pass: Some(LastPass { at: "2025-11-13T02:13:20Z".into(), age_ms: 20, steps: 1 }),
+            services: phases().into_iter().map(service_status).collect(),
+            manifests: vec![manifest()],
+        })),
+        Answer::Report(Box::new(PassReport {
+            version: 1,
+            changes: true,
+            steps: steps.collect(),
+            converged: Some(false),
+            unwell: vec![service_status(Phase::Failed)],
+            manifests: vec![manifest()],
+        })),
+        Answer::Refused(Refusal {
+            code: "unknown-service".into(),
+            message: "there is no service `web`".into(),
+            help: Some("see `reconcile status`".into()),
+        }),
+    ]
+}
+
+#[test]
+fn every_kind_of_value_in_a_record_has_its_form() {
+    assert_form("reasons.jsonl", &reasons());
+    assert_complete("code", &reasons());
+    assert_form("containments.jsonl", &containments());
+    assert_complete("kind", &containments());
+    let ends = [
+        End::Ours { status: Some(ExitStatus::Signal(15)) },
+        End::Ours { status: None },
+        End::Exit { status: ExitStatus::Code(3) },
+        End::Unknown,
+        End::OtherBoot,
+    ];
+    assert_form("ends.jsonl", &ends);
+    assert_complete("end", &ends);
+    let asked = [Asked::Stop, Asked::Start, Asked::Restart, Asked::Reset, Asked::Renew];
+    assert_form("requests.jsonl", &asked);
+    assert_complete_words(&asked);
+    use SpawnStage::*;
+    let stages = [Keeper, Cgroup, Fork, Session, Limits, Log, User, Cwd, ExecChanged, Epoch, Born, Exec];
+    assert_form("spawn-stages.jsonl", &stages);
+    assert_complete_words(&stages);
+    assert_complete_words(&[ExitStatus::Code(0), ExitStatus::Signal(9)]);
+}
+
+#[test]
+fn every_kind_of_record_is_in_the_ledger_of_version_1() {
+    let decoded = decode_journal(&fs::read(fixture("ledger.journal")).unwrap());
+    // Of the rare shapes only one is there, and a later one may be added in a file of its own.
+    assert_complete("record", &decoded.records);
+    let compacted = decode_journal(&fs::read(fixture("ledger-compacted.journal")).unwrap());
+    let (folded, remembered) = (Ledger::replay(&decoded.records), Ledger::replay(&compacted.records));
+    assert_eq!(folded, remembered, "what was written then is folded to something else now");
+    assert!(compacted.records.iter().any(|record| matches!(record, Record::Entry { .. })));
+}
+
+#[test]
+fn the_journals_of_births_and_exits_have_their_form() {
+    let born = |n: u64, containment| {
+        BirthEntry::Born(BirthLine {
+            nonce: nonce(n),
+            process: process(1_000 + n as i32),
+            containment,
+            intent: Box::new(intent("web", n, 10)),
+        })
+    };
+    let mut births: Vec<BirthEntry> =
+        (1..).zip(containments()).map(|(n, containment)| born(n, containment)).collect();
+    births.push(BirthEntry::Unborn { nonce: nonce(2), unborn: "failed to execute".into() });
+    let exits = [
+        ExitEntry::Leader(ExitLine {
+            nonce: nonce(1),
+            pid: Pid::new(1_001).unwrap(),
+            start_ticks: 120_651,
+            status: ExitStatus::Code(3),
+            at: at(20),
+        }),
+        ExitEntry::Empty { nonce: nonce(1), empty: at(21) },
+    ];
+    assert_journal("births.journal", &births);
+    assert_journal("exits.journal", &exits);
+    let layout = StateLayout { dir: fixture("") };
+    let read = journal::births_in_order(&layout.births()).unwrap();
+    assert_eq!((read.lines.len(), read.damaged), (2, 0), "one of three came to nothing");
+    let endings = journal::exits(&layout.exits()).unwrap();
+    assert_eq!(endings[&nonce(1)].status(), Some(ExitStatus::Code(3)));
+    assert!(endings[&nonce(1)].empty);
+}
+
+#[track_caller]
+fn assert_journal<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, lines: &[T]) {
+    let bytes: Vec<u8> = lines.iter().flat_map(encode_line).collect();
+    if std::env::var_os("RECONCILE_WRITE_FIXTURES").is_some() && !fixture(name).exists() {
+        fs::write(fixture(name), &bytes).unwrap();
+    }
+    let there = fs::read(fixture(name)).unwrap();
+    let read = decode_lines::<T>(&there);
+    assert_eq!((read.lines.as_slice(), read.damaged), (lines, 0), "{name}");
+    assert_eq!(String::from_utf8_lossy(&bytes), String::from_utf8_lossy(&there), "{name}");
+}
+
+#[test]
+fn what_a_reconciler_and_its_keeper_say_has_its_form() {
+    assert_form("keeper-requests.jsonl", &requests());
+    assert_complete("request", &requests());
+    assert_form("keeper-messages.jsonl", &messages());
+    assert_complete("message", &messages());
+    assert_complete("end", &ends());
+    assert_complete_words(&states());
+}
+
+/// A holder is a fork of the keeper that started it, and reports to the one that this has become.
+#[test]
+fn what_a_holder_says_has_its_form() {
+    let unwritten = ExitLine {
+        nonce: nonce(1),
+        pid: Pid::new(1_001).unwrap(),
+        start_ticks: 120_651,
+        status: ExitStatus::Signal(9),
+        at: at(20),
+    };
+    let report =
+        |unwritten| Report { nonce: nonce(1), status: ExitStatus::Signal(9), others: true, unwritten };
+    assert_form("holder-reports.jsonl", &[report(None), report(Some(unwritten))]);
+}
+
+#[test]
+fn what_is_said_on_the_control_socket_has_its_form() {
+    let hello = Hello { reconcile: "0.1.0".into(), oldest: 1, newest: 1, pid: 4711 };
+    assert_form("control-hello.jsonl", &[hello]);
+    let asked = commands().into_iter().map(|request| ApiRequest { protocol: 1, id: 7, request });
+    assert_form("control-requests.jsonl", &asked.collect::<Vec<_>>());
+    assert_complete("command", &commands());
+    let mut responses: Vec<Response> =
+        answers().into_iter().map(|answer| Response { id: Some(7), body: Body::Answer(answer) }).collect();
+    let error = ProtocolError::new("unsupported-protocol", "the request is in version 9");
+    responses.push(Response { id: None, body: Body::Error(error) });
+    assert_form("control-responses.jsonl", &responses);
+    assert_complete("answer", &answers());
+    assert_complete_words(&phases());
+    assert_complete_words(&actions());
+}
+
+#[test]
+fn accepted_texts_are_found_by_their_digest_and_read() {
+    let layout = StateLayout { dir: fixture("") };
+    let mut services = 0;
+    for entry in fs::read_dir(layout.accepted_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        let digest = Digest::of(&fs::read(&path).unwrap());
+        assert_eq!(layout.accepted(&digest), path);
+        let text = read_text(&layout, &digest).expect("it is what its name says");
+        let loaded = load(&text);
+        assert_eq!(loaded.problems, [], "{}", path.display());
+        services += loaded.services.len();
+    }
+    assert!(services > 0);
+}
