@@ -42,6 +42,7 @@ pub struct World {
     id: String,
     who: As,
     path: String,
+    binary: PathBuf,
     watchers: Vec<Child>,
 }
 
@@ -97,7 +98,8 @@ impl World {
         let dir = tempfile::Builder::new().prefix("reconcile-test-").tempdir().unwrap();
         let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
-        let world = Self { dir, id, who, path, watchers: Vec::new() };
+        let binary = env!("CARGO_BIN_EXE_reconcile").into();
+        let world = Self { dir, id, who, path, binary, watchers: Vec::new() };
         for path in [world.project(), world.manifests(), world.path("home")] {
             std::fs::create_dir_all(path).unwrap();
         }
@@ -135,6 +137,11 @@ impl World {
         self.path = format!("{}:{}", dir.display(), self.path);
     }
 
+    /// From now on this file is `reconcile`.
+    pub fn install(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
+    }
+
     /// Writes the operator's configuration, which lies outside of the project.
     pub fn config(&self, text: &str) {
         std::fs::write(self.path("reconcile.toml"), text).unwrap();
@@ -164,8 +171,7 @@ impl World {
 
     /// The binary with the world's options; the arguments are still to come.
     pub fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_reconcile");
-        let mut command = Command::new(binary);
+        let mut command = Command::new(&self.binary);
         command.env_clear();
         command
             .env("PATH", &self.path)
@@ -341,8 +347,13 @@ impl World {
 
     pub fn keeper(&self) -> Option<i32> {
         let state = std::fs::canonicalize(self.state()).ok()?;
+        // Its holders are copies of it, by another name.
+        let is_holder = |pid: i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "reconcile-hold\n")
+        };
         self.processes_like("keeper --state-dir")
             .into_iter()
+            .filter(|&pid| !is_holder(pid))
             .find(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == state))
     }
 }
