@@ -12,10 +12,12 @@ use super::protocol::{Body, Hello, MAX_ANSWER_BYTES, NEWEST, OLDEST, ProtocolErr
 use crate::host::socket::Directory;
 use crate::reconciler::command::{Answer, Command};
 
-/// How long the watcher may take to accept us and say hello; its tasks never wait for a pass.
+/// How long the watcher may take to accept us and say hello, which never waits for a pass.
 const GREETING: Duration = Duration::from_secs(5);
-/// How long it may take to answer what it answers at once.
-const AT_ONCE: Duration = Duration::from_secs(30);
+/// After this long without an answer that is given at once, a long pass is in the way: thousands of manifests, say.
+const BUSY: Duration = Duration::from_secs(2);
+/// How long such a pass may keep an answer waiting that is given at once.
+const AT_ONCE: Duration = Duration::from_secs(120);
 /// Added to the time that a command itself may take.
 const MARGIN: Duration = Duration::from_secs(30);
 
@@ -94,6 +96,11 @@ impl Client {
 
     /// Sends a command and waits for its answer, at most as long as the command itself may take.
     pub fn ask(&mut self, command: Command) -> Result<Answer, ClientError> {
+        self.ask_patiently(command, |_| ())
+    }
+
+    /// As [`Client::ask`]; calls `busy` with the watcher's pid if what is answered at once has to wait.
+    pub fn ask_patiently(&mut self, command: Command, busy: impl FnOnce(u32)) -> Result<Answer, ClientError> {
         let patience = patience(&command);
         let id = self.next_id;
         self.next_id += 1;
@@ -102,11 +109,23 @@ impl Client {
         line.push(b'\n');
         let pid = self.pid();
         self.stream.get_mut().write_all(&line).map_err(|error| lost(error, pid))?;
+        if patience == AT_ONCE && !self.hears_within(BUSY).map_err(|error| lost(error, pid))? {
+            busy(pid);
+        }
         let line = read_line(&mut self.stream, patience).map_err(|error| lost(error, pid))?;
         let response: Response = serde_json::from_slice(&line).map_err(ClientError::Garbled)?;
         match response.body {
             Body::Answer(answer) => Ok(answer),
             Body::Error(error) => Err(ClientError::Declined(error)),
+        }
+    }
+
+    /// True once something can be read, or never will be.
+    fn hears_within(&mut self, time: Duration) -> io::Result<bool> {
+        self.stream.get_ref().set_read_timeout(Some(time))?;
+        match self.stream.fill_buf() {
+            Err(error) if is_timeout(&error) => Ok(false),
+            heard => heard.map(|_| true),
         }
     }
 }

@@ -13,4 +13,4 @@ mod tests;
 const SOCKET: &str = "control.sock";
 
 pub use client::{Client, ClientError};
-pub use server::{ServeError, Server};
+pub use server::{ServeError, Server, Serving};

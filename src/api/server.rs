@@ -2,19 +2,22 @@
 //!
 //! One task a client, so that a slow one holds nobody back, and bounds on everything a client can make it
 //! keep: request size, number of clients, time to speak and time to listen. It decides nothing and keeps
-//! no status of its own. Runs on the reconciler's runtime, ends when the inbox is closed, and then still
-//! delivers the answers that were given.
+//! no status of its own. Runs on a thread of its own, since a pass over a large directory takes seconds and a
+//! client is to know at once that the watcher lives; ends when the inbox is closed, and then still delivers the
+//! answers that were given.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -85,6 +88,34 @@ impl Server {
             }
         }
         while clients.join_next().await.is_some() {}
+    }
+}
+
+/// A server at work.
+#[derive(Debug)]
+pub struct Serving {
+    thread: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Listens in `state_dir` from when this returns. The caller holds the lock of the state directory.
+    pub fn start(state_dir: &Path, inbox: InboxSender) -> Result<Self, ServeError> {
+        let failed = |source| ServeError { directory: state_dir.to_owned(), source };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let server = {
+            let _context = runtime.enter();
+            Server::bind(state_dir)?
+        };
+        let serve = move || runtime.block_on(server.serve(inbox));
+        let thread = std::thread::Builder::new().name("control".into()).spawn(serve).map_err(failed)?;
+        Ok(Self { thread })
+    }
+
+    /// Waits until the last answer is delivered; the receiver of the inbox was dropped before.
+    pub fn finish(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the control socket was served by a thread that panicked");
+        }
     }
 }
 

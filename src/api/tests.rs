@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::protocol::MAX_REQUEST_BYTES;
-use super::{Client, ClientError, Server};
+use super::{Client, ClientError, Server, Serving};
 use crate::reconciler::command::{Answer, Command, Refusal, WaitFor};
 use crate::reconciler::inbox::{Message, inbox};
 
@@ -163,6 +163,24 @@ fn clients_that_say_nothing_or_wait_hold_nobody_back() {
     assert_eq!(waiting.join().unwrap().unwrap(), refusal("waited"));
     drop(silent);
     watcher.end(dir.path());
+}
+
+#[test]
+fn a_client_is_greeted_during_a_long_pass_and_told_that_it_has_to_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sender, mut inbox) = inbox();
+    let serving = Serving::start(dir.path(), sender).unwrap();
+    let mut client = connect(dir.path());
+    let (tell, told) = mpsc::channel();
+    let asking =
+        std::thread::spawn(move || client.ask_patiently(Command::Status, |pid| tell.send(pid).unwrap()));
+    // The loop is in a pass: nobody receives, on no runtime.
+    assert_eq!(told.recv_timeout(BOUND), Ok(std::process::id()));
+    let Some(Message::Command { answer, .. }) = inbox.blocking_recv() else { panic!("it was asked") };
+    answer.send(refusal("at last")).unwrap();
+    assert_eq!(asking.join().unwrap().unwrap(), refusal("at last"));
+    drop(inbox);
+    serving.finish();
 }
 
 #[test]

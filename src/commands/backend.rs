@@ -4,6 +4,7 @@
 //! `Command` and gets an `Answer`.
 
 use std::future::Future;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::exit_code::ExitCode;
@@ -55,7 +56,11 @@ pub fn watcher(options: &Options) -> Result<Option<Client>, Failure> {
 }
 
 pub fn ask(client: &mut Client, command: Command) -> Result<Answer, Failure> {
-    client.ask(command).map_err(of_client)
+    let busy = |pid| {
+        // Whoever cannot be told waits all the same.
+        let _ = writeln!(io::stderr(), "the watcher (pid {pid}) is busy with a pass; waiting for its answer");
+    };
+    client.ask_patiently(command, busy).map_err(of_client)
 }
 
 fn of_client(error: ClientError) -> Failure {

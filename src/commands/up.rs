@@ -1,7 +1,8 @@
 //! `reconcile`, `reconcile up`: watch and reconcile until stopped.
 //!
-//! Puts five things beside each other on one thread: the loop, the control socket, the signals, the orphans that come to
-//! us as the first process of a container, and on a terminal somebody who shows what happens. Only the loop decides anything; when it ends, all end.
+//! Puts four things beside each other on one thread: the loop, the signals, the orphans that come to us as the first
+//! process of a container, and on a terminal somebody who shows what happens; and the control socket on another. Only
+//! the loop decides anything; when it ends, all end.
 
 use super::args::UpArgs;
 use super::backend::{self, block_on};
@@ -10,7 +11,7 @@ use super::failure::Failure;
 use super::signals::{Manners, Signals};
 use super::spectator::Spectator;
 use super::{Run, background};
-use crate::api::Server;
+use crate::api::Serving;
 use crate::host::first::Orphans;
 use crate::reconciler::inbox::{InboxSender, inbox};
 
@@ -26,9 +27,8 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     let mut session = backend::open(&run.options)?;
     let signals = Signals::catch()?;
     let orphans = Orphans::catch()?;
-    let server = Server::bind(session.state_dir())?;
     let (sender, inbox) = inbox();
-    let serving = tokio::spawn(server.serve(sender.clone()));
+    let serving = Serving::start(session.state_dir(), sender.clone())?;
     let surroundings = &run.console.surroundings;
     let manners = Manners::new(args.leave, surroundings);
     let shows = surroundings.stdout.is_terminal && !args.quiet && !run.console.is_json();
@@ -42,7 +42,7 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     }
     drop(sender);
     // The answers that were given are still on their way, that to `down` for one.
-    serving.await?;
+    serving.finish();
     if let Some(spectator) = spectator {
         spectator.finish();
     }
