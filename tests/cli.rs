@@ -10,6 +10,7 @@ mod watcher;
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Output, Stdio};
 use std::time::Duration;
@@ -118,6 +119,16 @@ fn one_step(action: &str) -> Value {
         "service": "web", "action": action, "reason": "spec-changed", "message": "command changed",
         "fields": ["command"], "evidence": { "code": "spec-changed", "pid": 4711 }, "outcome": "done",
     }])
+}
+
+/// What tells that a file is the one that was judged.
+fn version_of(path: &Path) -> Value {
+    let stat = fs::metadata(path).unwrap();
+    let ns = |seconds: i64, nanos: i64| seconds * 1_000_000_000 + nanos;
+    json!({
+        "dev": stat.dev(), "inode": stat.ino(), "size": stat.size(),
+        "mtime_ns": ns(stat.mtime(), stat.mtime_nsec()), "ctime_ns": ns(stat.ctime(), stat.ctime_nsec()),
+    })
 }
 
 fn broken(path: &str, severity: &str) -> Value {
@@ -357,7 +368,9 @@ fn problems_are_drawn_with_their_line_and_annotated_in_ci() {
     let path = world.path().join("web.toml");
     fs::write(&path, "[service.web]\ncomm = [\"x\"]\n").unwrap();
     let named = path.to_str().unwrap().to_owned();
-    let _watcher = world.watcher(move |_| Some(report(false, &json!([]), &broken(&named, "invalid"))));
+    let mut problems = broken(&named, "invalid");
+    problems[0]["file"] = version_of(&path);
+    let _watcher = world.watcher(move |_| Some(report(false, &json!([]), &problems)));
     let ran = world.run("plan");
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert!(

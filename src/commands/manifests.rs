@@ -17,7 +17,8 @@ pub fn tell(run: &Run<'_>, files: &[ManifestStatus]) {
 
 /// The problems of a file as a compiler would draw them.
 pub fn drawn(file: &ManifestStatus) -> String {
-    let text = file.may_show_lines.then(|| excerpt::text(&file.path)).flatten();
+    let judged = file.file.filter(|_| file.may_show_lines);
+    let text = judged.and_then(|judged| excerpt::text(&file.path, &judged));
     problems(Source { path: &file.path, text: text.as_deref() }, &file.problems)
 }
 

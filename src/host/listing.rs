@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// What may have changed below the roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dirty {
@@ -43,7 +45,7 @@ pub struct FileScan {
     pub may_show_lines: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct FileVersion {
     pub dev: u64,
     pub inode: u64,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::Reconciler;
 use super::ownership::{FileStanding, InForce, settle};
 use super::roots::{lost_directories, recognise, scan_of, shown_path, unread_files};
-use crate::host::{Dirty, Host, RootScan};
+use crate::host::{Dirty, FileVersion, Host, RootScan};
 use crate::identity::{Digest, ServiceId};
 use crate::manifest::Problem;
 use crate::plan::{RootState, Want};
@@ -22,6 +22,8 @@ pub struct FileView {
     pub path: PathBuf,
     pub problems: Vec<Problem>,
     pub may_show_lines: bool,
+    /// What was read; `None` for what is not a file.
+    pub version: Option<FileVersion>,
 }
 
 /// What a look at the manifests came to, beside what is desired.
@@ -130,6 +132,7 @@ impl<H: Host> Reconciler<H> {
                 path: shown_path(keyed, &file.key),
                 problems: file.problems.clone(),
                 may_show_lines: scan_of(keyed, &file.key).is_some_and(|scan| scan.may_show_lines),
+                version: scan_of(keyed, &file.key).map(|scan| scan.version),
             })
             .collect();
         views.extend(self.root_problems.iter().cloned());
@@ -156,7 +159,8 @@ fn digest_of(want: &Want) -> Option<&Digest> {
 
 /// Of the root itself, or of what is below it and was not entered.
 fn problems_of_directories(scan: &RootScan) -> Vec<FileView> {
-    let view = |path, problem| FileView { path, problems: vec![problem], may_show_lines: false };
+    let view =
+        |path, problem| FileView { path, problems: vec![problem], may_show_lines: false, version: None };
     match &scan.listing {
         Err((code, sentence)) => {
             let problem = Problem::new(code, format!("{} {sentence}", scan.path.display()));

@@ -83,6 +83,7 @@ impl<H: Host> Reconciler<H> {
             ok: !file.problems.iter().any(crate::manifest::Problem::blocks),
             problems: file.problems.clone(),
             may_show_lines: file.may_show_lines,
+            file: file.version,
         };
         self.manifests.files.iter().map(status).collect()
     }

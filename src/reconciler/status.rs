@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::host::FileVersion;
 use crate::identity::Pid;
 use crate::manifest::Problem;
 use crate::plan::{Action, Phase};
@@ -105,6 +106,9 @@ pub struct ManifestStatus {
     pub problems: Vec<Problem>,
     /// Whether its lines may be shown to whoever reads the status.
     pub may_show_lines: bool,
+    /// The very file that was judged: lines of what has taken its place since are not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileVersion>,
 }
 
 impl ManifestStatus {
@@ -121,7 +125,7 @@ impl ManifestStatus {
     }
 
     fn of_path(path: &Path, problem: Problem) -> Self {
-        Self { path: path.to_owned(), ok: false, problems: vec![problem], may_show_lines: false }
+        Self { path: path.to_owned(), ok: false, problems: vec![problem], may_show_lines: false, file: None }
     }
 }
 

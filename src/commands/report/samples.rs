@@ -112,12 +112,14 @@ pub fn status() -> Status {
                 ok: true,
                 problems: vec![],
                 may_show_lines: true,
+                file: None,
             },
             ManifestStatus {
                 path: "/app/manifests/web.toml".into(),
                 ok: false,
                 problems: problems(),
                 may_show_lines: true,
+                file: None,
             },
         ],
     }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::{Dirty, RootScan};
+pub(super) use file::version;
 use file::{Reach, Trust};
 pub use named::{Named, named};
 use trouble::Trouble;
