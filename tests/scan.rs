@@ -332,6 +332,34 @@ fn lines_of_a_strangers_file_are_not_shown() {
 }
 
 #[test]
+fn a_file_that_is_closed_to_the_owner_of_the_root_is_not_read_for_them() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root reads what is closed to others");
+        return;
+    }
+    let mut world = World::new();
+    let secret = world.dir.path().join("shadow");
+    fs::write(&secret, "root = 'secret'\n").unwrap();
+    fs::hard_link(&secret, world.root().join("name.toml")).unwrap();
+    std::os::unix::fs::chown(world.root(), Some(65534), Some(65534)).unwrap();
+    let mut code_of = |mode, gid| {
+        fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(&secret, Some(0), Some(gid)).unwrap();
+        file(&world.scan(), "name.toml").content.clone().err().map(|(code, _)| code)
+    };
+    assert_eq!(code_of(0o600, 0).as_deref(), Some("closed-to-owner"));
+    assert_eq!(code_of(0o640, 0).as_deref(), Some("closed-to-owner"), "the group is not theirs");
+    assert_eq!(code_of(0o640, 65534), None);
+    assert_eq!(code_of(0o644, 0), None);
+    // A root that is given away is judged anew, although no file in it has changed.
+    assert_eq!(code_of(0o600, 65534).as_deref(), Some("closed-to-owner"));
+    std::os::unix::fs::chown(world.root(), Some(0), None).unwrap();
+    assert!(file(&world.scan(), "name.toml").may_show_lines);
+    std::os::unix::fs::chown(world.root(), Some(65534), None).unwrap();
+    assert_eq!(code(&world.scan(), "name.toml"), "closed-to-owner");
+}
+
+#[test]
 fn names_that_cannot_be_shown_are_problems() {
     use std::os::unix::ffi::OsStrExt;
     let mut world = World::new();

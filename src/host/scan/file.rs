@@ -14,7 +14,9 @@ use nix::time::ClockId;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::trouble::{Trouble, being_written, link_trouble, not_regular, too_large, trouble, unreadable};
+use super::trouble::{
+    Trouble, being_written, link_trouble, not_regular, private, too_large, trouble, unreadable,
+};
 use crate::host::{FileScan, FileVersion};
 
 /// Bytes of one manifest.
@@ -31,12 +33,13 @@ const WRITING: i64 = 2_000_000_000;
 const READ_ATTEMPTS: u32 = 3;
 
 /// What is the same for all files of a root.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
     /// Of the root, with no link in it.
     pub real: PathBuf,
-    /// Owner of the root.
+    /// Owner and group of the root.
     pub uid: u32,
+    pub gid: u32,
     pub outside_links: bool,
 }
 
@@ -160,6 +163,9 @@ fn load(
         Ok(read) => read,
         Err(errno) => return Some(Known::bad(version(stat), unreadable(errno))),
     };
+    if !read.is_for(bounds) {
+        return Some(Known::bad(version(stat), private()));
+    }
     let mut known = Known {
         scan: FileScan {
             version: read.version,
@@ -206,6 +212,8 @@ impl Known {
 struct Reading {
     version: FileVersion,
     uid: u32,
+    gid: u32,
+    mode: u32,
     content: Result<Arc<str>, Trouble>,
     settled: bool,
 }
@@ -243,7 +251,21 @@ fn read_settled(mut file: File) -> Result<Reading, Errno> {
 
 impl Reading {
     fn of(stat: &Stat, content: Result<Arc<str>, Trouble>, settled: bool) -> Self {
-        Self { version: version(stat), uid: stat.st_uid, content, settled }
+        let (uid, gid, mode) = (stat.st_uid, stat.st_gid, stat.st_mode);
+        Self { version: version(stat), uid, gid, mode, content, settled }
+    }
+
+    /// Whether the owner of the root may read it as well. Problems quote a manifest, and so do guards: another name of
+    /// a file that is closed to them would have us tell them of it. Root may read all, and so may who runs us what
+    /// we have read.
+    fn is_for(&self, bounds: &Bounds) -> bool {
+        const OTHERS: u32 = 0o004;
+        const GROUP: u32 = 0o040;
+        let is_ours = bounds.uid == 0 || bounds.uid == rustix::process::geteuid().as_raw();
+        is_ours
+            || self.uid == bounds.uid
+            || self.mode & OTHERS != 0
+            || (self.mode & GROUP != 0 && self.gid == bounds.gid)
     }
 }
 

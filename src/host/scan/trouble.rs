@@ -29,6 +29,12 @@ pub fn too_large(size: u64) -> Trouble {
     trouble("too-large", format!("has {size} bytes; a manifest has at most {MAX_BYTES}"))
 }
 
+pub fn private() -> Trouble {
+    let sentence = "is closed to the owner of its directory, who would be told of what it says; let them read it, or \
+                    give the directory to its owner";
+    trouble("closed-to-owner", sentence)
+}
+
 pub fn link_trouble(errno: Errno) -> Trouble {
     match errno {
         Errno::NOENT | Errno::NOTDIR => trouble("dangling-link", "is a link to nothing"),

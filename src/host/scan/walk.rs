@@ -104,8 +104,11 @@ pub fn walk(path: &Path, outside_links: bool, old: Option<Tree>) -> Result<Tree,
     let root = rustix::fs::open(path, flags, Mode::empty()).map_err(root_trouble)?;
     let stat = rustix::fs::fstat(&root).map_err(root_trouble)?;
     let real = file::real_path(root.as_fd()).map_err(root_trouble)?;
+    let bounds = Bounds { real, uid: stat.st_uid, gid: stat.st_gid, outside_links };
+    // What is known was judged within the bounds of then.
+    let old = old.filter(|old| old.bounds == bounds);
     let mut walk = Walk {
-        bounds: Bounds { real, uid: stat.st_uid, outside_links },
+        bounds,
         old: old.map(|old| old.directories).unwrap_or_default(),
         directories: BTreeMap::new(),
         visited: HashSet::new(),
@@ -292,7 +295,7 @@ mod tests {
     #[test]
     fn a_root_beyond_its_bounds_is_an_error_as_a_whole() {
         let walk = |names, manifests| Walk {
-            bounds: Bounds { real: PathBuf::new(), uid: 0, outside_links: false },
+            bounds: Bounds { real: PathBuf::new(), uid: 0, gid: 0, outside_links: false },
             old: BTreeMap::new(),
             directories: BTreeMap::new(),
             visited: HashSet::new(),
