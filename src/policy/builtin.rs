@@ -70,6 +70,7 @@ pub(super) fn agents() -> Rules {
         max_start_timeout: Some(60 * MINUTE),
         require: Some([Requirement::Health, Requirement::Ttl, Requirement::GitWorkdir].into()),
         allow_shell: Some(false),
+        allow_priority: Some(false),
         users: None,
         on_exec_away: Some(OnExecAway::Stop),
     }

@@ -30,6 +30,7 @@ impl Policy {
         let mut found = Vec::new();
         self.check_shell(spec, &mut found);
         self.check_user(spec, &mut found);
+        self.check_priority(spec, &mut found);
         self.check_ttl(spec, &mut found);
         self.check_required(spec, facts, &mut found);
         self.check_health(spec, &mut found);
@@ -93,6 +94,20 @@ impl Policy {
             toml_list(&line)
         );
         found.push(Problem::refused(code::USER_NOT_ALLOWED, message).help(help));
+    }
+
+    /// Only a reconciler that runs as root could give it, to a service that could not take it by itself: spared when
+    /// memory runs out, or ahead of everything else on the machine. One user gets what the kernel lets him.
+    fn check_priority(&self, spec: &Spec, found: &mut Vec<Problem>) {
+        if self.allow_priority {
+            return;
+        }
+        for (key, value) in [("nice", spec.nice), ("oom_score_adj", spec.oom_score_adj)] {
+            let Some(value) = value.filter(|value| *value < 0) else { continue };
+            let message = format!("`{key} = {value}` puts it before others, which the policy does not allow");
+            let help = "write 0 or more, or allow it below `[policy]` with `allow_priority = true`";
+            found.push(Problem::refused(code::PRIORITY_NOT_ALLOWED, message).help(help));
+        }
     }
 
     fn check_ttl(&self, spec: &Spec, found: &mut Vec<Problem>) {

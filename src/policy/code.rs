@@ -22,6 +22,8 @@ codes! {
     EXEC_WRITABLE = "exec-writable", "command";
     /// The file is pinned, and its content is another one.
     PIN_MISMATCH = "pin-mismatch", "command";
+    /// `nice` or `oom_score_adj` is below 0.
+    PRIORITY_NOT_ALLOWED = "priority-not-allowed", "nice";
     /// A command wants a shell.
     SHELL_NOT_ALLOWED = "shell-not-allowed", "shell";
     /// A variable that makes a runtime load or run something else.

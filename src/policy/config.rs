@@ -45,6 +45,8 @@ pub struct Rules {
     pub max_start_timeout: Option<Duration>,
     pub require: Option<BTreeSet<Requirement>>,
     pub allow_shell: Option<bool>,
+    /// `nice` and `oom_score_adj` below 0, which only root can give.
+    pub allow_priority: Option<bool>,
     /// Users that a manifest may name; [`SELF`] is to name none.
     pub users: Option<BTreeSet<String>>,
     pub on_exec_away: Option<OnExecAway>,

@@ -53,6 +53,7 @@ pub struct Policy {
     given: Given,
     pub(super) env: Vec<EnvRules>,
     pub(super) allow_shell: bool,
+    pub(super) allow_priority: bool,
     /// `executables` as they hold, to show the line that would allow more.
     listed: Vec<ExecEntry>,
     search_path: Vec<PathBuf>,
@@ -94,6 +95,7 @@ impl Policy {
         let listed = rules.executables.clone().unwrap_or_else(|| vec![ExecEntry::Set(NamedSet::Default)]);
         let is_own_default = own.is_some() && listed.contains(&ExecEntry::Set(NamedSet::Default));
         let allow_shell = rules.allow_shell.unwrap_or(is_own_default);
+        let allow_priority = rules.allow_priority.unwrap_or(own.is_some());
 
         let mut of_config = Allowlist::new(search_path.clone());
         of_config.add(&listed, own.as_ref());
@@ -117,6 +119,7 @@ impl Policy {
         Self {
             env: env.collect(),
             allow_shell,
+            allow_priority,
             listed,
             search_path,
             config: of_config,

@@ -60,6 +60,7 @@ fn rules(section: &mut Section<'_, '_, '_>) -> Rules {
             .map(FromIterator::from_iter)
             .or(base.require),
         allow_shell: section.get("allow_shell", reader::boolean).or(base.allow_shell),
+        allow_priority: section.get("allow_priority", reader::boolean).or(base.allow_priority),
         users: section.list("users", user).map(FromIterator::from_iter).or(base.users),
         on_exec_away: section
             .get(

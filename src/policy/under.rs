@@ -99,6 +99,12 @@ impl Merge {
                 (own, top) => own.or(top),
             },
             allow_shell: self.least("policy.allow_shell", own.allow_shell, top.allow_shell, bool::to_string),
+            allow_priority: self.least(
+                "policy.allow_priority",
+                own.allow_priority,
+                top.allow_priority,
+                bool::to_string,
+            ),
             users: match (own.users, &top.users) {
                 (Some(own), Some(top)) => Some(own.intersection(top).cloned().collect()),
                 (own, top) => own.or_else(|| top.clone()),
@@ -215,10 +221,10 @@ mod tests {
 
     #[test]
     fn the_tighter_figure_holds_whichever_file_it_is_in() {
-        let loose = "resync = '2m'\n[policy]\nmax_ttl = '2d'\nallow_shell = true\non_exec_away = 'report'\n\
+        let loose = "resync = '2m'\n[policy]\nmax_ttl = '2d'\nallow_shell = true\nallow_priority = true\non_exec_away = 'report'\n\
             [policy.caps]\narguments = 100\n[logs]\nmax_size = '1GiB'\nkeep = 9\n\
             [prune]\ndelay = '1s'\nguard_min = 50\nmax_fraction = 0.9\n";
-        let tight = "resync = '1m'\n[policy]\nmax_ttl = '1d'\nallow_shell = false\non_exec_away = 'stop'\n\
+        let tight = "resync = '1m'\n[policy]\nmax_ttl = '1d'\nallow_shell = false\nallow_priority = false\non_exec_away = 'stop'\n\
             [policy.caps]\narguments = 10\n[logs]\nmax_size = '1MiB'\nkeep = 2\n\
             [prune]\ndelay = '3s'\nguard_min = 5\nmax_fraction = 0.5\n";
         let (merged, told) = under(loose, tight);
@@ -227,6 +233,7 @@ mod tests {
             "policy.max_ttl",
             "policy.caps.arguments",
             "policy.allow_shell",
+            "policy.allow_priority",
             "policy.on_exec_away",
             "logs.max_size",
             "logs.keep",

@@ -85,6 +85,17 @@ fn users_are_those_listed_and_nobody_is_listed_as_self() {
 }
 
 #[test]
+fn no_manifest_by_others_puts_its_service_before_all_else() {
+    let eager = Spec { nice: Some(-1), oom_score_adj: Some(-1), ..spec() };
+    assert_eq!(codes("", &eager), [code::PRIORITY_NOT_ALLOWED; 2]);
+    assert_eq!(codes("allow_priority = true", &eager), [""; 0]);
+    let modest = Spec { nice: Some(19), oom_score_adj: Some(0), ..spec() };
+    assert_eq!(codes("", &modest), [""; 0]);
+    let one = Policy::in_force(&Config::default(), one_user(&["/usr/bin"]), &[]);
+    assert_eq!(problems_of(&one, &eager, false), [], "the kernel has the last word there");
+}
+
+#[test]
 fn a_ttl_is_wanted_or_bounded_and_a_default_will_do() {
     let ttl = |hours: u64| Spec { ttl: Some(Duration::from_secs(hours * 3600)), ..spec() };
     assert_eq!(codes("max_ttl = '4h'", &ttl(4)), [""; 0]);
