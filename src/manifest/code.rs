@@ -14,6 +14,8 @@ codes! {
     SYNTAX = "syntax";
     /// Tables or keys are nested too deeply to be read.
     TOO_DEEP = "too-deep";
+    /// There are more tables and arrays than are read.
+    TOO_MANY_TABLES = "too-many-tables";
     /// There are more problems than are listed.
     TOO_MANY_PROBLEMS = "too-many-problems";
     /// A key is given twice.

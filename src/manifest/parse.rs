@@ -2,7 +2,8 @@
 //!
 //! `toml` does the parsing. It reads on after an error, which shows further problems, and it does not
 //! bound how deep dotted keys nest; what is nested is dropped recursively, so the depth is bounded here,
-//! on the tokens, before anything is parsed.
+//! on the tokens, before anything is parsed. Nor does it bound how many tables there are, and each takes more than a
+//! kilobyte, of three characters.
 
 use std::ops::Range;
 
@@ -15,6 +16,9 @@ use super::syntax;
 
 /// The deepest nesting of tables, arrays and dotted keys together.
 pub const MAX_DEPTH: usize = 64;
+
+/// Tables and arrays of one text; with a service in each two of them, twice as many services as a megabyte holds.
+const MAX_TABLES: usize = 50_000;
 
 /// Beyond this a text with an error is not read on: each of its bytes can be an error of its own.
 const MAX_RECOVERED_BYTES: usize = 64 * 1024;
@@ -29,10 +33,18 @@ pub(super) enum Parsed<'t> {
 }
 
 pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems<'t>) -> Parsed<'t> {
-    if let Some(place) = too_deep(text) {
-        let message = format!("tables and keys are nested more than {MAX_DEPTH} deep");
-        problems.add(place, code::TOO_DEEP, message);
-        return Parsed::Nothing;
+    match beyond_bounds(text) {
+        None => {}
+        Some((place, Beyond::Depth)) => {
+            let message = format!("tables and keys are nested more than {MAX_DEPTH} deep");
+            problems.add(place, code::TOO_DEEP, message);
+            return Parsed::Nothing;
+        }
+        Some((place, Beyond::Count)) => {
+            let message = format!("there are more than {MAX_TABLES} tables and arrays");
+            problems.add(place, code::TOO_MANY_TABLES, message).help("divide the file into several");
+            return Parsed::Nothing;
+        }
     }
     let first = match DeTable::parse(text) {
         Ok(table) => return Parsed::Whole(table.into_inner()),
@@ -47,8 +59,14 @@ pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems<'t>) -> Parsed<'t
     Parsed::Partial(table.into_inner())
 }
 
-/// Where the nesting first exceeds [`MAX_DEPTH`].
-fn too_deep(text: &str) -> Option<Range<usize>> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beyond {
+    Depth,
+    Count,
+}
+
+/// Where the nesting first exceeds [`MAX_DEPTH`], or the count of tables [`MAX_TABLES`].
+fn beyond_bounds(text: &str) -> Option<(Range<usize>, Beyond)> {
     // Nothing nests without one of these: with few of them, as nearly always, there is nothing to count.
     let openers = text.bytes().filter(|byte| matches!(byte, b'.' | b'[' | b'{')).count();
     if openers <= MAX_DEPTH {
@@ -57,7 +75,12 @@ fn too_deep(text: &str) -> Option<Range<usize>> {
     let mut nesting = Nesting::default();
     toml_parser::Source::new(text).lex().find_map(|token| {
         nesting.take(token.kind());
-        (nesting.depth() > MAX_DEPTH).then(|| token.span().start()..token.span().end())
+        let beyond = match (nesting.depth() > MAX_DEPTH, nesting.opened > MAX_TABLES) {
+            (true, _) => Beyond::Depth,
+            (false, true) => Beyond::Count,
+            (false, false) => return None,
+        };
+        Some((token.span().start()..token.span().end(), beyond))
     })
 }
 
@@ -72,6 +95,8 @@ struct Nesting {
     header: usize,
     dots_of_open: usize,
     dots: usize,
+    /// Brackets of either kind so far.
+    opened: usize,
 }
 
 impl Nesting {
@@ -91,6 +116,7 @@ impl Nesting {
     }
 
     fn push(&mut self, closer: TokenKind) {
+        self.opened += 1;
         self.open.push((closer, self.dots));
         self.dots_of_open += self.dots;
         self.dots = 0;
@@ -133,6 +159,23 @@ mod tests {
             format!("[a{}]\na{} = {}1", ".a".repeat(30), ".a".repeat(30), "{a.a=".repeat(10)),
         ] {
             assert_eq!(codes(&text), [code::TOO_DEEP], "{}", &text[..40]);
+        }
+    }
+
+    #[test]
+    fn more_tables_than_memory_is_for_are_a_problem() {
+        for piece in ["{},", "[],", "[{}],"] {
+            let count = MAX_TABLES / (piece.len() / 2);
+            assert_eq!(
+                codes(&format!("a = [{}]\n", piece.repeat(count))),
+                [code::TOO_MANY_TABLES],
+                "{piece}"
+            );
+            assert_eq!(
+                codes(&format!("a = [{}]\n", piece.repeat(count - 1))),
+                Vec::<String>::new(),
+                "{piece}"
+            );
         }
     }
 

@@ -1,16 +1,19 @@
 //! Collects the problems of one text; places become lines and columns only at the end, if there are any.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use super::code;
 use super::diagnostic::{Lines, Problem};
 use super::syntax::line_around;
+use super::template::is_templated;
 
 /// More than these are not listed: nobody reads on, and a hostile text has a million.
 pub(super) const MAX_LISTED: usize = 100;
 
 pub(super) struct Problems<'t> {
     text: &'t str,
+    is_templated: OnceCell<bool>,
     found: Vec<(Range<usize>, Problem)>,
     /// Found and not listed.
     unlisted: usize,
@@ -31,11 +34,24 @@ struct Torn {
 impl<'t> Problems<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         let sink = Problem::new(code::TOO_MANY_PROBLEMS, String::new());
-        Self { text, found: Vec::new(), unlisted: 0, service: None, torn: None, sink }
+        Self {
+            text,
+            is_templated: OnceCell::new(),
+            found: Vec::new(),
+            unlisted: 0,
+            service: None,
+            torn: None,
+            sink,
+        }
     }
 
     pub(super) fn text(&self) -> &'t str {
         self.text
+    }
+
+    /// Whether anything in the text may be filled in; looked for once, not once for each service.
+    pub(super) fn text_is_templated(&self) -> bool {
+        *self.is_templated.get_or_init(|| is_templated(self.text))
     }
 
     pub(super) fn count(&self) -> usize {
@@ -74,16 +90,17 @@ impl<'t> Problems<'t> {
     /// Adds a problem that makes the file invalid; help may be given to what is returned.
     pub(super) fn add(&mut self, place: Range<usize>, code: &str, message: impl Into<String>) -> Helped<'_> {
         if self.only_repeats(&place, code) {
-            return Helped(&mut self.sink);
+            return Helped { problem: &mut self.sink, is_listed: false };
         }
         if self.found.len() == MAX_LISTED {
             self.unlisted += 1;
-            return Helped(&mut self.sink);
+            return Helped { problem: &mut self.sink, is_listed: false };
         }
         let mut problem = Problem::new(code, message);
         problem.service.clone_from(&self.service);
         self.found.push((place, problem));
-        Helped(&mut self.found.last_mut().expect("a problem was pushed above").1)
+        let (_, problem) = self.found.last_mut().expect("a problem was pushed above");
+        Helped { problem, is_listed: true }
     }
 
     /// The problems in the order of the text.
@@ -104,10 +121,20 @@ impl<'t> Problems<'t> {
 }
 
 /// A problem just added.
-pub(super) struct Helped<'p>(&'p mut Problem);
+pub(super) struct Helped<'p> {
+    problem: &'p mut Problem,
+    is_listed: bool,
+}
 
 impl Helped<'_> {
     pub(super) fn help(self, help: impl Into<String>) {
-        self.0.help = Some(help.into());
+        self.problem.help = Some(help.into());
+    }
+
+    /// Of help that takes a search: made for what is listed alone, or a hostile text has a million made.
+    pub(super) fn help_with(self, help: impl FnOnce() -> Option<String>) {
+        if self.is_listed {
+            self.problem.help = help();
+        }
     }
 }

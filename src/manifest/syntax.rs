@@ -86,11 +86,14 @@ fn report_duplicate(text: &str, place: Range<usize>, problems: &mut Problems<'_>
         true => (code::DUPLICATE_SERVICE, format!("the table of `{what}` is declared twice in this file")),
         false => (code::DUPLICATE_KEY, format!("`{what}` is given twice")),
     };
-    let help = match earlier_line(text, &line) {
-        Some(line) => format!("the first is in line {line}: keep one of them, or give this one another name"),
-        None => "keep one of them, or give this one another name".to_owned(),
-    };
-    problems.add(place, code, message).help(help);
+    problems.add(place, code, message).help_with(|| {
+        Some(match earlier_line(text, &line) {
+            Some(line) => {
+                format!("the first is in line {line}: keep one of them, or give this one another name")
+            }
+            None => "keep one of them, or give this one another name".to_owned(),
+        })
+    });
 }
 
 /// The line of a place, without its line feed.
@@ -103,10 +106,13 @@ pub(super) fn line_around(text: &str, at: usize) -> Range<usize> {
 
 /// The number of the nearest line before `line` that begins as it does, up to the value.
 fn earlier_line(text: &str, line: &Range<usize>) -> Option<usize> {
-    let beginning = |line: &str| line.split(['=', ']']).next().unwrap_or_default().trim().to_owned();
+    fn beginning(line: &str) -> &str {
+        line.split(['=', ']']).next().unwrap_or_default().trim()
+    }
     let wanted = beginning(&text[line.clone()]);
-    let before: Vec<&str> = text[..line.start].lines().collect();
-    before.iter().rposition(|candidate| beginning(candidate) == wanted).map(|index| index + 1)
+    let before = &text[..line.start];
+    let back = before.lines().rev().position(|candidate| beginning(candidate) == wanted)?;
+    Some(before.lines().count() - back)
 }
 
 #[cfg(test)]

@@ -52,21 +52,24 @@ impl<'a> Known<'a> {
             return true;
         }
         let mut is_good = true;
+        let place_of = text.parts(problems.text());
         for (part, piece) in pieces(text.text) {
-            let place = text.part(problems.text(), part);
-            let (code, message, help) = match piece {
-                Piece::Unclosed(_) => (code::BAD_TEMPLATE, "`{{` has no `}}`".to_owned(), LITERAL.to_owned()),
+            let place = place_of(part);
+            match piece {
+                Piece::Unclosed(_) => {
+                    problems.add(place, code::BAD_TEMPLATE, "`{{` has no `}}`").help(LITERAL);
+                }
                 Piece::Unknown(name) => {
                     let message = format!("`{{{{{}}}}}` names nothing", escape(name));
-                    (code::UNKNOWN_TEMPLATE, message, help_for(name))
+                    problems.add(place, code::UNKNOWN_TEMPLATE, message).help_with(|| Some(help_for(name)));
                 }
                 Piece::Env(key) if !self.declares(key) => {
                     let message = format!("`{}` is not declared in `env`", escape(key));
-                    (code::UNKNOWN_TEMPLATE, message, self.help_for_variable(key))
+                    let help = || Some(self.help_for_variable(key));
+                    problems.add(place, code::UNKNOWN_TEMPLATE, message).help_with(help);
                 }
                 Piece::Literal(_) | Piece::Name | Piece::Project | Piece::Cwd | Piece::Env(_) => continue,
-            };
-            problems.add(place, code, message).help(help);
+            }
             is_good = false;
         }
         is_good
@@ -96,7 +99,7 @@ fn help_for(name: &str) -> String {
 /// a report if one of them was bad before.
 pub(super) fn check(spec: &Spec, marks: &Marks<'_>, problems: &mut Problems<'_>) -> bool {
     // Without templates nothing is larger than the file.
-    if problems.text().len() <= MAX_TEXT_BYTES && !is_templated(problems.text()) {
+    if problems.text().len() <= MAX_TEXT_BYTES && !problems.text_is_templated() {
         return true;
     }
     let before = problems.count();

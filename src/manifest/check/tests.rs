@@ -127,7 +127,8 @@ fn every_code_has_an_input_with_that_problem_alone() {
     for (code, row) in ONE_PROBLEM {
         assert_eq!(codes(&text_of(row)), [*code], "{row}");
     }
-    let large = [deep(), many(), doubling()].iter().flat_map(|text| codes(text)).collect::<Vec<_>>();
+    let large =
+        [deep(), crowded(), many(), doubling()].iter().flat_map(|text| codes(text)).collect::<Vec<_>>();
     let shown =
         |code: &&str| ONE_PROBLEM.iter().any(|(shown, _)| shown == code) || large.iter().any(|c| c == code);
     let silent: Vec<&&str> = code::ALL.iter().filter(|code| !shown(code)).collect();
@@ -136,6 +137,10 @@ fn every_code_has_an_input_with_that_problem_alone() {
 
 fn deep() -> String {
     text_of(&format!("attrs = {{ a = {} }}", "[".repeat(100)))
+}
+
+fn crowded() -> String {
+    text_of(&format!("attrs = {{ a = [{}] }}", "{},".repeat(60_000)))
 }
 
 fn many() -> String {
@@ -150,6 +155,7 @@ fn doubling() -> String {
 #[test]
 fn texts_that_would_grow_without_bound_are_one_problem() {
     assert_eq!(codes(&deep()), [code::TOO_DEEP]);
+    assert_eq!(codes(&crowded()), [code::TOO_MANY_TABLES]);
     assert_eq!(codes(&doubling()), [code::TEMPLATE_TOO_LARGE]);
     let chain = (1..20_000).map(|n| format!("A{n} = '{{{{env.A{}}}}}'\n", n - 1)).collect::<String>();
     let problems = codes(&text_of(&format!("[service.web.env]\nA0 = ''\n{chain}")));

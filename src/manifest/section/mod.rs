@@ -32,14 +32,22 @@ pub(super) struct Text<'a> {
 }
 
 impl Text<'_> {
-    /// Where a part of the text stands in the file: the whole of it if it is written with escapes.
+    /// Where a part of the text stands in the file: the whole of it if it is written with escapes. Reads all of the
+    /// text: for many parts of one, see [`Text::parts`].
     pub(super) fn part(&self, file: &str, part: Range<usize>) -> Range<usize> {
+        self.parts(file)(part)
+    }
+
+    /// As [`Text::part`], having read the text once.
+    pub(super) fn parts(&self, file: &str) -> impl Fn(Range<usize>) -> Range<usize> {
         let raw = file.get(self.place.clone()).unwrap_or_default();
         let quoted = raw.len() >= 2 && raw.as_bytes()[0] == raw.as_bytes()[raw.len() - 1];
-        if quoted && raw.get(1..raw.len() - 1) == Some(self.text) {
-            return self.place.start + 1 + part.start..self.place.start + 1 + part.end;
+        let is_literal = quoted && raw.get(1..raw.len() - 1) == Some(self.text);
+        let whole = self.place.clone();
+        move |part| match is_literal {
+            true => whole.start + 1 + part.start..whole.start + 1 + part.end,
+            false => whole.clone(),
         }
-        self.place.clone()
     }
 }
 
@@ -83,9 +91,7 @@ impl<'a, 'p, 't> Section<'a, 'p, 't> {
                 _ => format!("{name}.{}", escape(word)),
             };
             let report = problems.add(key.span(), code::UNKNOWN_KEY, format!("there is no field `{shown}`"));
-            if let Some(help) = suggest::field(table, tables, word) {
-                report.help(help);
-            }
+            report.help_with(|| suggest::field(table, tables, word));
         }
         Self { problems, table, values, place }
     }
