@@ -268,6 +268,49 @@ fn what_is_not_a_regular_file_is_neither_rotated_nor_waited_for() {
     assert_eq!(fs::metadata(&victim).unwrap().len(), 100_000);
 }
 
+/// The service swaps its log for a link to another file and back, as fast as it can.
+#[test]
+fn a_log_that_is_swapped_for_a_link_under_rotation_leads_it_nowhere() {
+    let world = World::new();
+    let victim = world.dir.path().join("victim");
+    let content = vec![b'v'; 100_000];
+    fs::write(&victim, &content).unwrap();
+    let (link, log) = (world.dir.path().join("link"), world.log());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                symlink(&victim, &link).unwrap();
+                fs::rename(&link, &log).unwrap();
+                fs::write(&link, vec![b'x'; 100_000]).unwrap();
+                fs::rename(&link, &log).unwrap();
+            }
+        });
+        let (mut rotated, mut refused, begun) = (0, 0, Instant::now());
+        while (rotated < 5 || refused < 5) && begun.elapsed() < Duration::from_secs(60) {
+            match rotate(&log, 60_000, PLENTY) {
+                Ok(Rotation::Rotated { .. }) => rotated += 1,
+                Ok(_) => {}
+                Err(_) => refused += 1,
+            }
+            if let Ok(lines) = tail(&log, 10) {
+                assert!(lines.iter().all(|line| !line.text.contains('v')));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(rotated >= 5 && refused >= 5, "{rotated} rotated, {refused} refused");
+    });
+    assert_eq!(fs::read(&victim).unwrap(), content);
+    let archives = fs::read_dir(log.parent().unwrap())
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path() != log && entry.file_name().to_string_lossy().contains(".log."));
+    for archive in archives {
+        let copied = fs::read(archive.path()).unwrap();
+        assert!(!copied.contains(&b'v'), "{:?}", archive.path());
+    }
+}
+
 #[test]
 fn a_reader_that_holds_the_lock_delays_a_rotation_and_does_not_block_it() {
     let world = World::new();
