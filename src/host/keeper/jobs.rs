@@ -131,9 +131,7 @@ impl Keeper {
         if self.cells.get(nonce).is_some_and(|cell| cell.job.is_some()) {
             return self.end_job(nonce, JobEnd::Cancelled, Instant::now());
         }
-        let queued = self.queue.iter().position(|order| order.request.nonce == *nonce && order.job.is_some());
-        if let Some(at) = queued {
-            self.queue.remove(at);
+        if self.queue.take_job(|order| order.request.nonce == *nonce).is_some() {
             self.tell(&Message::JobDone { nonce: nonce.clone(), end: JobEnd::Cancelled });
         }
     }

@@ -26,6 +26,7 @@ pub mod journal;
 mod pipe;
 mod program;
 pub mod protocol;
+mod queue;
 mod requests;
 mod reserve;
 mod runs;

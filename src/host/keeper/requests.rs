@@ -29,13 +29,13 @@ impl Keeper {
             Request::Ping { id } => self.answer(conn, &Message::Pong { id }),
             Request::List => self.list(conn),
             _ if self.client != Some(conn) => self.refuse(conn, None, "say hello first".into()),
-            Request::Spawn { spawn } => self.queue.push_back(Order { request: spawn, job: None }),
+            Request::Spawn { spawn } => self.queue.push_service(Order { request: spawn, job: None }),
             Request::Signal { claim, signal, to } => self.signal(conn, &claim, signal, to),
             Request::Kill { claim } => self.kill(conn, &claim),
             Request::Attach { claim } => self.attach_and_tell(conn, &claim),
             Request::Job { of, timeout_ms, spawn } => {
                 let job = Job::new(of, Duration::from_millis(timeout_ms));
-                self.queue.push_back(Order { request: spawn, job: Some(job) });
+                self.queue.push_job(Order { request: spawn, job: Some(job) });
             }
             Request::CancelJob { nonce } => self.cancel_job(&nonce),
             Request::TrimExits { keep } => self.trim_exits(&keep),

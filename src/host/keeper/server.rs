@@ -4,7 +4,7 @@
 //! says), `runs` (spawns, exits, kills), `jobs`. The order within a turn matters: what children said
 //! before what became of them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,6 +23,7 @@ use super::jobs::Job;
 use super::journal::{self, ExitEntry};
 use super::pipe::{log, status_pipe};
 use super::protocol::Message;
+use super::queue::Queue;
 use super::reserve::Reserve;
 use crate::host::cgroup::{Ground, Group, enter};
 use crate::host::failpoint;
@@ -74,7 +75,7 @@ pub struct Keeper {
     pub cells: BTreeMap<Nonce, Cell>,
     /// Children of ours that belong to a cell: leaders and holders.
     pub children: HashMap<i32, Nonce>,
-    pub queue: VecDeque<Order>,
+    pub queue: Queue<Order>,
     /// Cgroups of what is over, to be removed at the end of the turn.
     pub emptied: Vec<Group>,
     /// Lines for the journal of exits that could not be written yet.
@@ -134,7 +135,7 @@ impl Keeper {
             ground: None,
             cells: BTreeMap::new(),
             children: HashMap::new(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             emptied: Vec::new(),
             owed: Vec::new(),
             owed_again: now,

@@ -35,7 +35,7 @@ impl Keeper {
         let now = Instant::now();
         let mut room = MAX_UNBORN.saturating_sub(self.young_unborn(now).count());
         while room > 0
-            && let Some(order) = self.queue.pop_front()
+            && let Some(order) = self.queue.pop()
         {
             self.start(order, now);
             room -= 1;
