@@ -17,7 +17,9 @@ pub struct UserFacts {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    #[serde(with = "crate::state::paths")]
     pub home: PathBuf,
+    #[serde(with = "crate::state::paths")]
     pub shell: PathBuf,
 }
 
@@ -32,6 +34,7 @@ pub struct SpawnRequest {
     pub argv: Vec<String>,
     /// Complete: nothing is added but `RECONCILE_SPAWN`.
     pub env: Vec<(String, String)>,
+    #[serde(with = "crate::state::paths")]
     pub cwd: PathBuf,
     pub stdin: StdinKind,
     pub user: Option<UserFacts>,
@@ -52,7 +55,7 @@ pub struct ExecTarget {
     /// A `#!` script goes by path, an ELF file by descriptor.
     pub script: bool,
     /// The path by which it was found, links and all: what a script sees as `$0`.
-    #[serde(default)]
+    #[serde(default, with = "crate::state::paths::option")]
     pub found: Option<PathBuf>,
 }
 
