@@ -11,6 +11,9 @@ use super::template::is_templated;
 /// More than these are not listed: nobody reads on, and a hostile text has a million.
 pub(super) const MAX_LISTED: usize = 100;
 
+/// What all patterns of one text may compile to. A MiB takes 5 ms, and a text has room for ten thousand patterns.
+const MAX_COMPILED_BYTES: usize = 16 << 20;
+
 pub(super) struct Problems<'t> {
     text: &'t str,
     is_templated: OnceCell<bool>,
@@ -23,6 +26,8 @@ pub(super) struct Problems<'t> {
     torn: Option<Torn>,
     /// Takes what is not listed.
     sink: Problem,
+    /// By the patterns of the text, see [`Self::afford`].
+    spent: usize,
 }
 
 /// Where a text is not TOML.
@@ -42,6 +47,7 @@ impl<'t> Problems<'t> {
             service: None,
             torn: None,
             sink,
+            spent: 0,
         }
     }
 
@@ -76,6 +82,12 @@ impl<'t> Problems<'t> {
 
     pub(super) fn is_torn(&self) -> bool {
         self.torn.is_some()
+    }
+
+    /// Takes `bytes` from what the patterns of the text may compile to; false once that is used up.
+    pub(super) fn afford(&mut self, bytes: usize) -> bool {
+        self.spent = self.spent.saturating_add(bytes);
+        self.spent <= MAX_COMPILED_BYTES
     }
 
     fn only_repeats(&self, place: &Range<usize>, code: &str) -> bool {

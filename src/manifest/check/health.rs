@@ -18,9 +18,16 @@ use crate::manifest::spec::{Health, HealthCheck};
 /// The largest program that a pattern may compile to: a manifest must not cost megabytes of memory.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
+/// What a pattern counts for at least.
+const MIN_REGEX_BYTES: usize = 16 << 10;
+
 /// The pattern of `health.expect_regex`, compiled within bounds.
 pub fn output_regex(pattern: &str) -> Result<regex::Regex, regex::Error> {
-    regex::RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build()
+    compile(pattern, MAX_REGEX_BYTES)
+}
+
+fn compile(pattern: &str, max_bytes: usize) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(pattern).size_limit(max_bytes).build()
 }
 
 /// What of its service a check goes by.
@@ -196,7 +203,20 @@ fn check_regex(pattern: &Text<'_>, section: &mut Section<'_, '_, '_>) {
     if !section.is_clean("health.expect_regex", pattern, Layout::OneLine) {
         return;
     }
-    if let Err(error) = output_regex(pattern.text) {
+    let mut bytes = MIN_REGEX_BYTES;
+    let compiled = loop {
+        if !section.problems.afford(bytes) {
+            let message = "the patterns of this file compile to too large programs together";
+            let report = section.problems.add(pattern.place.clone(), code::BAD_REGEX, message);
+            return report.help("declare this service in another file, or look for less in its output");
+        }
+        match compile(pattern.text, bytes) {
+            // The compiler does not tell how large a program is, only that it is larger than it may be.
+            Err(regex::Error::CompiledTooBig(_)) if bytes < MAX_REGEX_BYTES => bytes *= 4,
+            compiled => break compiled,
+        }
+    };
+    if let Err(error) = compiled {
         let why = match &error {
             regex::Error::CompiledTooBig(_) => "it compiles to too large a program".to_owned(),
             // The pattern with a caret comes first, the reason is the last line.

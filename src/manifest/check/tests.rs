@@ -370,3 +370,19 @@ fn values_are_read_as_they_are_meant() {
         serde_json::json!({ "when": "1979-05-27", "list": [1, "a", { "b": true }] })
     );
 }
+
+#[test]
+fn the_patterns_of_a_file_are_compiled_within_bounds() {
+    let file = |services: usize, pattern: &str| -> String {
+        let service = |n| {
+            format!(
+                "[service.x{n}]\ncommand = 'a'\nhealth = {{ command = 'a', expect_regex = '{pattern}' }}\n"
+            )
+        };
+        (0..services).map(service).collect()
+    };
+    assert_eq!(load(&file(1_000, "PONG")).problems, []);
+    let problems = load(&file(100, r"\pL{99}")).problems;
+    assert!(problems[0].message.contains("too large a program"), "{:?}", problems[0]);
+    assert!(problems[99].message.contains("together"), "{:?}", problems[99]);
+}
