@@ -352,7 +352,7 @@ impl Reason {
             Self::TextLost => {
                 "what it was started from is lost; it is compared with its present manifest from now on, `reconcile restart` makes sure".into()
             }
-            Self::Rejected { problems: 1, first } => first.clone(),
+            Self::Rejected { problems: 0 | 1, first } => first.clone(),
             Self::Rejected { problems, first } => format!("{first} (and {} more)", problems - 1),
             Self::Forgotten => "nothing of it is left".into(),
             Self::Starting => "started, not yet ready".into(),
