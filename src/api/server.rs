@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::SOCKET;
+use super::framing::{Line, read_line};
 use super::protocol::{
     Body, Hello, MAX_REQUEST_BYTES, NEWEST, OLDEST, ProtocolError, Response, parse_request,
 };
@@ -159,12 +160,6 @@ struct Client {
     reader: BufReader<UnixStream>,
 }
 
-enum Line {
-    Request(Vec<u8>),
-    TooLong,
-    Silent,
-}
-
 impl Client {
     fn new(stream: UnixStream) -> Self {
         Self { reader: BufReader::new(stream) }
@@ -184,13 +179,13 @@ impl Client {
                 () = inbox.closed() => return Ok(()),
             };
             match line {
-                Line::Silent => return Ok(()),
+                Line::End => return Ok(()),
                 Line::TooLong => {
                     let message = format!("a request has at most {MAX_REQUEST_BYTES} bytes");
                     let error = ProtocolError::new("request-too-long", message);
                     return self.respond(None, Body::Error(error)).await;
                 }
-                Line::Request(line) => match parse_request(&line) {
+                Line::Whole(line) => match parse_request(&line) {
                     Err((id, error)) => self.respond(id, Body::Error(error)).await?,
                     Ok(request) => {
                         let Some(body) = self.carry_out(request.request, inbox).await? else { return Ok(()) };
@@ -201,21 +196,10 @@ impl Client {
         }
     }
 
-    /// The next line without its end; the end of the stream and too long a silence are the same to us.
+    /// The next line; the end of the stream and too long a silence are the same to us.
     async fn line(&mut self) -> io::Result<Line> {
-        let mut line = Vec::new();
-        let mut bounded = (&mut self.reader).take(MAX_REQUEST_BYTES as u64 + 1);
-        let Ok(read) = timeout(SILENCE, bounded.read_until(b'\n', &mut line)).await else {
-            return Ok(Line::Silent);
-        };
-        read?;
-        Ok(match line.pop() {
-            None => Line::Silent,
-            Some(b'\n') => Line::Request(line),
-            Some(_) if line.len() >= MAX_REQUEST_BYTES => Line::TooLong,
-            // The stream ended within the line: it was never finished, so nobody meant it.
-            Some(_) => Line::Silent,
-        })
+        let line = timeout(SILENCE, read_line(&mut self.reader, MAX_REQUEST_BYTES)).await;
+        line.unwrap_or(Ok(Line::End))
     }
 
     /// Puts the command into the inbox and waits for its answer; `None` if the client left meanwhile.
