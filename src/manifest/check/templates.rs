@@ -78,7 +78,7 @@ impl<'a> Known<'a> {
     fn help_for_variable(&self, key: &str) -> String {
         let declared = self.env.into_iter().flatten().map(|(key, _)| key.get_ref().as_ref());
         match suggest::nearest(key, declared) {
-            Some(declared) => format!("did you mean `{{{{env.{declared}}}}}`?"),
+            Some(declared) => format!("did you mean `{{{{env.{}}}}}`?", escape(declared)),
             None => "declare it in `env`; inherited variables cannot be filled in".to_owned(),
         }
     }

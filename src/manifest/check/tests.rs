@@ -262,6 +262,7 @@ fn no_control_character_of_the_input_reaches_a_message() {
         format!("umask = \"{hostile}\""),
         format!("stop.signal = \"{hostile}\""),
         format!("env = {{ \"{hostile}\" = '' }}"),
+        "env = { \"\\u001bPORT\" = '' }\ncwd = '{{env.PORT}}'".to_owned(),
         format!("inherit_env = [\"{hostile}\"]"),
         format!("limits.core = \"1{hostile}\""),
         format!("health = \"{hostile}\""),
