@@ -97,6 +97,19 @@ mod tests {
     }
 
     #[test]
+    fn a_line_without_end_is_read_up_to_its_bound_and_ends_the_connection() {
+        let (mut client, keeper) = UnixStream::pair().unwrap();
+        let mut conn = Conn::new(keeper, 0, Instant::now()).unwrap();
+        let writer = std::thread::spawn(move || client.write_all(&vec![b'x'; 2 * MAX_LINE_BYTES]));
+        while !conn.is_dead() {
+            assert!(conn.read().is_empty());
+        }
+        assert!(conn.input.len() < MAX_LINE_BYTES + (1 << 20));
+        drop(conn);
+        writer.join().unwrap().expect_err("nobody reads the rest");
+    }
+
+    #[test]
     fn a_client_that_does_not_read_never_blocks_us() {
         let (client, keeper) = UnixStream::pair().unwrap();
         let mut conn = Conn::new(keeper, 0, Instant::now()).unwrap();
