@@ -18,7 +18,7 @@ mod logs;
 mod manifests;
 mod once;
 mod plan;
-mod report;
+pub mod report;
 mod schema;
 mod signals;
 mod spectator;

@@ -19,7 +19,7 @@ mod attach;
 mod cell;
 pub mod child;
 pub mod client;
-mod conn;
+pub mod conn;
 pub mod gate;
 mod jobs;
 pub mod journal;
