@@ -281,7 +281,7 @@ fn however_a_manifest_is_saved_its_process_goes_on_and_no_error_is_shown() {
         let all = status["manifests"].as_array().unwrap();
         assert!(all.iter().all(|manifest| manifest["problems"] == serde_json::json!([])), "{how}: {all:?}");
     }
-    let log = support::read(&world.path("watcher.log"));
+    let log = read(&world.path("watcher.log"));
     assert!(!log.contains("WARN"), "{log}");
 }
 
@@ -325,7 +325,7 @@ fn a_checkout_of_another_branch_touches_only_what_differs() {
     world.until("new is gone", |world| world.phase("new").is_empty());
     world.until("web has its old command", |world| world.pid("web").is_some_and(|pid| Some(pid) != other));
     assert_eq!(["api", "db"].map(|name| world.pid(name)), before[..2]);
-    let log = support::read(&world.path("watcher.log"));
+    let log = read(&world.path("watcher.log"));
     assert!(!log.contains("WARN"), "{log}");
 }
 

@@ -353,6 +353,7 @@ fn answers() -> Vec<Answer> {
         ok: false,
         problems: vec![Problem::new("unknown-key", "there is no key `healt`").help("did you mean `health`?")],
         may_show_lines: true,
+        file: None,
     };
     let steps = actions().into_iter().map(|action| StepReport {
         service: "shop/db".into(),

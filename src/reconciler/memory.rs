@@ -98,7 +98,7 @@ impl Memory {
         if unwritable != self.unwritable {
             match &unwritable {
                 Some(why) => {
-                    tracing::error!(code = LEDGER_UNWRITABLE, "{why}; nothing is started until it can")
+                    tracing::error!(code = LEDGER_UNWRITABLE, "{why}; nothing is started until it can");
                 }
                 None => tracing::info!("the ledger can be written again"),
             }

@@ -16,7 +16,7 @@ use reconcile::host::keeper::conn::Conn;
 use reconcile::host::keeper::protocol::{MAX_LINE_BYTES, Message, Request, encode};
 use reconcile::host::proc::Here;
 use reconcile::identity::{BootId, ProcessIdentity};
-use reconcile::state::Containment;
+use reconcile::state::{Containment, FileIdentity};
 
 use super::{Choices, assert_comes_back, comes_back};
 
@@ -46,7 +46,9 @@ fn check_request(request: Request, choices: &mut Choices) {
             spawn.exec.found = Some(any_path(choices));
             assert_comes_back(&Request::Spawn { spawn });
         }
-        Request::Upgrade { .. } => assert_comes_back(&Request::Upgrade { exe: any_path(choices) }),
+        Request::Upgrade { exe } => {
+            assert_comes_back(&Request::Upgrade { exe: FileIdentity { path: any_path(choices), ..exe } });
+        }
         Request::Hello { .. }
         | Request::Job { .. }
         | Request::CancelJob { .. }

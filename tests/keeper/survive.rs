@@ -1,7 +1,5 @@
 //! The keeper dies: services live on, and the next keeper has them in hand.
 
-use std::path::Path;
-
 use reconcile::host::proc::{Pinned, stat};
 use reconcile::host::{Event, Found};
 use reconcile::state::{Containment, ExitStatus};

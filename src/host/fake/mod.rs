@@ -245,15 +245,15 @@ impl Host for FakeHost {
     fn trim_journals(&mut self, claims: &[Claim]) {
         self.call(|world| {
             let on_disk = world.journal.fold();
-            let runs = on_disk.services.values().filter_map(|entry| entry.run.as_ref());
-            for run in runs.filter(|run| claims.iter().all(|claim| claim.nonce != run.nonce)) {
+            let mut runs = on_disk.services.values().filter_map(|entry| entry.run.as_ref());
+            if let Some(run) = runs.find(|run| claims.iter().all(|claim| claim.nonce != run.nonce)) {
                 world.violation(format_args!("what is on record of {} is forgotten", run.nonce));
             }
             let is_open = |claim: &Claim| {
                 let run = on_disk.entry(&claim.service).and_then(|entry| entry.run.as_ref());
                 run.is_some_and(|run| run.process.is_none())
             };
-            for claim in claims.iter().filter(|claim| claim.process.is_some() && is_open(claim)) {
+            if let Some(claim) = claims.iter().find(|claim| claim.process.is_some() && is_open(claim)) {
                 world.violation(format_args!("the birth of {} is forgotten", claim.nonce));
             }
         });
