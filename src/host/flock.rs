@@ -2,6 +2,7 @@
 //!
 //! Never the blocking form, which would wait for ever behind a stopped process.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -53,23 +54,33 @@ pub fn is_held(path: &Path) -> io::Result<bool> {
 }
 
 /// The process that took it, as far as the kernel tells: not across pid namespaces, nor where a file system shows its
-/// files under another device than the kernel does (btrfs). Source: proc_locks(5).
+/// files under another device than the kernel does (btrfs).
 pub fn holder(path: &Path) -> Option<i32> {
     let file = fs::metadata(path).ok()?;
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| holder_in(line, &file))
+    holders().into_iter().find(|(_, held)| held.contains(&(file.dev(), file.ino()))).map(|(pid, _)| pid)
+}
+
+/// Every process that took an exclusive lock, with device and inode of the files, as far as the kernel tells. Source:
+/// proc_locks(5).
+pub fn holders() -> BTreeMap<i32, BTreeSet<(u64, u64)>> {
+    let mut holders: BTreeMap<i32, BTreeSet<(u64, u64)>> = BTreeMap::new();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    for (pid, file) in locks.lines().filter_map(held_in) {
+        holders.entry(pid).or_default().insert(file);
+    }
+    holders
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 1234 fd:01:10477640 0 EOF`
-fn holder_in(line: &str, file: &fs::Metadata) -> Option<i32> {
+fn held_in(line: &str) -> Option<(i32, (u64, u64))> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [_, "FLOCK", _, "WRITE", pid, place, ..] = fields[..] else { return None };
     let mut parts = place.split(':');
     let major = u32::from_str_radix(parts.next()?, 16).ok()?;
     let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
     let inode: u64 = parts.next()?.parse().ok()?;
-    let is_it = (libc::makedev(major, minor), inode) == (file.dev(), file.ino());
-    pid.parse().ok().filter(|pid| is_it && *pid > 0)
+    let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+    Some((pid, (libc::makedev(major, minor), inode)))
 }
 
 #[cfg(test)]

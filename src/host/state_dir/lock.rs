@@ -166,7 +166,7 @@ pub(super) fn held_by(path: &Path) -> io::Result<Option<HeldBy>> {
     Ok(flock::is_held(path)?.then(|| holder(path)))
 }
 
-/// As the kernel tells who holds a lock: one that nothing is written in.
+/// As the kernel tells who holds a lock in which nothing is written, or what is not true.
 pub(super) fn of_lock(path: &Path) -> HeldBy {
     let pid = flock::holder(path);
     HeldBy { pid, since: None, command: pid.and_then(command) }
@@ -179,12 +179,12 @@ fn read(mut file: &File) -> Option<Holder> {
 }
 
 fn holder(path: &Path) -> HeldBy {
-    let file = File::open(path).ok();
-    let Some(holder) = file.as_ref().and_then(read) else { return HeldBy::default() };
-    if holder.start_ticks.is_none() || start_ticks(holder.pid) != holder.start_ticks {
-        return HeldBy { since: Some(holder.since), ..HeldBy::default() };
+    let signed = File::open(path).ok().and_then(|file| read(&file));
+    match signed.filter(|by| by.start_ticks.is_some() && start_ticks(by.pid) == by.start_ticks) {
+        Some(by) => HeldBy { pid: Some(by.pid), since: Some(by.since), command: command(by.pid) },
+        // It has not signed yet, or could not: on a full disk.
+        None => of_lock(path),
     }
-    HeldBy { pid: Some(holder.pid), since: Some(holder.since), command: command(holder.pid) }
 }
 
 fn start_ticks(pid: i32) -> Option<u64> {
