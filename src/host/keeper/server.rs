@@ -262,6 +262,10 @@ impl Keeper {
 
     fn accept(&mut self, now: Instant) {
         self.accept_again = None;
+        // The directory may have been moved since, and we in it.
+        if let Ok(dir) = std::env::current_dir() {
+            self.layout.dir = dir;
+        }
         loop {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
