@@ -119,6 +119,10 @@ fn of_open(error: OpenError) -> Failure {
     }
 }
 
+pub fn roots(options: &Options) -> Vec<PathBuf> {
+    session::roots(options)
+}
+
 /// Logs of services, as bytes: what a line is, is `report`'s business.
 pub mod logs {
     use std::io;

@@ -17,7 +17,7 @@ struct View {
 }
 
 pub fn run(run: &Run<'_>) -> Result<Ended, Failure> {
-    let facts = facts(&backend::state_dir(&run.options)?);
+    let facts = facts(&backend::state_dir(&run.options)?, &backend::roots(&run.options));
     if run.console.is_json() {
         run.console.json(&View { version: VERSION, facts })?;
     } else {

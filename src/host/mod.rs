@@ -55,6 +55,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
@@ -138,6 +139,9 @@ pub trait Host {
 
     /// `exe` of a live leader, by device and inode; `None` where it cannot be read.
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity>;
+
+    /// Who else manages the roots, from another state directory. Looked for among processes: once a full pass.
+    fn sharers(&mut self) -> Vec<Sharer>;
 
     /// Waits for something to happen, `None` for ever; never returns an empty list before `at_most` is over.
     /// Cancel safe.

@@ -1,7 +1,8 @@
 //! The state directory: which one it is, that it is ours alone, who holds it, and whose claims are in it.
 //!
 //! `locate` chooses the path, this file makes and checks the directory, `lock` keeps a second reconciler out,
-//! `instance` tells a directory that was restored or moved from one that was copied. Read-only commands use
+//! `instance` tells a directory that was restored or moved from one that was copied, `sharers` who manages the same
+//! roots from another one. Read-only commands use
 //! [`StateDir::find`] and [`StateDir::standing`], which write nothing. Called by `commands` before anything
 //! else of the host.
 
@@ -10,6 +11,7 @@ mod locate;
 mod lock;
 mod node;
 mod original;
+mod sharers;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -25,6 +27,7 @@ pub use instance::Standing;
 pub use locate::{Environment, RootPlace, Source, Wanted};
 pub use lock::{HeldBy, LockError, ReconcilerLock, ended_namespaces};
 pub use original::InUse;
+pub use sharers::{Sharer, Who, sharers};
 
 /// Why a state directory cannot be used; each with a stable [`code`](StateDirError::code).
 #[derive(Debug, thiserror::Error)]

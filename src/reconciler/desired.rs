@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::Reconciler;
 use super::ownership::{FileStanding, InForce, settle};
 use super::roots::{lost_directories, recognise, scan_of, shown_path, unread_files};
+use crate::host::state_dir::Sharer;
 use crate::host::{Dirty, FileVersion, Host, RootScan};
 use crate::identity::{Digest, ServiceId};
 use crate::manifest::Problem;
@@ -125,6 +126,11 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
+    /// Who manages our roots beside us.
+    pub(super) fn look_for_sharers(&mut self) {
+        self.shared_roots = self.host.sharers().into_iter().map(view_of_sharer).collect();
+    }
+
     fn publish_files(&mut self, keyed: &[(RootKey, RootScan)], files: &[FileStanding]) {
         let mut views: Vec<FileView> = files
             .iter()
@@ -135,7 +141,7 @@ impl<H: Host> Reconciler<H> {
                 version: scan_of(keyed, &file.key).map(|scan| scan.version),
             })
             .collect();
-        views.extend(self.root_problems.iter().cloned());
+        views.extend(self.root_problems.iter().chain(&self.shared_roots).cloned());
         views.sort_by(|a, b| a.path.cmp(&b.path));
         if self.settings.watching {
             tell_news(&self.manifests.files, &views);
@@ -192,6 +198,16 @@ fn versions_digest(scan: &RootScan) -> u64 {
             for (path, file) in &listing.files {
                 path.hash(&mut hasher);
                 file.version.hash(&mut hasher);
+fn view_of_sharer(sharer: Sharer) -> FileView {
+    let (dir, who) = (sharer.state_dir.display(), sharer.who());
+    let problem = Problem::warning(
+        "shared-root",
+        format!("the state directory {dir} was used for this root too, and is in use ({who}): both may start its services"),
+    )
+    .help(format!("end one of them, `reconcile --state-dir {dir} down`, or give each its own root"));
+    FileView { path: sharer.root, problems: vec![problem], may_show_lines: false }
+}
+
             }
             for (path, found) in &listing.directories {
                 path.hash(&mut hasher);
@@ -206,8 +222,10 @@ fn versions_digest(scan: &RootScan) -> u64 {
 /// saved is not wrong.
 fn tell_news(before: &[FileView], now: &[FileView]) {
     for view in now {
-        let known = before.iter().find(|other| other.path == view.path).map(|other| &other.problems);
-        let is_new = |problem: &&Problem| known.is_none_or(|known| !known.contains(problem));
+        let is_of_it = |other: &&FileView| other.path == view.path;
+        let is_new = |problem: &&Problem| {
+            !before.iter().filter(is_of_it).any(|other| other.problems.contains(problem))
+        };
         let is_wrong = |problem: &&Problem| problem.code != BEING_WRITTEN;
         for problem in view.problems.iter().filter(is_new).filter(is_wrong) {
             let line = problem.span.map(|span| span.line);

@@ -79,6 +79,8 @@ pub struct Reconciler<H> {
     library: Library,
     manifests: Manifests,
     root_problems: Vec<FileView>,
+    /// Roots that others manage too, as of the last full pass.
+    shared_roots: Vec<FileView>,
     desired: Desired,
     observed: Observed,
     /// Versions of services that policy and host had nothing against at the last full look.
@@ -121,6 +123,7 @@ impl<H: Host> Reconciler<H> {
             library: Library::default(),
             manifests: Manifests::default(),
             root_problems: Vec::new(),
+            shared_roots: Vec::new(),
             desired: Desired { prune, ..Desired::default() },
             observed: Observed::default(),
             judged_well: HashMap::new(),

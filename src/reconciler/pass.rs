@@ -40,6 +40,7 @@ impl<H: Host> Reconciler<H> {
         let full = self.full_pass_is_due();
         if full {
             self.resolve_entries();
+            self.look_for_sharers();
         }
         if let Some(dirty) = self.dirty.take() {
             self.look_at_manifests(&dirty);

@@ -6,7 +6,7 @@
 mod kernel;
 mod places;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -50,10 +50,10 @@ impl Mechanism {
 }
 
 /// Looks at everything. `state_dir` need not exist: then its nearest existing parent tells of its file
-/// system.
-pub fn facts(state_dir: &Path) -> Vec<Fact> {
+/// system. `roots` are those of the manifests.
+pub fn facts(state_dir: &Path, roots: &[PathBuf]) -> Vec<Fact> {
     let mut facts = kernel::facts();
-    facts.extend(places::facts(state_dir));
+    facts.extend(places::facts(state_dir, roots));
     facts
 }
 
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn every_fact_is_named_once_and_says_what_it_means() {
         let dir = tempfile::tempdir().unwrap();
-        let facts = facts(&dir.path().join("not/there"));
+        let facts = facts(&dir.path().join("not/there"), &[dir.path().to_owned()]);
         let mut names: Vec<_> = facts.iter().map(|fact| fact.name).collect();
         names.sort_unstable();
         names.dedup();

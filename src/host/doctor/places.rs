@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::Uid;
@@ -14,10 +14,11 @@ use super::Fact;
 use crate::host::StateLayout;
 use crate::host::cgroup::{Ground, Units};
 use crate::host::flock;
+use crate::host::state_dir::{Sharer, sharers};
 
 const BLOCK: usize = 4096;
 
-pub fn facts(state_dir: &Path) -> Vec<Fact> {
+pub fn facts(state_dir: &Path, roots: &[PathBuf]) -> Vec<Fact> {
     let layout = StateLayout { dir: state_dir.to_owned() };
     let ground = Ground::preview();
     vec![
@@ -33,11 +34,24 @@ pub fn facts(state_dir: &Path) -> Vec<Fact> {
             "it is the parent of the services, and keeps how each ended",
             NO_KEEPER,
         ),
+        shared_roots(state_dir, roots),
     ]
 }
 
 const NOBODY: &str = "nothing watches: services that end are not started again until `reconcile` runs";
 const NO_KEEPER: &str = "it is started with the first service";
+
+/// Others that start the services of the same manifests.
+fn shared_roots(state_dir: &Path, roots: &[PathBuf]) -> Fact {
+    const NAME: &str = "shared-roots";
+    let others = sharers(state_dir, roots.iter().map(PathBuf::as_path));
+    if others.is_empty() {
+        return Fact::found(NAME, "none", "no other state directory in use is of these manifests");
+    }
+    let one = |sharer: &Sharer| format!("{} ({})", sharer.state_dir.display(), sharer.who());
+    let value = others.iter().map(one).collect::<Vec<_>>().join("; ");
+    Fact::lacking(NAME, value, "it may start the same services once more: end one of the two")
+}
 
 /// A cgroup of its own for each service, where we may make one and move into it.
 fn containment(ground: &Ground) -> Fact {

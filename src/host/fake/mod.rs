@@ -48,6 +48,7 @@ use super::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
     UserFacts,
 };
+use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
@@ -291,6 +292,11 @@ impl Host for FakeHost {
 
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
         self.world.borrow().executable(process)
+    }
+
+    /// On this machine there is nobody else.
+    fn sharers(&mut self) -> Vec<Sharer> {
+        Vec::new()
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

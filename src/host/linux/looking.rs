@@ -11,6 +11,7 @@ use super::looker::{Looker, observed};
 use crate::host::observe::{Intents, observe};
 use crate::host::proc::Here;
 use crate::host::scan::Scanner;
+use crate::host::state_dir::{Sharer, sharers};
 use crate::host::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
     StateLayout, UserFacts, clock, ledger_file, trust,
@@ -131,6 +132,12 @@ impl Host for Looking {
 
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
         self.looker.executable(process)
+    }
+
+    /// Of a directory that is not there nobody knows which keeper is its own.
+    fn sharers(&mut self) -> Vec<Sharer> {
+        let here = self.layout.as_ref().map(|layout| layout.dir.as_path());
+        here.map(|here| sharers(here, self.scanner.roots())).unwrap_or_default()
     }
 
     async fn wait(&mut self, _at_most: Option<Duration>) -> Vec<Event> {

@@ -32,7 +32,7 @@ use super::observe::{contains, observe};
 use super::probe::Prober;
 use super::proc::Here;
 use super::scan::Scanner;
-use super::state_dir::{ReconcilerLock, StateDir};
+use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
 use super::watch::{Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
@@ -319,6 +319,10 @@ impl Host for LinuxHost {
 
     fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
         self.looker.executable(process)
+    }
+
+    fn sharers(&mut self) -> Vec<Sharer> {
+        sharers(&self.state_dir.layout().dir, self.scanner.roots())
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

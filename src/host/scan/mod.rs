@@ -56,6 +56,11 @@ impl Scanner {
         Self { roots, outside_links }
     }
 
+    /// As given, made absolute.
+    pub fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().map(|root| root.path.as_path())
+    }
+
     /// All roots, in the order given. With [`Dirty::Paths`] only what is at or below those is looked at, and what
     /// is reached over links or has several names; the rest is as it was.
     pub fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {

@@ -20,7 +20,7 @@ use super::StateDirError;
 use super::node::Node;
 use crate::host::durable;
 
-const ROOTS: &str = "roots.json";
+pub(super) const ROOTS: &str = "roots.json";
 const VERSION: u32 = 1;
 
 /// Characters of a project directory's name that go into the name of its state directory.
@@ -86,6 +86,12 @@ impl RootPlace {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// True if it is the same directory, by its name or as such: a recorded root, and one of now.
+    pub(super) fn is_shared_with(&self, now: &RootPlace) -> bool {
+        let is_same = |(then, there): (Node, Node)| then.is(&there);
+        self.path == now.path || self.node.zip(now.node).is_some_and(is_same)
     }
 
     /// True if it is the same directory, and that one is not where it was recorded, or is just there.
@@ -176,8 +182,12 @@ struct Roots {
 
 /// Of a directory that is not there, or whose file cannot be read, none is known.
 fn read_roots(state_dir: &Path) -> Vec<RootPlace> {
-    let text = fs::read(state_dir.join(ROOTS)).unwrap_or_default();
-    serde_json::from_slice::<Roots>(&text).map(|file| file.roots).unwrap_or_default()
+    roots_of(&fs::read(state_dir.join(ROOTS)).unwrap_or_default())
+}
+
+/// The roots that the text of such a file names.
+pub(super) fn roots_of(text: &[u8]) -> Vec<RootPlace> {
+    serde_json::from_slice::<Roots>(text).map(|file| file.roots).unwrap_or_default()
 }
 
 /// A root that is missing today stays what it was; one that moved has one place.
