@@ -100,9 +100,15 @@ proptest! {
                 Presence::Absent { root } => desired.roots.contains_key(root),
                 Presence::OtherRoot { .. } => false,
             });
-            let in_flight =
-                service(&observed, &step.service).is_some_and(|service| service.flight != Flight::None);
-            prop_assert!(is_ours || in_flight || step.action == Action::Hold, "{:?}", step);
+            let service = service(&observed, &step.service);
+            let in_flight = service.is_some_and(|service| service.flight != Flight::None);
+            let is_asked_for = desired.everywhere || service.is_some_and(|it| it.entry.stopped.is_some());
+            let is_expected = match step.action {
+                Action::Hold => true,
+                Action::Stop | Action::Signal => is_asked_for,
+                _ => false,
+            };
+            prop_assert!(is_ours || in_flight || is_expected, "{:?}", step);
         }
     }
 

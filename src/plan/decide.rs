@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | 1 | P unverifiable | hold |
 //! | 2 | a spawn or stop of it is in flight, or its birth or end is not yet written down | wait; grace over: signal, then kill, and again; a spawn that hangs is killed. A stop once begun is not taken back |
-//! | 2a | it belongs to a root that this run was not given | nothing |
+//! | 2a | it belongs to a root that this run was not given | nothing, unless it runs and is to stop: by name, or with all by `down` |
 //! | 2b | a stop of it was begun by an earlier reconciler | go on with it |
 //! | 3 | P leftovers | stop them; never start beside them |
 //! | 4 | no E, no process | reject |
@@ -49,11 +49,11 @@ pub(super) fn decide(case: &Case<'_>) -> Verdict {
             .or_else(|| elsewhere(case))
             .unwrap_or_else(|| Verdict::of(unrecorded_phase(run), Reason::Unrecorded)),
         Process::Leftovers(run) => in_flight(case, run)
-            .or_else(|| elsewhere(case))
+            .or_else(|| untouched_elsewhere(case))
             .or_else(|| resumed(case, run))
             .unwrap_or_else(|| leftovers(case, run)),
         Process::Alive(run) => in_flight(case, run)
-            .or_else(|| elsewhere(case))
+            .or_else(|| untouched_elsewhere(case))
             .or_else(|| resumed(case, run))
             .or_else(|| unwanted_alive(case))
             .unwrap_or_else(|| alive(case, run).wake_if(case.expires_in())),
@@ -130,6 +130,12 @@ fn elsewhere(case: &Case<'_>) -> Option<Verdict> {
         }
         Removal::No | Removal::Due | Removal::Waits { .. } | Removal::Held(_) => None,
     }
+}
+
+/// Row 2a for what runs: whoever asks for its end by name, or for that of all, means it.
+fn untouched_elsewhere(case: &Case<'_>) -> Option<Verdict> {
+    let is_asked_for = case.shutdown != Shutdown::No || case.service.entry.stopped.is_some();
+    if is_asked_for { None } else { elsewhere(case) }
 }
 
 /// Row 2b: the stop command is not run again once its time is over.

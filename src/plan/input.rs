@@ -23,6 +23,8 @@ pub struct Desired {
     pub prune: PruneRules,
     /// Everything is to be stopped, and nothing of it is written down as unwanted.
     pub shutdown: bool,
+    /// With `shutdown`: what belongs to roots that this run was not given is to be stopped too (`down`).
+    pub everywhere: bool,
     /// With `shutdown`: every grace is over (a second Ctrl-C).
     pub kill: bool,
 }

@@ -11,7 +11,7 @@ use super::decide::decide;
 use super::input::{Desired, Observed, Presence, Service, Want};
 use super::order::{Direction, order};
 use super::output::{Action, PhaseView, Plan, Step};
-use super::prune::Guards;
+use super::prune::{Guards, Removal};
 use super::verdict::Verdict;
 use crate::identity::ServiceId;
 use crate::time::Stamp;
@@ -35,6 +35,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: &Stamp) -> Plan {
         let (want, service) = (want.unwrap_or(&undesired), service.unwrap_or(&unobserved));
         let (removal, note) = guards.judge(id, want, service);
         plan.notes.extend(note);
+        let is_concerned = desired.everywhere || !matches!(removal, Removal::Elsewhere { .. });
+        let shutdown = if is_concerned { shutdown } else { Shutdown::No };
         let case = Case { id, want, service, removal, shutdown, now };
         phases.push((id.clone(), plan.add(id, decide(&case))));
     }

@@ -91,6 +91,7 @@ impl<H: Host> Reconciler<H> {
             Command::Renew { names } => self.request_all(&names, &Request::Renew, Goal::Settled),
             Command::Down { project: None, .. } => {
                 self.desired.shutdown = true;
+                self.desired.everywhere = true;
                 Ok(Reply::Later { goal: Goal::Down, services: None, timeout: ACT_TIMEOUT })
             }
             Command::Down { project: Some(project), .. } => {

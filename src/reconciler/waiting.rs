@@ -177,6 +177,10 @@ impl<H: Host> Reconciler<H> {
         match view.phase {
             Phase::Ready | Phase::Running | Phase::Completed => Standing::Reached,
             Phase::Stopped | Phase::Expired if goal == Goal::Settled => Standing::Reached,
+            // What this run was not given is none of its business, however it is.
+            Phase::Held if goal == Goal::Settled && matches!(view.reason, Reason::ForeignRoot { .. }) => {
+                Standing::Reached
+            }
             Phase::Stopped | Phase::Expired | Phase::Failed | Phase::Rejected | Phase::Held => {
                 Standing::Missed
             }

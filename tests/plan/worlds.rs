@@ -338,6 +338,7 @@ pub fn worlds() -> BoxedStrategy<(Desired, Observed)> {
                 prune: PruneRules { allow, named: BTreeSet::new(), ..PruneRules::default() },
                 shutdown,
                 kill,
+                everywhere: shutdown && allow,
                 ..Desired::default()
             };
             let mut observed = Observed::default();

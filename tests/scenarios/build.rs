@@ -113,6 +113,7 @@ impl Case {
             shutdown: self.shutdown,
             kill: self.kill,
         }
+            everywhere: self.everywhere,
     }
 
     pub fn observed(&self) -> Observed {

@@ -34,6 +34,8 @@ pub struct Case {
     shutdown: bool,
     #[serde(default)]
     kill: bool,
+    #[serde(default)]
+    everywhere: bool,
     /// How long the root has been quiet.
     #[serde(default = "one_hour")]
     quiet: Span,
