@@ -36,8 +36,13 @@ fn intent_of(change: impl FnOnce(&mut Intent), n: u64) -> Record {
 
 #[test]
 fn a_root_is_known_by_its_key() {
-    let root =
-        |path: &str, inode| Record::Root { key: RootKey("r1".into()), path: path.into(), dev: 1, inode };
+    let root = |path: &str, inode| Record::Root {
+        key: RootKey("r1".into()),
+        path: path.into(),
+        dev: 1,
+        inode,
+        born_ns: None,
+    };
     let ledger = after(&[root("/a", 5), root("/b", 5)]);
     assert_eq!(ledger.roots.len(), 1);
     assert_eq!(ledger.roots[&RootKey("r1".into())].path.to_str(), Some("/b"));
@@ -322,11 +327,12 @@ fn any_record() -> impl Strategy<Value = Record> {
     let path = || select(vec![file("a.toml"), file("b.toml")]);
     let services = proptest::collection::vec(any_service(), 0..3);
     prop_oneof![
-        (any::<u64>(), any::<u64>()).prop_map(|(dev, inode)| Record::Root {
+        (any::<u64>(), any::<u64>(), any::<Option<u64>>()).prop_map(|(dev, inode, born_ns)| Record::Root {
             key: RootKey("r1".into()),
             path: "/srv".into(),
             dev,
-            inode
+            inode,
+            born_ns
         }),
         (path(), select(vec!["x", "y"]), services).prop_map(|(file, text, services)| Record::Accepted {
             file,

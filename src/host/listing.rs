@@ -29,6 +29,8 @@ pub struct RootListing {
     pub inode: u64,
     /// Every directory below the root ("" for itself), with its inode, or why it could not be listed.
     pub directories: BTreeMap<PathBuf, Result<u64, String>>,
+    /// When the root was made, where the file system tells: an inode number is used again.
+    pub born_ns: Option<u64>,
     /// Relative path → content or problem. Shared with the host's cache.
     pub files: BTreeMap<PathBuf, FileScan>,
 }

@@ -11,7 +11,7 @@ use super::ownership::FileStanding;
 use crate::host::{FileScan, RootListing, RootScan};
 use crate::manifest::Unread;
 use crate::plan::UnreadFile;
-use crate::state::{FileKey, Ledger, Record, RootKey};
+use crate::state::{FileKey, Ledger, Record, RootEntry, RootKey};
 
 /// The key of a scanned root, and the record to write if the ledger does not have it so.
 ///
@@ -27,13 +27,14 @@ pub fn recognise(
     };
     let by_inode = || {
         ledger.roots.iter().find(|(key, root)| {
-            (root.dev, root.inode) == (listing.dev, listing.inode) && !taken.contains(*key)
+            root.dev == listing.dev && is_directory(root, listing) && !taken.contains(*key)
         })
     };
     let known = by_path().or_else(by_inode).map(|(key, root)| (key.clone(), root.clone()));
     let (key, unchanged) = match known {
         Some((key, root)) => {
-            let same = root.path == scan.path && (root.dev, root.inode) == (listing.dev, listing.inode);
+            let same = root.path == scan.path
+                && (root.dev, root.inode, root.born_ns) == (listing.dev, listing.inode, listing.born_ns);
             // An empty directory in place of the one that held manifests may be a lost mount: what was known
             // of the root is the evidence for its guard, and stays.
             let lost = listing.files.is_empty() && holds_files(ledger, &key);
@@ -46,8 +47,15 @@ pub fn recognise(
         path: scan.path.clone(),
         dev: listing.dev,
         inode: listing.inode,
+        born_ns: listing.born_ns,
     });
     Some((key, record))
+}
+
+/// Whether it is the directory of then; one that was made anew may have its inode number.
+fn is_directory(root: &RootEntry, listing: &RootListing) -> bool {
+    let same_birth = root.born_ns.zip(listing.born_ns).is_none_or(|(then, now)| then == now);
+    root.inode == listing.inode && same_birth
 }
 
 fn holds_files(ledger: &Ledger, key: &RootKey) -> bool {
@@ -87,14 +95,16 @@ fn what_is_lost(ledger: &Ledger, key: &RootKey, listing: &RootListing, directory
         Some(Ok(inode)) => *inode,
     };
     let is_empty = !listing.files.keys().any(|file| file.parent() == Some(directory));
-    let before = inode_before(ledger, key, directory)?;
-    (is_empty && inode != before).then(|| "is empty and not the directory that it was".to_owned())
+    let is_the_same = if directory == Path::new("") {
+        is_directory(ledger.roots.get(key)?, listing)
+    } else {
+        inode == inode_before(ledger, key, directory)?
+    };
+    (is_empty && !is_the_same).then(|| "is empty and not the directory that it was".to_owned())
 }
 
+/// Of a directory below the root.
 fn inode_before(ledger: &Ledger, key: &RootKey, directory: &Path) -> Option<u64> {
-    if directory == Path::new("") {
-        return ledger.roots.get(key).map(|root| root.inode);
-    }
     let in_directory = |file: &FileKey| file.root == *key && file.path.parent() == Some(directory);
     ledger.files.iter().find(|(file, _)| in_directory(file)).map(|(_, entry)| entry.directory_inode)
 }

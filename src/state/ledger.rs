@@ -76,6 +76,8 @@ pub struct RootEntry {
     pub path: PathBuf,
     pub dev: u64,
     pub inode: u64,
+    /// `None` where it is not known.
+    pub born_ns: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,8 +103,9 @@ impl Ledger {
     /// Folds one record in.
     pub fn apply(&mut self, record: &Record) {
         match record {
-            Record::Root { key, path, dev, inode } => {
-                self.roots.insert(key.clone(), RootEntry { path: path.clone(), dev: *dev, inode: *inode });
+            Record::Root { key, path, dev, inode, born_ns } => {
+                let (dev, inode, born_ns) = (*dev, *inode, *born_ns);
+                self.roots.insert(key.clone(), RootEntry { path: path.clone(), dev, inode, born_ns });
             }
             Record::Accepted { file, digest, services, directory_inode } => {
                 self.accept(file, digest, services, *directory_inode);
@@ -150,6 +153,7 @@ impl Ledger {
             path: root.path.clone(),
             dev: root.dev,
             inode: root.inode,
+            born_ns: root.born_ns,
         });
         let files = self.files.iter().map(|(file, accepted)| Record::Accepted {
             file: file.clone(),

@@ -25,6 +25,9 @@ pub enum Record {
         path: PathBuf,
         dev: u64,
         inode: u64,
+        /// When the directory was made, where the file system tells: an inode number is used again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        born_ns: Option<u64>,
     },
     /// This text of this file passed check and policy; it declares exactly these services.
     Accepted {

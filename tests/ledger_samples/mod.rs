@@ -132,6 +132,7 @@ pub fn history() -> Vec<Record> {
         path: "/srv/shop/manifests".into(),
         dev: 65_024,
         inode: 131_073,
+        born_ns: None,
     };
     vec![
         root,

@@ -196,6 +196,8 @@ impl Tree {
             directories: BTreeMap::new(),
             files: BTreeMap::new(),
         };
+            // Inodes are not used again here.
+            born_ns: None,
         for (path, node) in self.below(root) {
             let relative = path.strip_prefix(root).expect("it is below the root").to_owned();
             if !is_entered(&listing, &relative) {

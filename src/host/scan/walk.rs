@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::file::{self, Bounds, Known, Trust};
@@ -49,6 +49,7 @@ pub struct Directory {
 impl Tree {
     fn new(
         root: Identity,
+        born_ns: Option<u64>,
         bounds: Bounds,
         directories: BTreeMap<PathBuf, Result<Directory, String>>,
     ) -> Self {
@@ -59,7 +60,8 @@ impl Tree {
             directory.files.iter().map(move |(name, known)| (shown(path, name), known.scan.clone()))
         });
         let (dev, inode) = root;
-        let report = RootListing { dev, inode, directories: inodes.collect(), files: files.collect() };
+        let report =
+            RootListing { dev, inode, born_ns, directories: inodes.collect(), files: files.collect() };
         Self { bounds, directories, report }
     }
 
@@ -123,7 +125,15 @@ pub fn walk(path: &Path, outside_links: bool, old: Option<Tree>) -> Result<Tree,
     if let Some(Err(sentence)) = walk.directories.get(Path::new("")) {
         return Err(trouble("root-unreadable", sentence.clone()));
     }
-    Ok(Tree::new((stat.st_dev, stat.st_ino), walk.bounds, walk.directories))
+    Ok(Tree::new((stat.st_dev, stat.st_ino), born_ns(root.as_fd()), walk.bounds, walk.directories))
+}
+
+/// Source: statx(2).
+fn born_ns(directory: BorrowedFd<'_>) -> Option<u64> {
+    let found = rustix::fs::statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let seconds = u64::try_from(found.stx_btime.tv_sec).ok().filter(|_| is_told)?;
+    Some(seconds * 1_000_000_000 + u64::from(found.stx_btime.tv_nsec))
 }
 
 fn root_trouble(errno: Errno) -> Trouble {
