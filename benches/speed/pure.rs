@@ -133,6 +133,7 @@ fn world(count: usize, now: &Stamp) -> (Desired, Observed) {
     let quiet = RootState {
         path: "/srv/manifests".into(),
         lost: BTreeMap::new(),
+        checkout: None,
         unread: Vec::new(),
         quiet_for: Duration::from_secs(60),
     };

@@ -21,16 +21,18 @@ pub struct RootScan {
     pub path: PathBuf,
     /// `Err`: the root itself cannot be listed, with the problem's code and a sentence.
     pub listing: Result<RootListing, (String, String)>,
+    /// The lock of a git that is changing the worktree around it; looked for when everything is listed.
+    pub checkout: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
 pub struct RootListing {
     pub dev: u64,
     pub inode: u64,
-    /// Every directory below the root ("" for itself), with its inode, or why it could not be listed.
-    pub directories: BTreeMap<PathBuf, Result<u64, String>>,
     /// When the root was made, where the file system tells: an inode number is used again.
     pub born_ns: Option<u64>,
+    /// Every directory below the root ("" for itself), with its inode, or why it could not be listed.
+    pub directories: BTreeMap<PathBuf, Result<u64, String>>,
     /// Relative path → content or problem. Shared with the host's cache.
     pub files: BTreeMap<PathBuf, FileScan>,
 }

@@ -15,7 +15,7 @@ use crate::policy::{SYSTEM_PATH, Trust};
 
 mod git;
 
-pub use git::is_git_worktree;
+pub use git::{checkout_in_progress, is_git_worktree};
 
 /// Whose manifests those below `roots` are.
 pub fn judge(roots: &[PathBuf], project_dir: &Path) -> Trust {

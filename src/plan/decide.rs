@@ -212,11 +212,15 @@ fn without_spec(case: &Case<'_>) -> Verdict {
     }
 }
 
+/// Until a git that holds up a removal is looked for again: nobody tells of its end.
+const CHECKOUT_AGAIN: Duration = Duration::from_secs(5);
+
 /// A removal that waits is seen, whatever else becomes of the service.
 fn show_guard(case: &Case<'_>, verdict: Verdict) -> Verdict {
     let (why, verdict) = match &case.removal {
         Removal::No | Removal::Due | Removal::Elsewhere { .. } => return verdict,
         Removal::Waits { left } => (&Reason::PruneDelay, verdict.wake(*left)),
+        Removal::Held(why @ Reason::GuardCheckout { .. }) => (why, verdict.wake(CHECKOUT_AGAIN)),
         Removal::Held(why) => (why, verdict),
     };
     let mut verdict = verdict.hold_if_unchanged(why);

@@ -84,6 +84,8 @@ pub struct RootState {
     /// Directories (relative to the root, "" for itself) that held manifests and now cannot be read, are
     /// missing, or are empty with another inode; with how.
     pub lost: BTreeMap<PathBuf, String>,
+    /// The lock of a git that is changing what is below, if it was seen in the newest full listing.
+    pub checkout: Option<PathBuf>,
     /// Refused files of which nobody knows all that they declare.
     pub unread: Vec<UnreadFile>,
     /// How long nothing has changed below it.

@@ -3,7 +3,7 @@
 //! Three things stand before it. The *delay*: a `git checkout` in progress stops nothing. The *guards*: an
 //! unmounted directory and a pass that would take away most of a project look like a mistake, and hold until
 //! the manifests return, the operator allows it, or names the service. A refused manifest that may declare the
-//! service holds too, for as long as it may. The *roots*: what belongs to a root that this run was not given is
+//! service holds too, for as long as it may, and so does a git that is changing the worktree. The *roots*: what belongs to a root that this run was not given is
 //! none of its business. Pure; called once a service by `plan`.
 
 use std::collections::BTreeMap;
@@ -100,7 +100,9 @@ impl<'a> Guards<'a> {
         if rules.allow {
             return Removal::Due;
         }
-        lost_directory(root, service)
+        // Before the latched ones: what git takes away it may bring back elsewhere.
+        checkout_in_progress(root)
+            .or_else(|| lost_directory(root, service))
             .or_else(|| self.maybe_declared(id, service))
             .or_else(|| self.too_many_of(id))
             .map_or(Removal::Due, Removal::Held)
@@ -139,6 +141,10 @@ impl UnreadFile {
             }
         }
     }
+}
+
+fn checkout_in_progress(root: &RootState) -> Option<Reason> {
+    root.checkout.as_ref().map(|lock| Reason::GuardCheckout { lock: lock.display().to_string() })
 }
 
 /// True for a guard whose cause may be lost from sight without being mended.

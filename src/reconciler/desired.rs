@@ -61,7 +61,16 @@ impl<H: Host> Reconciler<H> {
                 let lost = lost_directories(self.memory.ledger(), key, scan);
                 let unread = unread_files(key, scan, &files);
                 let quiet_for = now.since(&self.manifests.quiet_since[key], Clock::Awake);
-                (key.clone(), RootState { path: scan.path.clone(), lost, unread, quiet_for })
+                (
+                    key.clone(),
+                    RootState {
+                        path: scan.path.clone(),
+                        lost,
+                        checkout: scan.checkout.clone(),
+                        unread,
+                        quiet_for,
+                    },
+                )
             })
             .collect();
         let wants = self.wants(&keyed, &files, &in_force);
@@ -117,6 +126,11 @@ impl<H: Host> Reconciler<H> {
         keyed
     }
 
+    /// Who manages our roots beside us.
+    pub(super) fn look_for_sharers(&mut self) {
+        self.shared_roots = self.host.sharers().into_iter().map(view_of_sharer).collect();
+    }
+
     fn watch_quiet(&mut self, keyed: &[(RootKey, RootScan)], now: &Stamp) {
         for (key, scan) in keyed {
             let print = versions_digest(scan);
@@ -124,11 +138,6 @@ impl<H: Host> Reconciler<H> {
                 self.manifests.quiet_since.insert(key.clone(), now.clone());
             }
         }
-    }
-
-    /// Who manages our roots beside us.
-    pub(super) fn look_for_sharers(&mut self) {
-        self.shared_roots = self.host.sharers().into_iter().map(view_of_sharer).collect();
     }
 
     fn publish_files(&mut self, keyed: &[(RootKey, RootScan)], files: &[FileStanding]) {
@@ -189,15 +198,6 @@ fn problems_of_directories(scan: &RootScan) -> Vec<FileView> {
     }
 }
 
-fn versions_digest(scan: &RootScan) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    match &scan.listing {
-        Err((code, _)) => code.hash(&mut hasher),
-        Ok(listing) => {
-            for (path, file) in &listing.files {
-                path.hash(&mut hasher);
-                file.version.hash(&mut hasher);
 fn view_of_sharer(sharer: Sharer) -> FileView {
     let (dir, who) = (sharer.state_dir.display(), sharer.who());
     let problem = Problem::warning(
@@ -208,6 +208,15 @@ fn view_of_sharer(sharer: Sharer) -> FileView {
     FileView { path: sharer.root, problems: vec![problem], may_show_lines: false }
 }
 
+fn versions_digest(scan: &RootScan) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    match &scan.listing {
+        Err((code, _)) => code.hash(&mut hasher),
+        Ok(listing) => {
+            for (path, file) in &listing.files {
+                path.hash(&mut hasher);
+                file.version.hash(&mut hasher);
             }
             for (path, found) in &listing.directories {
                 path.hash(&mut hasher);

@@ -7,7 +7,7 @@ use super::desired::BEING_WRITTEN;
 use super::status::StepReport;
 use crate::host::{Dirty, Event, Host, failpoint};
 use crate::plan::{Action, Plan, Presence, plan};
-use crate::state::Reason;
+use crate::state::{Reason, Record};
 use crate::time::{Clock, Stamp};
 
 /// No turn waits longer, so that a clock that jumps or an event that was lost costs a minute at most.
@@ -41,6 +41,9 @@ impl<H: Host> Reconciler<H> {
         if full {
             self.resolve_entries();
             self.look_for_sharers();
+        }
+        if self.desired.roots.values().any(|root| root.checkout.is_some()) {
+            self.dirty = Some(Dirty::Everything);
         }
         if let Some(dirty) = self.dirty.take() {
             self.look_at_manifests(&dirty);
@@ -81,16 +84,17 @@ impl<H: Host> Reconciler<H> {
         plan
     }
 
-    /// Lists everything again if the plan removes something, and says whether it did: no removal rests on
-    /// one listing, or on an event that may have been lost.
+    /// Lists everything again if the plan removes something, or latches a guard, and says whether it did: neither
+    /// rests on one listing, or on an event that may have been lost.
     fn look_before_removing(&mut self, plan: &Plan) -> bool {
         let removes = plan.steps.iter().any(|step| {
             step.action == Action::Forget || (step.action == Action::Stop && step.reason == Reason::Removed)
         });
-        if removes {
+        let latches = plan.notes.iter().any(|note| matches!(note, Record::GuardLatched { .. }));
+        if removes || latches {
             self.look_at_manifests(&Dirty::Everything);
         }
-        removes
+        removes || latches
     }
 
     fn finish_pass(&mut self, plan: Plan, steps: &[StepReport]) {

@@ -101,6 +101,10 @@ pub enum Reason {
         removed: usize,
         of: usize,
     },
+    /// A git is changing the worktree that the root is in: what is gone may come back elsewhere.
+    GuardCheckout {
+        lock: String,
+    },
     /// A manifest that is not accepted may declare it.
     GuardUnreadManifest {
         path: String,
@@ -197,8 +201,8 @@ impl Reason {
     }
 
     /// Codes of the guards that hold a removal.
-    pub const PRUNE_GUARDS: [&str; 4] =
-        ["guard-root-gone", "guard-unread-manifest", "guard-fraction", "record-lost"];
+    pub const PRUNE_GUARDS: [&str; 5] =
+        ["guard-root-gone", "guard-checkout", "guard-unread-manifest", "guard-fraction", "record-lost"];
 
     /// True for a guard that holds a removal until somebody does something about it.
     pub fn is_prune_guard(&self) -> bool {
@@ -235,6 +239,7 @@ impl Reason {
             Self::Unkillable { .. } => "unkillable",
             Self::Unrecorded => "unrecorded",
             Self::GuardRootGone { .. } => "guard-root-gone",
+            Self::GuardCheckout { .. } => "guard-checkout",
             Self::GuardFraction { .. } => "guard-fraction",
             Self::GuardUnreadManifest { .. } => "guard-unread-manifest",
             Self::PruneDelay => "prune-delay",
@@ -335,6 +340,10 @@ impl Reason {
             }
             Self::GuardFraction { removed, of } => format!(
                 "{removed} of {of} services would be removed at once; `--allow-prune` or `reconcile prune NAME` confirms"
+            ),
+            Self::GuardCheckout { lock } => format!(
+                "its manifest is gone, and git is changing the worktree at this moment ({lock}); if no git runs, \
+                 remove that file, or `reconcile prune NAME` takes the service away"
             ),
             Self::GuardUnreadManifest { path, problem } => format!(
                 "no accepted manifest declares it, and {path} may ({problem}); mend that file, or confirm the removal by \

@@ -7,6 +7,7 @@ mod chaos;
 mod deaths;
 mod edits;
 mod faults;
+mod guards;
 mod health;
 mod operator;
 mod policy;

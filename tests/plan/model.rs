@@ -492,7 +492,13 @@ impl Model {
 
     fn desired(&self) -> Desired {
         let quiet_for = Duration::from_millis(self.now_ms - self.last_removal_ms);
-        let state = RootState { path: "/srv".into(), lost: BTreeMap::new(), unread: Vec::new(), quiet_for };
+        let state = RootState {
+            path: "/srv".into(),
+            lost: BTreeMap::new(),
+            checkout: None,
+            unread: Vec::new(),
+            quiet_for,
+        };
         let wants = self.living().map(|(id, machine)| {
             let presence =
                 if machine.declared { Presence::Present } else { Presence::Absent { root: root() } };

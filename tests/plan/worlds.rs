@@ -333,7 +333,7 @@ pub fn worlds() -> BoxedStrategy<(Desired, Observed)> {
             let mut desired = Desired {
                 roots: BTreeMap::from([(
                     root(),
-                    RootState { path: "/srv".into(), lost, unread: Vec::new(), quiet_for },
+                    RootState { path: "/srv".into(), lost, checkout: None, unread: Vec::new(), quiet_for },
                 )]),
                 prune: PruneRules { allow, named: BTreeSet::new(), ..PruneRules::default() },
                 shutdown,

@@ -94,6 +94,7 @@ impl Case {
         let state = RootState {
             path: "/srv/app/manifests".into(),
             lost: self.lost.clone(),
+            checkout: self.checkout.clone(),
             unread: self.unread.iter().map(|(path, file)| file.get(path)).collect(),
             quiet_for: self.quiet.get(),
         };
@@ -112,8 +113,8 @@ impl Case {
             },
             shutdown: self.shutdown,
             kill: self.kill,
-        }
             everywhere: self.everywhere,
+        }
     }
 
     pub fn observed(&self) -> Observed {

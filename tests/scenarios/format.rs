@@ -42,6 +42,9 @@ pub struct Case {
     /// Directories of the root that were lost, with how.
     #[serde(default)]
     lost: BTreeMap<PathBuf, String>,
+    /// The lock of a git at work.
+    #[serde(default)]
+    checkout: Option<PathBuf>,
     /// Refused files of the root.
     #[serde(default)]
     unread: BTreeMap<PathBuf, UnreadCase>,

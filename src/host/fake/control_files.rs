@@ -80,6 +80,15 @@ impl FakeHost {
         });
     }
 
+    /// A git begins to change the worktree: its lock is there, and nobody is told of that.
+    pub fn begin_checkout(&self) {
+        self.world.borrow_mut().tree.checkout = Some(PathBuf::from("/srv/app/.git/index.lock"));
+    }
+
+    pub fn end_checkout(&self) {
+        self.world.borrow_mut().tree.checkout = None;
+    }
+
     pub fn add_root(&self, root: impl AsRef<Path>) {
         let mut world = self.world.borrow_mut();
         let now = world.clock.wall_ns();

@@ -20,6 +20,8 @@ pub(super) struct Tree {
     /// Directories that were moved out of sight, with all below them.
     lost: BTreeMap<PathBuf, Vec<(PathBuf, Node)>>,
     inodes: u64,
+    /// The lock of a git at work.
+    pub checkout: Option<PathBuf>,
     /// Added to every time, so that two changes in one instant still differ.
     changes: i64,
 }
@@ -52,6 +54,7 @@ impl Tree {
             nodes: BTreeMap::new(),
             lost: BTreeMap::new(),
             inodes: 1_000,
+            checkout: None,
             changes: 0,
         };
         for root in roots {
@@ -193,11 +196,11 @@ impl Tree {
         let mut listing = RootListing {
             dev: DEVICE,
             inode: node.inode,
+            // Inodes are not used again here.
+            born_ns: None,
             directories: BTreeMap::new(),
             files: BTreeMap::new(),
         };
-            // Inodes are not used again here.
-            born_ns: None,
         for (path, node) in self.below(root) {
             let relative = path.strip_prefix(root).expect("it is below the root").to_owned();
             if !is_entered(&listing, &relative) {
@@ -267,7 +270,12 @@ impl Scanner {
             };
             self.seen.insert(root.clone(), listing);
         }
-        let shown = |root: &PathBuf| RootScan { path: root.clone(), listing: self.seen[root].clone() };
+        let checkout = tree.checkout.clone().filter(|_| *what == Dirty::Everything);
+        let shown = |root: &PathBuf| RootScan {
+            path: root.clone(),
+            listing: self.seen[root].clone(),
+            checkout: checkout.clone(),
+        };
         tree.roots().iter().map(shown).collect()
     }
 }

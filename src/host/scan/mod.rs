@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::{Dirty, RootScan};
+use super::{Dirty, RootScan, trust};
 pub(super) use file::version;
 use file::{Reach, Trust};
 pub use named::{Named, named};
@@ -70,7 +70,11 @@ impl Scanner {
                 Dirty::Paths(paths) => root.update(paths, self.outside_links),
             }
         }
-        self.roots.iter().map(Root::report).collect()
+        let in_progress = |root: &Root| match what {
+            Dirty::Everything => trust::checkout_in_progress(&root.path),
+            Dirty::Paths(_) => None,
+        };
+        self.roots.iter().map(|root| RootScan { checkout: in_progress(root), ..root.report() }).collect()
     }
 
     /// For the listing of the newest scan.
@@ -113,7 +117,7 @@ impl Scanner {
 impl Root {
     fn report(&self) -> RootScan {
         let listing = self.tree.as_ref().map(|tree| tree.report.clone()).map_err(Clone::clone);
-        RootScan { path: self.path.clone(), listing }
+        RootScan { path: self.path.clone(), listing, checkout: None }
     }
 
     fn relist(&mut self, outside_links: bool) {

@@ -1,4 +1,4 @@
-//! Whether a directory is the top of a git worktree, read from its files: git itself is not asked.
+//! Git worktrees, read from their files: git itself is not asked.
 //!
 //! A `.git` directory, or a `.git` file whose git directory names the worktree back: anybody can write a
 //! file that points to somebody's repository. Source: gitrepository-layout(5).
@@ -21,6 +21,16 @@ pub fn is_git_worktree(path: &Path) -> bool {
     let Some(pointer) = read_line(&dot_git, "gitdir:") else { return false };
     let Ok(git_dir) = std::fs::canonicalize(top.join(pointer)) else { return false };
     is_git_directory(&git_dir) && (is_worktree_of(&git_dir, &dot_git) || is_submodule_of(&git_dir, &top))
+}
+
+/// The lock that git holds while it changes the worktree that `path` is in. The path need not be there: what is above
+/// it is asked.
+pub fn checkout_in_progress(path: &Path) -> Option<PathBuf> {
+    let dot_git = path.ancestors().map(|above| above.join(".git")).find(|dot_git| dot_git.exists())?;
+    let git_dir =
+        if dot_git.is_dir() { dot_git } else { dot_git.parent()?.join(read_line(&dot_git, "gitdir:")?) };
+    let lock = git_dir.join("index.lock");
+    std::fs::symlink_metadata(&lock).is_ok().then_some(lock)
 }
 
 /// It has a HEAD, and its objects and refs, where they are shared in the common directory.
