@@ -351,33 +351,24 @@ fn a_job_that_was_done_is_not_done_again_for_a_cut_off_ledger() {
     assert_eq!(world.phase("migrate"), "completed", "{}", world.describe());
 }
 
-/// Its process was killed with the keeper, so that nobody saw it end, and then it was removed.
+/// Its birth stays on record, how it ended nobody saw, and a keeper lives that never heard of it.
 #[test]
-fn a_service_that_was_forgotten_stays_forgotten() {
+fn a_removed_service_is_not_brought_back_by_its_birth() {
     for who in [As::Caller, As::Holders] {
-        let world = World::run_as(who);
-        world.service("old", "exec sleep 1000", "");
-        world.once().expect_code(0);
-        let (keeper, old) = (world.keeper().unwrap(), world.pid("old").unwrap());
-        kill(keeper);
-        kill(old);
-        world.until("both are gone", |_| !is_alive(keeper) && !is_alive(old));
-        if who == As::Holders {
-            // With its holder went the proof that nothing of it is left.
-            world.once();
-            world.run(&["forget", "old"]);
+        let world = running(who);
+        kill_keeper(&world);
+        for pid in &counted(&world)["db"] {
+            kill(*pid);
+            world.until("db is dead", |_| !is_alive(*pid));
         }
-        world.remove("old.toml");
-        world.service("new", "exec sleep 1000", "");
+        world.remove("db.toml");
+        declare(&world, "web", "exec sleep 98767");
         world.once();
-        world.until("it is forgotten", |world| {
-            world.once();
-            world.service_status("old").is_none()
-        });
+        assert!(world.keeper().is_some(), "it holds web");
         for _ in 0..2 {
-            let run = world.once().expect_code(0);
-            assert!(!run.stderr.contains("lost"), "{run:?}");
-            assert!(world.service_status("old").is_none(), "{}", world.describe());
+            let run = world.once();
+            assert!(!counted(&world).contains_key("db"), "{}\n{}", run.stdout, run.stderr);
+            assert!(!run.stderr.contains("taken up again"), "{}", run.stderr);
         }
     }
 }

@@ -26,7 +26,7 @@ use self::texts::Texts;
 use super::keeper::GateError;
 use super::keeper::journal::{self as journal_of_births, BirthEntry};
 use super::observe::ObserveError;
-use super::state_dir::ReconcilerLock;
+use super::state_dir::{ReconcilerLock, is_restored};
 use super::{LedgerUnwritable, StateLayout, failpoint};
 use crate::identity::{Digest, InstanceId};
 use crate::state::{Damage, DamageKind, Decoded, FORMAT_VERSION, Ledger, Record, decode_journal};
@@ -60,6 +60,8 @@ pub struct OpenReport {
     pub set_aside: Option<PathBuf>,
     /// There was none, though services were started before.
     pub missing: bool,
+    /// It was put back from a copy, and may be of long ago.
+    pub restored: bool,
     /// Runs that it had lost.
     pub recovered: Vec<Recovered>,
     /// Records of a newer version, as JSON: kept, and without effect.
@@ -97,12 +99,13 @@ impl LedgerFile {
         let look = Look::begin(layout, instance, As::InCharge)?;
         let decoded = decode(layout)?;
         let missing = is_lost(layout, &decoded);
-        let is_damaged = missing || !decoded.damage.is_empty();
+        let restored = is_restored(layout);
+        let has_lost = missing || restored || !decoded.damage.is_empty();
         let Lost { records: owed, recovered, births } =
-            look.find(&Ledger::replay(&decoded.records), is_damaged)?;
+            look.find(&Ledger::replay(&decoded.records), has_lost)?;
         let mut this = Self { layout: layout.clone(), journal: None, texts: Texts::default(), owed };
         let ledger = this.made_good(&decoded);
-        let mut report = OpenReport { missing, recovered, ..OpenReport::default() };
+        let mut report = OpenReport { missing, restored, recovered, ..OpenReport::default() };
         match this.open_journal(&decoded) {
             Ok(set_aside) => {
                 report.set_aside = set_aside;
@@ -124,11 +127,12 @@ impl LedgerFile {
         decoded.damage.retain(|damage| damage.what != DamageKind::TornTail);
         let missing = is_lost(layout, &decoded);
         let mut ledger = Ledger::replay(&decoded.records);
-        let is_damaged = missing || !decoded.damage.is_empty();
-        let Lost { records, recovered, births: _ } = look.find(&ledger, is_damaged)?;
+        let restored = is_restored(layout);
+        let has_lost = missing || restored || !decoded.damage.is_empty();
+        let Lost { records, recovered, births: _ } = look.find(&ledger, has_lost)?;
         records.iter().for_each(|record| ledger.apply(record));
         let Decoded { damage, unknown, .. } = decoded;
-        let report = OpenReport { damage, unknown, missing, recovered, ..OpenReport::default() };
+        let report = OpenReport { damage, unknown, missing, restored, recovered, ..OpenReport::default() };
         Ok((ledger, report))
     }
 

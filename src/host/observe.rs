@@ -48,6 +48,20 @@ pub fn observe(
     claims: &[Claim],
     intents: Intents<'_>,
 ) -> Result<Vec<Sighting>, ObserveError> {
+    look(layout, claims, intents, || keeper_lives(layout))
+}
+
+/// As [`observe`] of what nobody may know any more: that a keeper lives is no promise that it will tell how these ended.
+pub fn observe_lost(layout: &StateLayout, claims: &[Claim]) -> Result<Vec<Sighting>, ObserveError> {
+    look(layout, claims, Intents::Open, || Ok(false))
+}
+
+fn look(
+    layout: &StateLayout,
+    claims: &[Claim],
+    intents: Intents<'_>,
+    keeper_will_tell: impl FnOnce() -> Result<bool, ObserveError>,
+) -> Result<Vec<Sighting>, ObserveError> {
     let fail = |what: String| move |source| ObserveError::Io { what, source };
     let here = Here::read().map_err(fail("/proc".into()))?;
     let any_open = claims.iter().any(|claim| claim.process.is_none());
@@ -72,10 +86,10 @@ pub fn observe(
     let unexplained: Vec<usize> = (0..claims.len()).filter(|&index| is_unexplained(&found[index])).collect();
     if !unexplained.is_empty() {
         // In this order: whatever a keeper recorded that is gone by now is in the journal by now.
-        let keeper_lives = keeper_lives(layout)?;
+        let keeper_will_tell = keeper_will_tell()?;
         view.exits = read_exits(layout)?;
         for index in unexplained {
-            found[index] = view.look_again_at(&claims[index], keeper_lives);
+            found[index] = view.look_again_at(&claims[index], keeper_will_tell);
         }
     }
     let sighting = |(claim, found): (&Claim, Found)| Sighting {
@@ -179,9 +193,9 @@ impl View<'_> {
 
     /// With the exits read anew. Dead and not on record means that nobody saw it end, unless a keeper lives,
     /// which records the end of a child while it is still a zombie.
-    fn look_again_at(&self, claim: &Claim, keeper_lives: bool) -> Found {
+    fn look_again_at(&self, claim: &Claim, keeper_will_tell: bool) -> Found {
         match self.look_at(claim) {
-            Found::Ended { born, status: None, other_boot: false, .. } if keeper_lives => {
+            Found::Ended { born, status: None, other_boot: false, .. } if keeper_will_tell => {
                 Found::Ending { born }
             }
             found => found,

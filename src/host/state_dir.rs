@@ -23,7 +23,7 @@ use nix::unistd::geteuid;
 
 use super::StateLayout;
 
-pub use instance::Standing;
+pub use instance::{Standing, is_restored};
 pub use locate::{Environment, RootPlace, Source, Wanted};
 pub use lock::{HeldBy, LockError, ReconcilerLock, ended_namespaces};
 pub use original::InUse;

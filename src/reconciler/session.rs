@@ -98,7 +98,10 @@ impl Session {
         let layout = state_dir.layout().clone();
         let lock = ReconcilerLock::acquire(&layout, LOCK_PATIENCE)?;
         let mut random = clock::Random::open().map_err(OpenError::Random)?;
-        let standing = state_dir.settle(&lock, &mut random)?;
+        let standing = match state_dir.standing()? {
+            Standing::New => state_dir.settle(&lock, &mut random)?,
+            known => known,
+        };
         let known = known_instance(&standing, &mut random);
         let (mut ledger_file, mut ledger, report) = LedgerFile::open(&layout, &known, &lock)?;
         tell(&report);
@@ -109,6 +112,8 @@ impl Session {
                     .map_err(|source| OpenError::Disown { dir: layout.dir.clone(), source })?;
                 (state_dir.begin_anew(&lock, &mut random)?, None)
             }
+            // Not before the ledger is good: it tells that the directory was restored.
+            Standing::Ours { .. } => whose(state_dir.settle(&lock, &mut random)?, &mut random),
             standing => whose(standing, &mut random),
         };
         state_dir.record_roots(&place.roots, &lock)?;
@@ -317,7 +322,10 @@ fn tell(report: &OpenReport) {
     if report.missing {
         tracing::warn!("the ledger is missing, and services were started from here before");
     }
-    if report.missing || !report.damage.is_empty() {
+    if report.restored {
+        tracing::warn!("the state directory was put back from a copy: what was started since is looked for");
+    }
+    if report.missing || report.restored || !report.damage.is_empty() {
         tracing::warn!("what was asked for by hand, as a stop, may be lost with it");
     }
     for Recovered { service, how } in &report.recovered {

@@ -15,7 +15,7 @@ use crate::host::clock;
 use crate::host::keeper;
 use crate::host::keeper::journal::{self, BirthEntry};
 use crate::host::keeper::protocol::CellInfo;
-use crate::host::observe::{Intents, observe};
+use crate::host::observe::observe_lost;
 use crate::host::{Claim, Found, StateLayout};
 use crate::identity::{Digest, InstanceId, Nonce, ServiceId};
 use crate::state::{BirthLine, Entry, Intent, Ledger, Lines, Reason, Record, Run, Unknown, unknown_births};
@@ -75,9 +75,13 @@ impl<'a> Look<'a> {
         Ok(Self { layout, instance, who, births: read_births(layout)? })
     }
 
-    /// `is_damaged`: records are known to be lost. Cut off at the end of a line, the ledger looks whole.
-    pub(super) fn find(mut self, ledger: &Ledger, is_damaged: bool) -> Result<Lost, LedgerError> {
-        if !is_damaged && !self.births_are_lost() && !self.shows_a_loss(ledger)? {
+    /// `has_lost`: records are known to be lost. Cut off at the end of a line, the ledger looks whole.
+    pub(super) fn find(mut self, ledger: &Ledger, has_lost: bool) -> Result<Lost, LedgerError> {
+        if !has_lost
+            && !self.births_are_lost()
+            && !self.holds_unknown(ledger)
+            && !self.shows_a_loss(ledger)?
+        {
             return Ok(Lost::default());
         }
         if self.who == As::InCharge {
@@ -104,6 +108,16 @@ impl<'a> Look<'a> {
 
     fn births_are_lost(&self) -> bool {
         self.births.damaged > 0 || (!self.layout.births().exists() && self.layout.keeper_lock().exists())
+    }
+
+    /// Our keeper holds what neither the ledger nor a birth knows: both were overwritten by older ones. Not asked by
+    /// an onlooker, whom a keeper that is silent would hold up.
+    fn holds_unknown(&self, ledger: &Ledger) -> bool {
+        let is_known = |cell: &CellInfo| {
+            ledger.knows(&cell.service, &cell.nonce)
+                || self.births.lines.iter().any(|birth| birth.nonce == cell.nonce)
+        };
+        self.who == As::InCharge && !cells_of(self.layout).iter().all(is_known)
     }
 
     /// Most births that the ledger does not know are of services that were forgotten.
@@ -175,23 +189,8 @@ struct Sights(BTreeMap<Nonce, Found>);
 impl Sights {
     fn look(layout: &StateLayout, claims: impl IntoIterator<Item = Claim>) -> Result<Self, LedgerError> {
         let claims: Vec<Claim> = claims.into_iter().collect();
-        let seen = observe(layout, &claims, Intents::Open)?;
-        let mut sights: BTreeMap<Nonce, Found> =
-            seen.into_iter().map(|sighting| (sighting.nonce, sighting.found)).collect();
-        if sights.values().any(|found| matches!(found, Found::Ending { .. })) {
-            // A keeper lives; of what it does not hold it will never tell an end. So it is with services that were
-            // forgotten long ago, whose births are still there.
-            let held: BTreeSet<Nonce> = cells_of(layout).into_iter().map(|cell| cell.nonce).collect();
-            for (nonce, found) in &mut sights {
-                if let Found::Ending { born } = found
-                    && !held.contains(nonce)
-                {
-                    let born = born.take();
-                    *found = Found::Ended { born, status: None, at: None, others: false, other_boot: false };
-                }
-            }
-        }
-        Ok(Self(sights))
+        let seen = observe_lost(layout, &claims)?;
+        Ok(Self(seen.into_iter().map(|sighting| (sighting.nonce, sighting.found)).collect()))
     }
 
     /// It, or the rest of it, lives and is ours.

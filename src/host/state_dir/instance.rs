@@ -1,7 +1,8 @@
 //! Whose claims are in a state directory: `instance.json`, its random id with where it was.
 //!
 //! Restored in place (same path, other inode) and moved (same inode, other path) are the same instance: its
-//! claims stay, and identity proves each. Anything else is a copy, whose original may be alive: its claims are
+//! claims stay, and identity proves each; of a restored one, what was started since the backup is looked for, as in a
+//! ledger that lost records. Anything else is a copy, whose original may be alive: its claims are
 //! void until the operator says otherwise. Called by `commands` once the lock is held.
 
 use std::fs;
@@ -45,6 +46,19 @@ struct InstanceRecord {
     path: PathBuf,
     #[serde(flatten)]
     node: Node,
+    /// The file of the reconciler's lock, which nobody renames or removes: with another one, what is here was put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lock: Option<Node>,
+}
+
+/// True if the directory, or what is in it, was put back from a copy, whatever runs since: by itself that is no
+/// other instance, but its ledger may be old. Known until [`StateDir::settle`] writes down how it is now.
+pub fn is_restored(layout: &StateLayout) -> bool {
+    let text = fs::read(layout.instance()).unwrap_or_default();
+    let Ok(record) = serde_json::from_slice::<InstanceRecord>(&text) else { return false };
+    let is_another =
+        |before: &Node, path: &Path| fs::metadata(path).is_ok_and(|now| !before.is(&Node::of(&now)));
+    is_another(&record.node, &layout.dir) || record.lock.is_some_and(|lock| is_another(&lock, &layout.lock()))
 }
 
 impl StateDir {
@@ -133,6 +147,7 @@ impl StateDir {
             id: id.clone(),
             path: self.layout.dir.clone(),
             node: self.node()?,
+            lock: fs::metadata(self.layout.lock()).ok().map(|found| Node::of(&found)),
         };
         let error = || StateDirError::io("write the instance", &path);
         let text = serde_json::to_string(&record).map_err(|source| error()(source.into()))?;
