@@ -104,6 +104,38 @@ fn a_repeated_block_counts_once() {
 }
 
 #[test]
+fn a_journal_that_is_appended_to_itself_counts_once() {
+    let bytes = journal(&history());
+    let twice = [&bytes[..], &bytes[..]].concat();
+    let decoded = decode_journal(&twice);
+    assert_eq!(decoded.records, history());
+    assert!(!decoded.damage.is_empty());
+    for cut in (bytes.len()..twice.len()).step_by(7) {
+        assert_eq!(decode_journal(&twice[..cut]).records, history(), "the second one is cut at {cut}");
+    }
+}
+
+/// As on a disk that gave back what was written to it in part.
+#[test]
+fn whatever_one_byte_becomes_no_record_before_its_line_is_lost_and_none_is_made_up() {
+    let records = history();
+    let bytes = journal(&records);
+    let mut begins = 0;
+    for (number, line) in lines(&bytes).into_iter().enumerate() {
+        for at in begins..begins + line.len() {
+            let byte = [0, b'\n', b' ', 0xff][at % 4];
+            let mut changed = bytes.clone();
+            changed[at] = byte;
+            let decoded = decode_journal(&changed);
+            let before = &records[..number.saturating_sub(1)];
+            assert!(decoded.records.starts_with(before), "byte {at} became {byte}");
+            assert!(is_part_of(&decoded.records, &records), "byte {at} became {byte}");
+        }
+        begins += line.len();
+    }
+}
+
+#[test]
 fn a_misplaced_block_is_put_in_its_place() {
     let bytes = journal(&history());
     let all = lines(&bytes);

@@ -103,8 +103,8 @@ fn homes_of(pid: i32, held: &BTreeSet<(u64, u64)>) -> Vec<(Who, PathBuf, PathBuf
             _ => continue,
         };
         // Without the device, which some file systems show otherwise than the kernel.
-        let holds_it = fs::metadata(lock)
-            .is_ok_and(|found| held.iter().any(|(_, inode)| *inode == found.ino()));
+        let holds_it =
+            fs::metadata(lock).is_ok_and(|found| held.iter().any(|(_, inode)| *inode == found.ino()));
         let way = open.iter().find(|(_, path)| path == dir).map(|(way, _)| way.clone());
         if let Some(way) = way.filter(|_| holds_it) {
             homes.push((who, way, dir.to_owned()));
