@@ -205,7 +205,7 @@ fn view_of_sharer(sharer: Sharer) -> FileView {
         format!("the state directory {dir} was used for this root too, and is in use ({who}): both may start its services"),
     )
     .help(format!("end one of them, `reconcile --state-dir {dir} down`, or give each its own root"));
-    FileView { path: sharer.root, problems: vec![problem], may_show_lines: false }
+    FileView { path: sharer.root, problems: vec![problem], may_show_lines: false, version: None }
 }
 
 fn versions_digest(scan: &RootScan) -> u64 {
