@@ -6,7 +6,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
 
-#[allow(dead_code, reason = "a part of it is used here")]
 mod ledger_disk;
 mod support;
 
