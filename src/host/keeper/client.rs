@@ -3,6 +3,8 @@
 //! Asking never waits: requests go to a task that writes them. What happens arrives as [`Event`]s. A keeper
 //! that holds its lock and does not answer is an error, never a reason to start a second one.
 
+mod hearing;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,9 +17,11 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::protocol::{CellInfo, JobEnd, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
+use hearing::Hearing;
+
+use super::protocol::{CellInfo, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
 use super::start::EXIT_HELD;
 use crate::host::failpoint;
 use crate::host::first::Awaited;
@@ -358,98 +362,5 @@ async fn write_requests(mut requests: mpsc::UnboundedReceiver<Vec<u8>>, mut writ
         if writer.write_all(&lines).await.is_err() {
             return;
         }
-    }
-}
-
-/// Turns what the keeper says into events, until it says no more.
-struct Hearing {
-    heard: mpsc::UnboundedSender<Heard>,
-    lists: mpsc::UnboundedSender<Vec<CellInfo>>,
-    jobs: Jobs,
-    pinged: mpsc::UnboundedReceiver<u64>,
-    /// The newest ping without an answer, and how long anything at all is waited for.
-    awaited: Option<(u64, Instant)>,
-    silent: Arc<AtomicBool>,
-}
-
-impl Hearing {
-    /// The deadline is kept here, where the socket is read: after a suspend, or a long pass of ours, what the
-    /// keeper has said meanwhile is heard first.
-    async fn read(mut self, mut reader: BufReader<OwnedReadHalf>) {
-        let mut line = Vec::new();
-        loop {
-            let over = self.awaited.map(|(_, deadline)| deadline);
-            tokio::select! {
-                biased;
-                // Cut short by another branch, it leaves what it has read in `line`, and goes on there.
-                read = reader.read_until(b'\n', &mut line) => match read {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => self.hear_line(&std::mem::take(&mut line)),
-                },
-                Some(id) = self.pinged.recv() => {
-                    let deadline = over.unwrap_or_else(|| Instant::now() + ANSWER_WITHIN);
-                    self.awaited = Some((id, deadline));
-                }
-                () = sleep_until(over.unwrap_or_else(Instant::now)), if over.is_some() => {
-                    return self.silent.store(true, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    fn hear_line(&mut self, line: &[u8]) {
-        // Whatever it says, it lives.
-        self.awaited = self.awaited.map(|(id, _)| (id, Instant::now() + ANSWER_WITHIN));
-        match serde_json::from_slice(line) {
-            Ok(message) => self.hear(message),
-            Err(error) => tracing::warn!(%error, "the keeper said something that is not understood"),
-        }
-    }
-
-    fn hear(&mut self, message: Message) {
-        let event = match message {
-            Message::Spawned { service, nonce, process, containment } => {
-                Event::Spawned { service, nonce, process, containment }
-            }
-            Message::SpawnFailed { service, nonce, failure } => {
-                Event::SpawnFailed { service, nonce, failure }
-            }
-            Message::Exited { nonce, status, others } => Event::Exited { nonce, status, others },
-            Message::Gone { nonce } => Event::Gone { nonce },
-            Message::Unkillable { nonce, pids } => Event::Unkillable { nonce, pids },
-            Message::JobDone { nonce, end } => {
-                let job = self.jobs.lock().expect("nothing panics while it holds this lock").remove(&nonce);
-                let Some((purpose, service, of)) = job else { return };
-                Event::JobDone { purpose, service, of, outcome: outcome(end) }
-            }
-            Message::Cells { cells } => {
-                let _ = self.lists.send(cells);
-                return;
-            }
-            Message::NotUpgraded { busy, detail } => {
-                let _ = self.heard.send(Heard::NotUpgraded { busy, detail });
-                return;
-            }
-            Message::Refused { nonce, detail } => {
-                tracing::warn!(nonce = nonce.as_ref().map(Nonce::as_str), %detail, "the keeper refuses");
-                return;
-            }
-            Message::Pong { id } => {
-                self.awaited = self.awaited.filter(|(newest, _)| *newest > id);
-                return;
-            }
-            Message::Hello { .. } => return,
-        };
-        // Nobody listens any more: the reconciler is on its way out.
-        let _ = self.heard.send(Heard::Event(event));
-    }
-}
-
-fn outcome(end: JobEnd) -> JobOutcome {
-    match end {
-        JobEnd::Exit { status, output } => JobOutcome::Exit { status, output },
-        JobEnd::TimedOut => JobOutcome::TimedOut,
-        JobEnd::NotStarted { failure } => JobOutcome::NotStarted(failure),
-        JobEnd::Cancelled => JobOutcome::Cancelled,
     }
 }
