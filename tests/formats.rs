@@ -151,6 +151,7 @@ fn reasons() -> Vec<Reason> {
         Reason::NotRestarted { status: None, cause: None },
         Reason::ExecFailed { failure: failed() },
         Reason::Gate { gate: "executable".into(), message: text() },
+        Reason::GuardCheckout { lock: "/srv/shop/.git/index.lock".into() },
     ]
 }
 

@@ -24,7 +24,8 @@ fn seeds(directories: &[&str]) -> Vec<Vec<u8>> {
     let files = |directory: &&str| {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
         let mut files: Vec<_> =
-            std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.is_file());
         files.sort();
         files
     };
@@ -147,7 +148,7 @@ fn tokens() -> impl Strategy<Value = Vec<u8>> {
 }
 
 const MANIFESTS: &[&str] = &["fuzz/seeds/manifest", "manifests"];
-const JOURNALS: &[&str] = &["fuzz/seeds/ledger", "tests/fixtures/state"];
+const JOURNALS: &[&str] = &["fuzz/seeds/ledger", "tests/fixtures/state", "tests/fixtures/state/v1"];
 const KEEPER: &[&str] = &["fuzz/seeds/keeper_protocol"];
 const CONTROL: &[&str] = &["fuzz/seeds/control"];
 
