@@ -9,7 +9,7 @@ use super::style::{
     BAD, CHANGE, Cell, FAINT, GOOD, HELD, PLAIN, STRONG, columns, of_action, of_phase, paint, word,
 };
 use super::units::count;
-use crate::plan::Action;
+use crate::plan::{Action, Phase};
 use crate::reconciler::status::{PassReport, ServiceStatus, StepReport};
 
 /// Said only of what it is true of: a manifest that is not accepted declares something else.
@@ -60,6 +60,14 @@ pub fn unwell(services: &[ServiceStatus], tails: &BTreeMap<String, Vec<String>>)
         let phase = paint(of_phase(service.phase), &word(service.phase));
         let name = paint(STRONG, &service.name);
         text.push_str(&format!("\n{name} is {phase}: {}\n", visible(&service.message)));
+        let error = service.health.as_ref().and_then(|health| health.last_error.as_ref());
+        if let Some(error) = error.filter(|error| !service.message.contains(*error)) {
+            text.push_str(&format!("  its last check: {}\n", visible(error)));
+        }
+        if service.phase == Phase::Rejected {
+            // What has not run has nothing to say.
+            continue;
+        }
         let log = visible(&service.log.to_string_lossy()).into_owned();
         match tails.get(&service.name).filter(|lines| !lines.is_empty()) {
             None => text.push_str(&paint(FAINT, &format!("  it has written nothing to {log}\n"))),
@@ -141,6 +149,7 @@ fn summary(steps: &[&StepReport]) -> String {
 mod tests {
     use super::super::samples;
     use super::*;
+    use crate::reconciler::status::HealthStatus;
 
     fn plain(text: &str) -> String {
         anstream::adapter::strip_str(text).to_string()
@@ -169,8 +178,20 @@ mod tests {
     #[test]
     fn what_is_not_well_comes_with_its_last_words() {
         let tails = BTreeMap::from([("shop/db".to_owned(), vec!["bind: address in use".to_owned()])]);
-        let silent = samples::service("old", crate::plan::Phase::Failed, "8 failures in a row");
+        let silent = samples::service("old", Phase::Failed, "8 failures in a row");
         insta::assert_snapshot!(plain(&unwell(&[samples::db(), silent], &tails)));
+    }
+
+    #[test]
+    fn why_a_check_fails_is_told_once() {
+        let mut web = samples::service("web", Phase::Starting, "started, not yet ready");
+        let error = Some("connection refused\u{7}".to_owned());
+        web.health = Some(HealthStatus { ready: false, last_probe_at: None, last_error: error });
+        let text = plain(&unwell(&[web.clone()], &BTreeMap::new()));
+        assert!(text.contains("\n  its last check: connection refused\\x07\n"), "{text}");
+        web.message = "not ready within 1s: connection refused\u{7}".into();
+        let text = plain(&unwell(&[web], &BTreeMap::new()));
+        assert!(!text.contains("its last check"), "{text}");
     }
 
     #[test]
