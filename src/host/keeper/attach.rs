@@ -4,7 +4,10 @@
 //! reaped it, or by the holder, who records it before that. After a deadline it counts as unknown.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Hold, Hull, JOB_PREFIX, Leader};
@@ -12,10 +15,10 @@ use super::journal::{self, Ending, ExitEntry};
 use super::pipe::log;
 use super::protocol::Message;
 use super::server::Keeper;
-use crate::host::Claim;
 use crate::host::cgroup::{Group, has_emptied};
 use crate::host::proc::{Liveness, Pinned};
 use crate::host::sys;
+use crate::host::{Claim, StateLayout};
 use crate::identity::{Nonce, ProcessIdentity};
 use crate::state::{Containment, ExitLine, ExitStatus};
 
@@ -44,6 +47,12 @@ impl Keeper {
         let containment =
             claim.containment.as_ref().ok_or("a claim without containment cannot be attached to")?;
         self.refuse_spared(process)?;
+        // While it lives: afterwards nothing tells where it has written.
+        if let Containment::Holder { process: holder, .. } = containment
+            && let Some(layout) = self.home_of_a_stranger(holder)
+        {
+            self.elsewhere.insert(claim.nonce.clone(), layout);
+        }
         let leader = match self.watch(process) {
             Ok(pidfd) => Leader::Watched { pidfd, died: None },
             Err(Liveness::Unverifiable(detail)) => return Err(detail),
@@ -118,6 +127,16 @@ impl Keeper {
         }
     }
 
+    /// The state directory of a holder, where that is not ours.
+    fn home_of_a_stranger(&self, holder: &ProcessIdentity) -> Option<StateLayout> {
+        let _pinned = self.here.pin(holder).ok()?;
+        let cwd = PathBuf::from(format!("/proc/{}/cwd", holder.pid));
+        let place = |path: &Path| fs::metadata(path).ok().map(|dir| (dir.dev(), dir.ino()));
+        let theirs = place(&cwd)?;
+        (Some(theirs) != place(&self.layout.dir)).then_some(())?;
+        Some(StateLayout { dir: fs::read_link(cwd).ok()? })
+    }
+
     fn refuse_spared(&self, process: &ProcessIdentity) -> Result<(), String> {
         if self.spared().contains(&process.pid.get()) {
             return Err(format!("process {} is the keeper or its client, not of a service", process.pid));
@@ -137,7 +156,9 @@ impl Keeper {
             BTreeMap::new()
         });
         // On a full disk some of it is known to us alone.
-        journal::fold(recorded, self.owed.iter().cloned()).remove(nonce).unwrap_or_default()
+        let ours = journal::fold(recorded, self.owed.iter().cloned()).remove(nonce);
+        let theirs = || journal::exits(&self.elsewhere.get(nonce)?.exits()).ok()?.remove(nonce);
+        ours.or_else(theirs).unwrap_or_default()
     }
 
     pub(super) fn recorded_status(&self, nonce: &Nonce) -> Option<ExitStatus> {

@@ -218,6 +218,7 @@ impl Keeper {
     /// Nothing of it is left.
     fn finish(&mut self, nonce: &Nonce) {
         let Some(cell) = self.cells.remove(nonce) else { return };
+        self.elsewhere.remove(nonce);
         if let Hull::Group(group) = cell.hull {
             self.emptied.push(group);
         }

@@ -78,6 +78,8 @@ pub struct Keeper {
     pub queue: Queue<Order>,
     /// Cgroups of what is over, to be removed at the end of the turn.
     pub emptied: Vec<Group>,
+    /// State directories that holders write to which were started from another one, before it was copied.
+    pub elsewhere: HashMap<Nonce, StateLayout>,
     /// Lines for the journal of exits that could not be written yet.
     pub owed: Vec<ExitEntry>,
     pub owed_again: Instant,
@@ -137,6 +139,7 @@ impl Keeper {
             children: HashMap::new(),
             queue: Queue::default(),
             emptied: Vec::new(),
+            elsewhere: HashMap::new(),
             owed: Vec::new(),
             owed_again: now,
             reserve,
