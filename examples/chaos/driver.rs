@@ -41,6 +41,8 @@ pub struct Driver {
     tree: Option<Tree>,
     frozen: Vec<(Instant, Process)>,
     removals: u32,
+    /// A service was taken out of its manifest since the last look.
+    something_is_gone: bool,
 }
 
 impl Driver {
@@ -56,6 +58,7 @@ impl Driver {
             tree,
             frozen: Vec::new(),
             removals: 0,
+            something_is_gone: false,
         };
         // One of each, so that every run has met them all.
         for behaviour in BEHAVIOURS {
@@ -226,6 +229,7 @@ impl Driver {
 
     fn delete(&mut self, path: &str) {
         std::fs::remove_file(self.world.root().join(path)).expect("our own directory can be written");
+        self.something_is_gone = true;
         self.model.manifests.remove(path);
         self.tally.edits += 1;
     }
@@ -284,6 +288,7 @@ impl Driver {
     fn swap_branches(&mut self) {
         if let Some(mut tree) = self.tree.take() {
             tree.swap(&mut self.model);
+            self.something_is_gone = true;
             self.tally.edits += 1;
             self.tree = Some(tree);
         }
@@ -368,7 +373,8 @@ impl Driver {
         for (_, process) in self.frozen.drain(..) {
             signal(process, Signal::SIGCONT);
         }
-        if self.random.bool() {
+        // A manifest that cannot be read may declare whatever was removed: it holds every removal until it is mended.
+        if self.random.bool() || std::mem::take(&mut self.something_is_gone) {
             self.mend();
         }
         self.removals = 0;
