@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use reconcile::host::cgroup::Mount;
 use reconcile::host::clock;
 use reconcile::host::keeper::{Heard, KeeperClient, epoch};
 use reconcile::host::observe::{Intents, observe};
@@ -48,6 +49,12 @@ pub struct World {
 
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Root may make cgroups, and so may a user to whom the one we are in was delegated.
+pub fn may_make_cgroups() -> bool {
+    let own = Mount::find().ok().flatten().and_then(|mount| mount.own().ok().flatten());
+    own.is_some_and(|own| nix::unistd::access(&own, nix::unistd::AccessFlags::W_OK).is_ok())
 }
 
 impl World {
