@@ -36,7 +36,7 @@ use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
 use super::watch::{Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
-    SpawnRequest, StateLayout, UserFacts, clock, sys, trust,
+    SpawnRequest, StateLayout, UserFacts, clock, durable, sys, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
@@ -306,6 +306,11 @@ impl Host for LinuxHost {
     fn tend_logs(&mut self, max_size: u64, keep: u32) {
         let Some(keep) = NonZeroU32::new(keep) else { return };
         let logs = self.state_dir.layout().logs();
+        if !logs.exists() {
+            // Before there is a keeper: a directory that is not there cannot be watched. If this fails, it is
+            // looked at blindly.
+            let _ = durable::make_private_directory(&logs);
+        }
         self.tender.tend(&logs, Rules { max_size, keep }, &self.to_results);
     }
 
