@@ -68,7 +68,15 @@ impl Client {
             Err(error) if is_timeout(&error) => return Err(ClientError::NoHello { socket }),
             connected => connected.map_err(unreachable)?,
         };
-        stream.map(|stream| Self::greet(stream, socket)).transpose()
+        match stream.map(|stream| Self::greet(stream, socket)).transpose() {
+            // It died before it said hello: nobody listens any more.
+            Err(ClientError::Unreachable { source, .. })
+                if source.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                Ok(None)
+            }
+            greeted => greeted,
+        }
     }
 
     fn greet(stream: UnixStream, socket: PathBuf) -> Result<Self, ClientError> {
