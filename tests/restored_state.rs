@@ -149,9 +149,12 @@ fn a_backup_that_is_put_back_doubles_nothing() {
                     }
                 }
             }
-            if world.phase("removed") == "held" {
-                // Its holder is gone, and that it had ended was written after the backup.
-                world.run(&["forget", "removed"]);
+            world.once();
+            for name in ["removed", "changed"] {
+                if world.phase(name) == "held" {
+                    // Its holder is gone, and that it had ended was written after the backup, or by nobody.
+                    world.run(&["forget", name]);
+                }
             }
             world.once();
             let last = world.once().expect_code(0);
