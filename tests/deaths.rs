@@ -23,10 +23,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use model::{BEHAVIOURS, Declared, Ends, Manifest, Model, text};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reconcile::host::failpoint;
 use register::{Process, ticks_of};
-use world::{Setting, World, reap, signal};
+use world::{Setting, World, descendants, reap, signal};
 
 /// Bound of every wait; met only by a failing test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -179,14 +180,33 @@ impl Story {
         let services = status["services"].as_array().cloned().unwrap_or_default();
         for service in services.iter().filter(|service| service["reason"] == "containment-lost") {
             let name = service["name"].as_str().expect("a name");
-            for birth in self.world.register().read().get(name).into_iter().flat_map(register::Life::alive) {
-                signal(birth.process, Signal::SIGKILL);
-            }
+            self.end_workers(name);
             let declared: Vec<Declared> =
                 self.model.declared().filter(|it| it.name == name).cloned().collect();
             declared.iter().for_each(|service| self.model.excuse(service));
             reap();
             self.world.run(&["forget", name]);
+        }
+    }
+
+    /// Also one that was forked a moment ago and is not in the register yet.
+    fn end_workers(&self, name: &str) {
+        let worker = self.world.places().worker;
+        let is_one = |pid: &i32| {
+            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let has = |wanted: &str| cmdline.split(|&byte| byte == 0).any(|word| word == wanted.as_bytes());
+            has(&worker) && has(name)
+        };
+        // Who dies may have forked a moment before: until nobody is found.
+        loop {
+            let living: Vec<i32> = descendants().into_iter().filter(is_one).collect();
+            if living.is_empty() {
+                return;
+            }
+            for pid in living {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            reap();
         }
     }
 

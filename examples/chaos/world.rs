@@ -260,7 +260,8 @@ pub fn reap() {
     }
 }
 
-fn descendants() -> BTreeSet<i32> {
+/// All that lives below us.
+pub fn descendants() -> BTreeSet<i32> {
     descendants_with(|state| state != "Z" && state != "X")
 }
 
