@@ -79,13 +79,13 @@ fn remove_if_empty(base: &Path) {
 }
 
 /// Tries of making a directory while others remove the one above it.
-const TRIES: u32 = 100;
+const TRIES: u32 = 1_000;
 
 /// Where keepers of other instances leave at this moment, they remove the directory that all share.
 fn make(base: &Path) -> io::Result<()> {
     for _ in 1..TRIES {
         match fs::create_dir_all(base) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => std::thread::yield_now(),
             other => return other,
         }
     }

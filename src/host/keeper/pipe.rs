@@ -23,7 +23,7 @@ const DRAIN_BYTES: usize = 256 << 10;
 /// and there is a fork for each start.
 const CHUNK_BYTES: usize = 2 << 10;
 
-/// What a non-blocking descriptor has to give, up to 256 KiB; true once its other side is closed. Of what is left
+/// What a non-blocking descriptor has to give, up to 256 KiB and what there was room for; true once its other side is closed. Of what is left
 /// poll(2) tells again.
 pub fn drain(from: impl AsFd, into: &mut Vec<u8>) -> bool {
     let mut drained = 0;
