@@ -6,7 +6,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reconcile::manifest::{Surroundings, load, render};
 
@@ -139,17 +139,23 @@ struct Cost {
     bytes: usize,
 }
 
+/// Of this process: on a busy machine a clock on the wall counts the others too.
+fn cpu_time() -> Duration {
+    let clock = nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID;
+    nix::time::clock_gettime(clock).expect("a process has this clock").into()
+}
+
 fn cost_of(text: &str) -> Cost {
     let before = HELD.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
-    let begun = Instant::now();
+    let begun = cpu_time();
     let loaded = load(text);
     let around = Surroundings { project_dir: std::path::Path::new("/srv"), home: None };
     let accepted = if loaded.problems.is_empty() { loaded.services.as_slice() } else { &[] };
     for declared in accepted {
         let _ = render(&declared.spec, &around);
     }
-    let time = begun.elapsed();
+    let time = cpu_time() - begun;
     Cost { time, bytes: PEAK.load(Ordering::Relaxed) - before }
 }
 
@@ -163,7 +169,8 @@ fn least_of_three(text: &str) -> Cost {
 
 #[test]
 fn a_hostile_manifest_costs_no_more_than_its_size() {
-    const TIMES: u32 = 8;
+    // What grows with the square of the size is beyond this by far.
+    const TIMES: u32 = 16;
     const MANY_TIMES: usize = 10;
     let text = ordinary();
     let floor = least_of_three(&text);
