@@ -91,7 +91,7 @@ impl<'a> Guards<'a> {
         if rules.named.contains(id) || removal_has_begun(service) {
             return Removal::Due;
         }
-        if let Some(why) = service.entry.guard.as_ref().filter(|_| !rules.allow) {
+        if let Some(why) = service.entry.guard.as_deref().filter(|_| !rules.allow) {
             return Removal::Held(why.clone());
         }
         if let Some(left) = rules.delay.checked_sub(root.quiet_for).filter(|left| !left.is_zero()) {
@@ -166,7 +166,7 @@ fn lost_directory(root: &RootState, service: &Service) -> Option<Reason> {
 /// a guard that comes later must not bring it back to life.
 fn removal_has_begun(service: &Service) -> bool {
     let entry = &service.entry;
-    match (&entry.run, &entry.last) {
+    match (&entry.run, entry.last.as_deref()) {
         (Some(run), _) => run.stopping.as_ref().is_some_and(|stopping| stopping.why == Reason::Removed),
         (None, Some(last)) => {
             last.stopped_why == Some(Reason::Removed) && matches!(last.end, End::Ours { .. })

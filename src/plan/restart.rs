@@ -190,7 +190,7 @@ fn after_clean_end(last: &LastRun, status: ExitStatus, restart: &Restart, now: &
 /// of something the wait grows like a backoff; where the manifest or a file is at fault it is `backoff_max`,
 /// and whoever sees a file change sets [`super::Want::retry`].
 pub(super) fn spawn_wait(id: &ServiceId, entry: &Entry, restart: &Restart, now: &Stamp) -> Option<Duration> {
-    let (failure, at) = entry.spawn_failure.as_ref()?;
+    let (failure, at) = entry.spawn_failure.as_deref()?;
     let count = entry.spawn_failures.max(1);
     if was_interrupted(failure) && count == 1 {
         return None;

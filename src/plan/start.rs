@@ -20,7 +20,7 @@ pub(super) fn start_if_due(case: &Case<'_>, accepted: &Accepted) -> Verdict {
     if let Some(why) = entry.last.as_ref().and_then(|last| spec_changed(case, accepted, last)) {
         return through_gates(case, accepted, why);
     }
-    if let Some((failure, _)) = &entry.spawn_failure {
+    if let Some((failure, _)) = entry.spawn_failure.as_deref() {
         let why = if was_interrupted(failure) {
             Reason::NeverBorn
         } else {
@@ -79,7 +79,7 @@ fn through_gates(case: &Case<'_>, accepted: &Accepted, why: Reason) -> Verdict {
     }
     let entry = &case.service.entry;
     let at_once = case.want.retry || requested(entry.request.as_ref()).is_some();
-    match (&entry.spawn_failure, spawn_wait(case.id, entry, &accepted.spec.restart, case.now)) {
+    match (entry.spawn_failure.as_deref(), spawn_wait(case.id, entry, &accepted.spec.restart, case.now)) {
         (Some((failure, _)), Some(left)) if !at_once => {
             Verdict::of(Phase::Pending, Reason::ExecFailed { failure: failure.clone() }).wake(left)
         }

@@ -9,7 +9,7 @@ use super::{Containment, End, ExecFacts, ExitStatus, FileKey, Intent, Reason, Re
 use crate::identity::{Digest, Nonce, ProcessIdentity};
 use crate::time::Stamp;
 
-/// What is remembered of one service.
+/// What is remembered of one service. Boxed is what most have not: there is one of these a service, for ever.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Entry {
@@ -21,10 +21,10 @@ pub struct Entry {
     pub run: Option<Run>,
     /// How the newest finished run went.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last: Option<LastRun>,
+    pub last: Option<Box<LastRun>>,
     /// Why nothing was executed, if the newest intent came to that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub spawn_failure: Option<(SpawnFailure, Stamp)>,
+    pub spawn_failure: Option<Box<(SpawnFailure, Stamp)>>,
     /// Spawn failures in a row.
     #[serde(skip_serializing_if = "is_zero")]
     pub spawn_failures: u32,
@@ -44,7 +44,7 @@ pub struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<Request>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub guard: Option<Reason>,
+    pub guard: Option<Box<Reason>>,
 }
 
 /// One spawn, from its intent until nothing is left of it.
@@ -70,7 +70,7 @@ pub struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Stamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stopping: Option<Stopping>,
+    pub stopping: Option<Box<Stopping>>,
     /// The leader has ended; the rest may not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<(End, Stamp)>,
@@ -123,7 +123,7 @@ impl Run {
     /// A stop that is resumed, or gets another reason, keeps its start: the grace period counts from there.
     pub(super) fn stop(&mut self, why: &Reason, at: &Stamp) {
         let since = self.stopping.take().map_or_else(|| at.clone(), |stopping| stopping.since);
-        self.stopping = Some(Stopping { why: why.clone(), since });
+        self.stopping = Some(Box::new(Stopping { why: why.clone(), since }));
     }
 
     /// True once there is a sign that something was executed.
@@ -195,7 +195,7 @@ impl Entry {
             return;
         }
         self.undo_start();
-        self.spawn_failure = Some((failure.clone(), at.clone()));
+        self.spawn_failure = Some(Box::new((failure.clone(), at.clone())));
         self.spawn_failures = self.spawn_failures.saturating_add(1);
     }
 
@@ -222,7 +222,7 @@ impl Entry {
         // Without a record of its end, what is known is whether we had begun to stop it.
         let unseen = if run.stopping.is_some() { End::Ours { status: None } } else { End::Unknown };
         let (end, ended_at) = run.end.unwrap_or_else(|| (unseen, started_at.clone()));
-        self.last = Some(LastRun {
+        self.last = Some(Box::new(LastRun {
             nonce: run.nonce,
             fingerprint: run.fingerprint,
             digest: run.digest,
@@ -231,7 +231,7 @@ impl Entry {
             end,
             stopped_why: run.stopping.map(|stopping| stopping.why),
             ready_at: run.ready_at,
-        });
+        }));
     }
 
     /// Takes back what [`Entry::begin`] counted for a start that executed nothing.
@@ -280,7 +280,7 @@ impl Entry {
     /// An expired service begins a new activation with its next start, a living one goes on with its own.
     fn renew(&mut self, at: &Stamp) {
         let expired = |last: &LastRun| matches!(last.stopped_why, Some(Reason::TtlExpired { .. }));
-        if self.run.is_none() && self.last.as_ref().is_some_and(expired) {
+        if self.run.is_none() && self.last.as_deref().is_some_and(expired) {
             self.deactivate();
         } else {
             self.activation = Some(at.clone());

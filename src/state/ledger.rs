@@ -85,7 +85,8 @@ pub struct FileEntry {
     pub digest: Digest,
     /// Of the directory it was in when accepted; 0 if unknown.
     pub directory_inode: u64,
-    pub services: BTreeSet<ServiceId>,
+    /// In the order of the names, each once: nearly always one, for which a set would keep room for eleven.
+    pub services: Box<[ServiceId]>,
 }
 
 impl Ledger {
@@ -138,7 +139,7 @@ impl Ledger {
             }
             Record::Request { service, request, at } => self.known(service).request(request, at),
             Record::Deactivated { service } => self.alter(service, Entry::deactivate),
-            Record::GuardLatched { service, why } => self.known(service).guard = Some(why.clone()),
+            Record::GuardLatched { service, why } => self.known(service).guard = Some(Box::new(why.clone())),
             Record::GuardReleased { service } => self.alter(service, |entry| entry.guard = None),
             Record::Entry { service, entry } => {
                 self.services.insert(service.clone(), Arc::clone(entry));
@@ -158,7 +159,7 @@ impl Ledger {
         let files = self.files.iter().map(|(file, accepted)| Record::Accepted {
             file: file.clone(),
             digest: accepted.digest.clone(),
-            services: accepted.services.iter().cloned().collect(),
+            services: accepted.services.to_vec(),
             directory_inode: accepted.directory_inode,
         });
         // `Accepted` makes an entry for each service; one that was forgotten since has none.
@@ -219,6 +220,7 @@ impl Ledger {
             self.alter(service, |entry| entry.undeclare(file));
         }
         let services: BTreeSet<ServiceId> = services.iter().cloned().collect();
+        let services: Box<[ServiceId]> = services.into_iter().collect();
         for service in &services {
             self.known(service).file = Some(file.clone());
         }

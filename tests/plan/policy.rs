@@ -38,7 +38,7 @@ fn ready(mut entry: Entry, ms: u64) -> Entry {
 }
 
 fn stopped(mut entry: Entry, why: Reason) -> Entry {
-    entry.run.as_mut().unwrap().stopping = Some(Stopping { why, since: at(STARTED_MS) });
+    entry.run.as_mut().unwrap().stopping = Some(Box::new(Stopping { why, since: at(STARTED_MS) }));
     entry
 }
 

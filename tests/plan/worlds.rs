@@ -157,7 +157,7 @@ fn runs() -> BoxedStrategy<Run> {
             containment: born.then(containment),
             started_at: born.then_some(started),
             ready_at,
-            stopping,
+            stopping: stopping.map(Box::new),
             end,
         })
         .boxed()
@@ -214,15 +214,15 @@ fn entries() -> BoxedStrategy<Entry> {
         .prop_map(|(run, last, spawn_failure, counts, activation, stopped, request, guard)| Entry {
             file: Some(FileKey { root: root(), path: "team/web.toml".into() }),
             run,
-            last,
-            spawn_failure,
+            last: last.map(Box::new),
+            spawn_failure: spawn_failure.map(Box::new),
             spawn_failures: counts.1,
             failures: counts.0,
             restarts: 0,
             activation,
             stopped,
             request,
-            guard,
+            guard: guard.map(Box::new),
         })
         .boxed()
 }

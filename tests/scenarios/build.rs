@@ -215,15 +215,15 @@ impl ServiceCase {
         Entry {
             file: Some(FileKey { root: root(), path }),
             run: self.run.as_ref().map(RunCase::get),
-            last: self.last.as_ref().map(LastCase::get),
-            spawn_failure: failure.map(SpawnFailureCase::get),
+            last: self.last.as_ref().map(LastCase::get).map(Box::new),
+            spawn_failure: failure.map(SpawnFailureCase::get).map(Box::new),
             spawn_failures: failure.map_or(0, |failure| failure.times),
             failures: self.failures,
             restarts: 0,
             activation: self.activation.as_ref().map(Time::get),
             stopped: self.stopped.as_ref().map(Time::get),
             request: self.request.clone(),
-            guard: self.guard.as_ref().map(ReasonCase::get),
+            guard: self.guard.as_ref().map(ReasonCase::get).map(Box::new),
         }
     }
 }
@@ -290,7 +290,8 @@ impl RunCase {
             stopping: self
                 .stopping
                 .as_ref()
-                .map(|stopping| Stopping { why: stopping.why.get(), since: stopping.since.get() }),
+                .map(|stopping| Stopping { why: stopping.why.get(), since: stopping.since.get() })
+                .map(Box::new),
             end: self.end.as_ref().map(|end| (end.get(), self.ended.as_ref().unwrap().get())),
         }
     }

@@ -88,7 +88,7 @@ mod tests {
         let why = Reason::TtlExpired { ttl: Duration::from_micros(1_500) };
         journal.append(&[Record::GuardLatched { service: service.clone(), why }]);
         let guard = journal.fold().services[&service].guard.clone();
-        assert_eq!(guard, Some(Reason::TtlExpired { ttl: Duration::from_millis(1) }));
+        assert_eq!(guard.as_deref(), Some(&Reason::TtlExpired { ttl: Duration::from_millis(1) }));
     }
 
     #[test]
