@@ -21,7 +21,7 @@ pub struct Spec {
     /// Values as written, with their templates.
     pub env: BTreeMap<String, String>,
     /// Names, or a prefix followed by `*`; only the names are part of the spec, never the values.
-    pub inherit_env: Vec<Cow<'static, str>>,
+    pub inherit_env: Cow<'static, [Cow<'static, str>]>,
     pub stdin: Stdin,
     /// `None`: the user that runs the reconciler.
     pub user: Option<String>,
@@ -45,7 +45,22 @@ pub struct Spec {
 }
 
 /// What is passed on from the reconciler's environment by default.
-const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR"];
+static INHERITED: [Cow<'static, str>; 9] = {
+    const fn name(text: &'static str) -> Cow<'static, str> {
+        Cow::Borrowed(text)
+    }
+    [
+        name("PATH"),
+        name("HOME"),
+        name("USER"),
+        name("LOGNAME"),
+        name("SHELL"),
+        name("LANG"),
+        name("LC_*"),
+        name("TZ"),
+        name("TMPDIR"),
+    ]
+};
 
 impl Spec {
     /// A service that gives nothing but its command.
@@ -55,7 +70,7 @@ impl Spec {
             command,
             cwd: ".".to_owned(),
             env: BTreeMap::new(),
-            inherit_env: INHERITED.map(Cow::Borrowed).to_vec(),
+            inherit_env: Cow::Borrowed(&INHERITED),
             stdin: Stdin::Null,
             user: None,
             umask: 0o022,

@@ -119,7 +119,7 @@ fn read_process(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Know
         spec.cwd = cwd.text.to_owned();
     }
     if let Some(patterns) = environment::read_inherited(section) {
-        spec.inherit_env = patterns;
+        spec.inherit_env = patterns.into();
     }
     if let Some(umask) = section.text("umask") {
         spec.umask = read_umask(&umask, section.problems).unwrap_or(spec.umask);

@@ -11,7 +11,7 @@ use crate::policy::{Config, Trust};
 fn spec() -> Spec {
     let command = CommandLine::Argv(vec!["node".into(), "server.js".into()]);
     Spec {
-        inherit_env: vec!["PATH".into(), "LC_*".into()],
+        inherit_env: vec!["PATH".into(), "LC_*".into()].into(),
         ..Spec::minimal(ServiceId::parse("shop/web").unwrap(), command)
     }
 }
@@ -139,7 +139,7 @@ fn the_environment_is_held_to_its_lists() {
     assert_eq!(codes("env_keys = ['LD_PRELOAD']", &with("LD_PRELOAD")), [""; 0]);
     assert_eq!(codes("env_keys = ['PORT']", &with("HOST")), [code::ENV_NOT_ALLOWED]);
     assert_eq!(codes("env_keys = ['PORT']\nenv_prefixes = ['HO']", &with("HOST")), [""; 0]);
-    let inherits = Spec { inherit_env: vec!["PATH".into(), "AWS_*".into(), "TOKEN".into()], ..spec() };
+    let inherits = Spec { inherit_env: vec!["PATH".into(), "AWS_*".into(), "TOKEN".into()].into(), ..spec() };
     assert_eq!(codes("", &inherits), [code::INHERIT_NOT_ALLOWED; 2]);
     assert_eq!(codes("env_keys = ['TOKEN']", &inherits), [code::INHERIT_NOT_ALLOWED]);
     assert_eq!(codes("env_keys = ['TOKEN']\nenv_prefixes = ['AWS_']", &inherits), [""; 0]);
@@ -166,9 +166,10 @@ fn a_ceiling_that_is_silent_leaves_what_is_inherited_to_the_configuration() {
     let (config, _) =
         config_of("[policy]\nenv_keys = ['TOKEN']\n").under(config_of("[policy]\nmax_ttl = '4h'\n"));
     let policy = Policy::in_force(&config, Trust::Strangers, &[]);
-    let spec = Spec { ttl: Some(Duration::from_secs(60)), inherit_env: vec!["TOKEN".into()], ..spec() };
+    let spec =
+        Spec { ttl: Some(Duration::from_secs(60)), inherit_env: vec!["TOKEN".into()].into(), ..spec() };
     assert_eq!(problems_of(&policy, &spec, false), []);
-    let all = Spec { inherit_env: vec!["*".into()], ..spec };
+    let all = Spec { inherit_env: vec!["*".into()].into(), ..spec };
     assert_eq!(problems_of(&policy, &all, false).len(), 1);
 }
 
