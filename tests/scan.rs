@@ -56,7 +56,7 @@ impl World {
     fn scan_of(&mut self, what: &Dirty) -> RootListing {
         let mut scans = self.scanner.scan(what);
         assert_eq!(scans.len(), 1);
-        scans.remove(0).listing.unwrap()
+        Arc::unwrap_or_clone(scans.remove(0).listing.unwrap())
     }
 
     fn root_trouble(&mut self) -> String {

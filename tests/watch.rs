@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reconcile::host::scan::Scanner;
@@ -43,7 +44,7 @@ impl World {
     /// The texts by path; `None` where the root cannot be listed.
     fn texts(&self) -> Option<Vec<(String, String)>> {
         let listing = self.scans[0].listing.as_ref().ok()?;
-        let text = |(path, file): (&PathBuf, &reconcile::host::FileScan)| {
+        let text = |(path, file): (&PathBuf, &Arc<reconcile::host::FileScan>)| {
             let text =
                 file.content.as_ref().map_or_else(|problem| problem.0.clone(), |text| text.to_string());
             (path.display().to_string(), text)
@@ -354,7 +355,7 @@ fn disturb(root: &Path, dice: &mut Dice, step: usize) {
 
 fn facts(scan: &RootScan) -> (Vec<(PathBuf, String)>, Vec<PathBuf>) {
     let listing = scan.listing.as_ref().unwrap();
-    let text = |file: &reconcile::host::FileScan| match &file.content {
+    let text = |file: &Arc<reconcile::host::FileScan>| match &file.content {
         Ok(text) => text.to_string(),
         Err((code, _)) => code.clone(),
     };

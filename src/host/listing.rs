@@ -19,8 +19,8 @@ pub enum Dirty {
 pub struct RootScan {
     /// As given, made absolute.
     pub path: PathBuf,
-    /// `Err`: the root itself cannot be listed, with the problem's code and a sentence.
-    pub listing: Result<RootListing, (String, String)>,
+    /// `Err`: the root itself cannot be listed, with the problem's code and a sentence. Shared with the host's cache.
+    pub listing: Result<Arc<RootListing>, (String, String)>,
     /// The lock of a git that is changing the worktree around it; looked for when everything is listed.
     pub checkout: Option<PathBuf>,
 }
@@ -33,8 +33,8 @@ pub struct RootListing {
     pub born_ns: Option<u64>,
     /// Every directory below the root ("" for itself), with its inode, or why it could not be listed.
     pub directories: BTreeMap<PathBuf, Result<u64, String>>,
-    /// Relative path → content or problem. Shared with the host's cache.
-    pub files: BTreeMap<PathBuf, FileScan>,
+    /// Relative path → content or problem.
+    pub files: BTreeMap<PathBuf, Arc<FileScan>>,
 }
 
 /// One manifest file as found.

@@ -3,12 +3,13 @@
 //! A file is a unit. Called by `desired` in each look; a text that is accepted already is not judged here.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Reconciler;
 use super::library::Loaded;
 use super::ownership::{FileStanding, InForce};
-use super::roots::text_of;
+use super::roots::inode_of;
 use crate::host::{FileScan, Host, RootScan};
 use crate::identity::ServiceId;
 use crate::manifest::{Problem, Severity};
@@ -52,7 +53,9 @@ impl<H: Host> Reconciler<H> {
                     }
                 }
                 let last = accepted_digest.and_then(|digest| self.library.recall(&mut self.host, &digest));
-                standings.push(FileStanding { key, candidate, problems, last });
+                let directory_inode = inode_of(listing, path.parent().unwrap_or(Path::new("")));
+                let scan = Arc::clone(file);
+                standings.push(FileStanding { key, scan, directory_inode, candidate, problems, last });
             }
         }
         standings
@@ -90,20 +93,15 @@ impl<H: Host> Reconciler<H> {
 
     /// Keeps the texts that are about to be accepted. One that cannot be kept is a problem of its file: it
     /// could not be started again. Says whether there was any.
-    pub(super) fn keep_texts(
-        &mut self,
-        keyed: &[(RootKey, RootScan)],
-        files: &mut [FileStanding],
-        in_force: &[InForce],
-    ) -> bool {
+    pub(super) fn keep_texts(&mut self, files: &mut [FileStanding], in_force: &[InForce]) -> bool {
         let mut any_lost = false;
         for (file, choice) in files.iter_mut().zip(in_force) {
             let InForce::Candidate(loaded) = choice else { continue };
             if !is_news(self.memory.ledger(), &file.key, loaded) {
                 continue;
             }
-            let Some((text, _)) = text_of(keyed, &file.key) else { continue };
-            if let Err(error) = self.host.keep_text(&loaded.digest, &text) {
+            let Ok(text) = &file.scan.content else { continue };
+            if let Err(error) = self.host.keep_text(&loaded.digest, text) {
                 let message = format!("{error}: {}; its last accepted version stays in force", error.source);
                 file.problems.push(Problem::new("ledger-unwritable", message));
                 any_lost = true;
@@ -123,7 +121,7 @@ impl<H: Host> Reconciler<H> {
         let mut records = Vec::new();
         for (file, choice) in files.iter().zip(in_force) {
             let InForce::Candidate(loaded) = choice else { continue };
-            let Some((_, directory_inode)) = text_of(keyed, &file.key) else { continue };
+            let directory_inode = file.directory_inode;
             let is_moved = ledger.files.get(&file.key).is_some_and(|known| {
                 // The file was found in it: the directory is not lost.
                 directory_inode != 0 && known.directory_inode != directory_inode

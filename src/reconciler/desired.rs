@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::Reconciler;
 use super::ownership::{FileStanding, InForce, settle};
-use super::roots::{lost_directories, recognise, scan_of, shown_path, unread_files};
+use super::roots::{lost_directories, recognise, shown_path, unread_files};
 use crate::host::state_dir::Sharer;
 use crate::host::{Dirty, FileVersion, Host, RootScan};
 use crate::identity::{Digest, ServiceId};
@@ -51,7 +51,7 @@ impl<H: Host> Reconciler<H> {
         self.watch_quiet(&keyed, &now);
         let mut files = self.standings(&keyed);
         let mut in_force = self.settle(&mut files);
-        if self.keep_texts(&keyed, &mut files, &in_force) {
+        if self.keep_texts(&mut files, &in_force) {
             in_force = self.settle(&mut files);
         }
         self.note_accepted(&keyed, &files, &in_force);
@@ -146,8 +146,8 @@ impl<H: Host> Reconciler<H> {
             .map(|file| FileView {
                 path: shown_path(keyed, &file.key),
                 problems: file.problems.clone(),
-                may_show_lines: scan_of(keyed, &file.key).is_some_and(|scan| scan.may_show_lines),
-                version: scan_of(keyed, &file.key).map(|scan| scan.version),
+                may_show_lines: file.scan.may_show_lines,
+                version: Some(file.scan.version),
             })
             .collect();
         views.extend(self.root_problems.iter().chain(&self.shared_roots).cloned());

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::library::Loaded;
+use crate::host::FileScan;
 use crate::identity::ServiceId;
 use crate::manifest::Problem;
 use crate::plan::Accepted;
@@ -17,6 +18,10 @@ use crate::state::FileKey;
 #[derive(Debug)]
 pub struct FileStanding {
     pub key: FileKey,
+    /// As it was found.
+    pub scan: Arc<FileScan>,
+    /// Of the directory it is in; 0 if unknown.
+    pub directory_inode: u64,
     /// The present text, if it could be read.
     pub candidate: Option<Arc<Loaded>>,
     /// What is wrong with the file, its text, or the text under the policy.
@@ -168,6 +173,7 @@ fn duplicate(service: &ServiceId, other: &FileKey) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::FileVersion;
     use crate::reconciler::library::Library;
     use crate::state::RootKey;
 
@@ -183,7 +189,10 @@ mod tests {
     /// A file with its present and its last accepted services.
     fn file(path: &str, now: &str, last: &str) -> FileStanding {
         let last = (!last.is_empty()).then(|| text(last));
-        FileStanding { key: key(path), candidate: Some(text(now)), problems: Vec::new(), last }
+        let scan =
+            FileScan { version: FileVersion::default(), content: Ok(now.into()), may_show_lines: true };
+        let (key, candidate) = (key(path), Some(text(now)));
+        FileStanding { key, scan: Arc::new(scan), directory_inode: 0, candidate, problems: Vec::new(), last }
     }
 
     /// What is in force, as `file: services`, whatever the order of the files.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ownership::FileStanding;
-use crate::host::{FileScan, RootListing, RootScan};
+use crate::host::{RootListing, RootScan};
 use crate::manifest::Unread;
 use crate::plan::UnreadFile;
 use crate::state::{FileKey, Ledger, Record, RootEntry, RootKey};
@@ -131,22 +131,12 @@ pub fn unread_files(key: &RootKey, scan: &RootScan, files: &[FileStanding]) -> V
         .collect()
 }
 
-pub fn scan_of<'a>(keyed: &'a [(RootKey, RootScan)], key: &FileKey) -> Option<&'a FileScan> {
-    let (_, scan) = keyed.iter().find(|(root, _)| *root == key.root)?;
-    scan.listing.as_ref().ok()?.files.get(&key.path)
-}
-
 pub fn shown_path(keyed: &[(RootKey, RootScan)], key: &FileKey) -> PathBuf {
     let root = keyed.iter().find(|(root, _)| *root == key.root);
     root.map_or_else(|| key.path.clone(), |(_, scan)| scan.path.join(&key.path))
 }
 
-pub fn text_of(keyed: &[(RootKey, RootScan)], key: &FileKey) -> Option<(Arc<str>, u64)> {
-    let (_, scan) = keyed.iter().find(|(root, _)| *root == key.root)?;
-    let listing = scan.listing.as_ref().ok()?;
-    let text = listing.files.get(&key.path)?.content.as_ref().ok()?;
-    let directory = key.path.parent().unwrap_or(Path::new(""));
-    let inode =
-        listing.directories.get(directory).and_then(|found| found.as_ref().ok()).copied().unwrap_or(0);
-    Some((Arc::clone(text), inode))
+/// Of a listed directory; 0 if unknown.
+pub fn inode_of(listing: &RootListing, directory: &Path) -> u64 {
+    listing.directories.get(directory).and_then(|found| found.as_ref().ok()).copied().unwrap_or(0)
 }

@@ -215,7 +215,7 @@ impl Tree {
                     listing.directories.insert(relative, inode);
                 }
                 Kind::File(text) if is_manifest(&relative) => {
-                    listing.files.insert(relative, scan_file(node, text));
+                    listing.files.insert(relative, Arc::new(scan_file(node, text)));
                 }
                 Kind::File(_) => {}
             }
@@ -273,7 +273,7 @@ impl Scanner {
         let checkout = tree.checkout.clone().filter(|_| *what == Dirty::Everything);
         let shown = |root: &PathBuf| RootScan {
             path: root.clone(),
-            listing: self.seen[root].clone(),
+            listing: self.seen[root].clone().map(Arc::new),
             checkout: checkout.clone(),
         };
         tree.roots().iter().map(shown).collect()

@@ -46,7 +46,8 @@ pub struct Bounds {
 /// One file with what tells whether it must be read again.
 #[derive(Debug, Clone)]
 pub struct Known {
-    pub scan: FileScan,
+    /// Shared with the report.
+    pub scan: Arc<FileScan>,
     /// As the kernel has it; `scan.version` differs from it where the content changed and the version did not.
     raw: FileVersion,
     /// The version will change with the content.
@@ -166,20 +167,14 @@ fn load(
     if !read.is_for(bounds) {
         return Some(Known::bad(version(stat), private()));
     }
-    let mut known = Known {
-        scan: FileScan {
-            version: read.version,
-            content: read.content,
-            may_show_lines: read.uid == bounds.uid,
-        },
-        raw: read.version,
-        settled: read.settled,
-        reach: if stat.st_nlink > 1 { Reach::Shared } else { Reach::Name },
+    let raw = read.version;
+    let scan = FileScan { version: raw, content: read.content, may_show_lines: read.uid == bounds.uid };
+    let scan = match &old {
+        Some(old) if old.raw == raw => tell_apart(scan, &old.scan),
+        Some(_) | None => scan,
     };
-    if let Some(old) = old {
-        known.tell_apart(old);
-    }
-    Some(known)
+    let reach = if stat.st_nlink > 1 { Reach::Shared } else { Reach::Name };
+    Some(Known { scan: Arc::new(scan), raw, settled: read.settled, reach })
 }
 
 impl Known {
@@ -187,26 +182,24 @@ impl Known {
     /// directory's mode).
     pub fn bad(version: FileVersion, trouble: Trouble) -> Self {
         Self {
-            scan: FileScan { version, content: Err(trouble), may_show_lines: false },
+            scan: Arc::new(FileScan { version, content: Err(trouble), may_show_lines: false }),
             raw: version,
             settled: false,
             reach: Reach::Name,
         }
     }
+}
 
-    /// Keeps the promise that the version changes with the content, also where two writes fell into one step of the
-    /// kernel's clock; and where nothing changed, keeps sharing one text.
-    fn tell_apart(&mut self, old: Self) {
-        if self.raw != old.raw {
-            return;
-        }
-        self.scan.version = old.scan.version;
-        if self.scan.content == old.scan.content {
-            self.scan.content = old.scan.content;
-        } else {
-            self.scan.version.ctime_ns += 1;
-        }
+/// Keeps the promise that the version changes with the content, also where two writes fell into one step of the
+/// kernel's clock; and where nothing changed, keeps sharing one text.
+fn tell_apart(mut scan: FileScan, old: &FileScan) -> FileScan {
+    scan.version = old.version;
+    if scan.content == old.content {
+        scan.content = old.content.clone();
+    } else {
+        scan.version.ctime_ns += 1;
     }
+    scan
 }
 
 struct Reading {

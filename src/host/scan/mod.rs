@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
@@ -116,7 +117,7 @@ impl Scanner {
 
 impl Root {
     fn report(&self) -> RootScan {
-        let listing = self.tree.as_ref().map(|tree| tree.report.clone()).map_err(Clone::clone);
+        let listing = self.tree.as_ref().map(|tree| Arc::clone(&tree.report)).map_err(Clone::clone);
         RootScan { path: self.path.clone(), listing, checkout: None }
     }
 
@@ -186,13 +187,15 @@ impl Tree {
         let old = directory.files.remove(name);
         let known = walk::examine(fd.as_fd(), name, &self.bounds, old, trust);
         let shown = walk::shown(parent, name);
+        // Copied only while somebody still looks at the report before.
+        let report = Arc::make_mut(&mut self.report);
         match known {
             Some(known) => {
-                self.report.files.insert(shown, known.scan.clone());
+                report.files.insert(shown, Arc::clone(&known.scan));
                 directory.files.insert(name.into(), known);
             }
             None => {
-                self.report.files.remove(&shown);
+                report.files.remove(&shown);
             }
         }
     }

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -36,7 +37,7 @@ pub struct Tree {
     /// By path below the root.
     pub directories: BTreeMap<PathBuf, Result<Directory, String>>,
     /// The same for the reconciler, kept up to date: a scan of one file in 10,000 must not build it anew.
-    pub report: RootListing,
+    pub report: Arc<RootListing>,
 }
 
 /// The manifests of one directory, by name as the kernel has it.
@@ -57,12 +58,12 @@ impl Tree {
             (path.clone(), found.as_ref().map(|found| found.identity.1).map_err(Clone::clone))
         });
         let files = listed(&directories).flat_map(|(path, directory)| {
-            directory.files.iter().map(move |(name, known)| (shown(path, name), known.scan.clone()))
+            directory.files.iter().map(move |(name, known)| (shown(path, name), Arc::clone(&known.scan)))
         });
         let (dev, inode) = root;
         let report =
             RootListing { dev, inode, born_ns, directories: inodes.collect(), files: files.collect() };
-        Self { bounds, directories, report }
+        Self { bounds, directories, report: Arc::new(report) }
     }
 
     pub fn listed(&self) -> impl Iterator<Item = (&Path, &Directory)> {
@@ -177,20 +178,22 @@ impl Walk {
         }
         self.names += entries.len();
         let mut old = self.old.remove(&path).and_then(Result::ok).map(|old| old.files).unwrap_or_default();
-        let mut directory = Directory { identity, files: BTreeMap::new() };
+        let mut files = Vec::with_capacity(entries.len());
         let mut below = Vec::new();
         for (name, kind) in entries {
             match self.classify(fd, &name, kind) {
                 Entry::Manifest => {
                     let known = old.remove(&name);
                     let known = examine(fd, &name, &self.bounds, known, Trust::Version);
-                    directory.files.extend(known.map(|known| (name, known)));
+                    files.extend(known.map(|known| (name, known)));
                 }
                 Entry::Directory => below.push(name),
                 Entry::Link => self.links.push_back(path.join(OsStr::from_bytes(&name))),
                 Entry::Other => {}
             }
         }
+        // Made of all at once it is full; one by one, in their order, it would be half empty.
+        let directory = Directory { identity, files: files.into_iter().collect() };
         self.manifests += directory.files.len();
         self.within_bounds()?;
         self.directories.insert(path.clone(), Ok(directory));

@@ -148,6 +148,8 @@ pub fn scan_and_watch(scanner: &mut Scanner, watcher: &mut Watcher, what: &Dirty
         if fresh.is_empty() {
             return scans;
         }
+        // Nobody looks at these any more: what is shared with them is changed in place.
+        drop(scans);
         scans = scanner.scan(&Dirty::Paths(fresh));
     }
     // Directories come faster than they can be watched.
