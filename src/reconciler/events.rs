@@ -58,15 +58,22 @@ impl<H: Host> Reconciler<H> {
     /// Brings entries that the ledger has changed into the observed state.
     pub(super) fn refresh_observed(&mut self) {
         let changed = self.memory.take_changed();
+        let mut fresh = Vec::new();
         for service in &changed {
-            match self.memory.ledger().services.get(service) {
-                Some(entry) => {
-                    self.observed.services.entry(service.clone()).or_default().entry = Arc::clone(entry);
-                }
-                None => {
-                    self.observed.services.remove(service);
-                }
+            let Some(entry) = self.memory.ledger().services.get(service).map(Arc::clone) else {
+                self.observed.services.remove(service);
+                continue;
+            };
+            match self.observed.services.get_mut(service) {
+                Some(live) => live.entry = entry,
+                None => fresh.push((service.clone(), plan::Service { entry, ..plan::Service::default() })),
             }
+        }
+        if fresh.len() > self.observed.services.len() {
+            // Merged they fill their map; one by one, in their order, they leave it half empty.
+            self.observed.services.append(&mut fresh.into_iter().collect());
+        } else {
+            self.observed.services.extend(fresh);
         }
         self.compare(changed);
     }

@@ -51,7 +51,8 @@ impl<H: Host> Reconciler<H> {
         files: &[FileStanding],
         in_force: &[InForce],
     ) -> BTreeMap<ServiceId, Want> {
-        let mut wants = BTreeMap::new();
+        // Collected first: a map that is made of all at once is full, and one of one by one half empty.
+        let mut in_order = Vec::new();
         for (file, choice) in files.iter().zip(in_force) {
             let path = shown_path(keyed, &file.key);
             for accepted in choice.services() {
@@ -61,9 +62,10 @@ impl<H: Host> Reconciler<H> {
                     manifest: Some(path.clone()),
                     ..standing.wanting(Some(Arc::clone(accepted)))
                 };
-                wants.insert(accepted.spec.id.clone(), want);
+                in_order.push((accepted.spec.id.clone(), want));
             }
         }
+        let mut wants: BTreeMap<ServiceId, Want> = in_order.into_iter().collect();
         for file in files.iter().filter(|file| file.is_refused()) {
             for service in self.rejected_services(file) {
                 wants.entry(service).or_insert_with_key(|service| Want {
