@@ -35,7 +35,7 @@ pub struct Cell {
     /// `None` until it is born.
     pub process: Option<ProcessIdentity>,
     pub killing: Option<Killing>,
-    pub job: Option<Job>,
+    pub job: Option<Box<Job>>,
     /// Of its cgroup, while the leader is gone and others are awaited.
     pub events: Option<Events>,
     /// When its cgroup is looked at again that could not be read.

@@ -156,7 +156,7 @@ impl Keeper {
 
     pub(super) fn run_job_timers(&mut self, now: Instant) {
         let is_due = |job: &Job| job.next_deadline().is_some_and(|at| at <= now);
-        let due = self.cells.values().filter(|cell| cell.job.as_ref().is_some_and(is_due));
+        let due = self.cells.values().filter(|cell| cell.job.as_deref().is_some_and(is_due));
         let due: Vec<Nonce> = due.map(|cell| cell.nonce.clone()).collect();
         for nonce in due {
             let Some(job) = self.cells.get_mut(&nonce).and_then(|cell| cell.job.as_mut()) else { continue };

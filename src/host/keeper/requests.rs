@@ -35,7 +35,7 @@ impl Keeper {
             Request::Attach { claim } => self.attach_and_tell(conn, &claim),
             Request::Job { of, timeout_ms, spawn } => {
                 let job = Job::new(of, Duration::from_millis(timeout_ms));
-                self.queue.push_job(Order { request: spawn, job: Some(job) });
+                self.queue.push_job(Order { request: spawn, job: Some(Box::new(job)) });
             }
             Request::CancelJob { nonce } => self.cancel_job(&nonce),
             Request::TrimExits { keep } => self.trim_exits(&keep),

@@ -223,7 +223,7 @@ impl Keeper {
             self.emptied.push(group);
         }
         match cell.job {
-            Some(job) => self.report_job(nonce, job),
+            Some(job) => self.report_job(nonce, *job),
             None if matches!(cell.leader, Leader::Ended { executed: true, .. }) => {
                 self.tell(&Message::Gone { nonce: nonce.clone() });
             }

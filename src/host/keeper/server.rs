@@ -61,7 +61,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Order {
     pub request: Box<SpawnRequest>,
-    pub job: Option<Job>,
+    pub job: Option<Box<Job>>,
 }
 
 #[derive(Debug)]
@@ -354,7 +354,7 @@ impl Keeper {
     fn next_deadline(&self) -> Option<Instant> {
         let cells = self.cells.values().flat_map(|cell| {
             let kill = cell.killing.as_ref().map(|killing| killing.next);
-            let job = cell.job.as_ref().and_then(Job::next_deadline);
+            let job = cell.job.as_deref().and_then(Job::next_deadline);
             [kill, job, cell.status_deadline(), cell.look_again]
         });
         let visitors = self.conns.iter().filter(|(id, _)| Some(**id) != self.client);

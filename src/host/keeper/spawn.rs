@@ -83,7 +83,7 @@ impl Keeper {
     fn fork(
         &mut self,
         request: &SpawnRequest,
-        mut job: Option<Job>,
+        mut job: Option<Box<Job>>,
         now: Instant,
     ) -> Result<(), SpawnFailure> {
         let failed = |stage, what: &str, error: io::Error| SpawnFailure {
@@ -112,7 +112,7 @@ impl Keeper {
         };
         // Last of all that may fail: a cgroup stays where it was made.
         let group = self
-            .make_group(request, job.as_ref())
+            .make_group(request, job.as_deref())
             .map_err(|error| failed(SpawnStage::Cgroup, "make a cgroup", error))?;
         failpoint::reach("keeper.grouped");
         let keeper = std::process::id() as i32;
