@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
 use super::Reconciler;
 use super::command::{Answer, Command};
@@ -31,7 +32,10 @@ use crate::time::{Clock, Stamp};
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
 
 /// With nothing to do for this long, what the work before has needed is not needed soon.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Where it is never quiet, as with checks of a thousand services, it is given back all the same.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -169,23 +173,29 @@ impl Session {
         self.reconciler.host().meet_keeper().await;
         self.reconciler.pass();
         self.tell_if_watched_otherwise();
-        let mut has_worked = true;
+        let mut worked_since = Some(Instant::now());
         while !self.reconciler.is_shut_down() {
             let at_most = self.reconciler.time_to_wake();
-            has_worked |= at_most.is_zero();
-            if at_most > QUIET && std::mem::take(&mut has_worked) {
-                // Bringing a thousand services up takes twice the memory of keeping them.
-                sys::give_back_memory();
-            }
             tokio::select! {
                 Some(message) = inbox.recv() => match self.take_message(message) {
                     Then::Leave => break,
                     // An answer that only tells costs no pass.
-                    Then::Nothing => continue,
+                    Then::Nothing => {
+                        worked_since.get_or_insert_with(Instant::now);
+                        continue;
+                    }
                     Then::GoOn => {}
                 },
                 events = self.reconciler.host().wait(Some(at_most)) => self.reconciler.take_in(events),
+                // Bringing a thousand services up takes twice the memory of keeping them, and a full pass or
+                // a status a third of it.
+                () = sleep_until(give_back_at(worked_since)), if worked_since.is_some() => {
+                    sys::give_back_memory();
+                    worked_since = None;
+                    continue;
+                }
             }
+            worked_since.get_or_insert_with(Instant::now);
             self.reload_if_changed();
             self.judge_trust_if_due();
             self.reconciler.pass();
@@ -279,6 +289,11 @@ impl Session {
             }
         }
     }
+}
+
+fn give_back_at(worked_since: Option<Instant>) -> Instant {
+    let once_quiet = Instant::now() + QUIET;
+    worked_since.map_or(once_quiet, |since| once_quiet.min(since + GIVE_BACK_WITHIN))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
