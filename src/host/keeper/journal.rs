@@ -13,13 +13,13 @@ use nix::sys::stat::Mode;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::identity::Nonce;
-use crate::state::{BirthLine, ExitLine, ExitStatus, Lines, decode_lines, encode_line};
+use crate::identity::{Nonce, ProcessIdentity};
+use crate::state::{BirthLine, Containment, ExitLine, ExitStatus, Intent, Lines, decode_lines, encode_line};
 use crate::time::Stamp;
 
 /// One line of the journal of births.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "BirthForm")]
 pub enum BirthEntry {
     Born(BirthLine),
     /// The exec after the birth failed: nothing was executed after all.
@@ -27,6 +27,32 @@ pub enum BirthEntry {
         nonce: Nonce,
         unborn: String,
     },
+}
+
+/// Either line, as it is read: serde's own way with untagged lines makes a tree of each first, and every start and
+/// every `status` reads all births.
+#[derive(Deserialize)]
+struct BirthForm {
+    nonce: Nonce,
+    process: Option<ProcessIdentity>,
+    containment: Option<Containment>,
+    intent: Option<Box<Intent>>,
+    unborn: Option<String>,
+}
+
+impl TryFrom<BirthForm> for BirthEntry {
+    type Error = &'static str;
+
+    fn try_from(form: BirthForm) -> Result<Self, Self::Error> {
+        let BirthForm { nonce, process, containment, intent, unborn } = form;
+        match (process, containment, intent, unborn) {
+            (Some(process), Some(containment), Some(intent), _) => {
+                Ok(Self::Born(BirthLine { nonce, process, containment, intent }))
+            }
+            (_, _, _, Some(unborn)) => Ok(Self::Unborn { nonce, unborn }),
+            _ => Err("neither a birth nor one that came to nothing"),
+        }
+    }
 }
 
 impl BirthEntry {
