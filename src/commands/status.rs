@@ -7,7 +7,7 @@ use super::exit_code::{Ended, ExitCode};
 use super::failure::Failure;
 use super::report::{self, StatusView, count};
 use super::{Run, act, backend, manifests, verdict};
-use crate::host::usage::Meter;
+use crate::host::usage::{Meter, Usage};
 use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::options::Options;
@@ -32,13 +32,15 @@ pub fn current(options: &Options) -> Result<Status, Failure> {
         },
     };
     if let Some(meter) = Meter::new() {
-        status.services.iter_mut().for_each(|service| measure(service, meter));
+        let pids: Vec<_> = status.services.iter().map(|service| service.pid).collect();
+        let usages = meter.usages(&pids);
+        status.services.iter_mut().zip(usages).for_each(|(service, usage)| show_usage(service, usage));
     }
     Ok(status)
 }
 
-fn measure(service: &mut ServiceStatus, meter: Meter) {
-    let Some(usage) = service.pid.and_then(|pid| meter.usage(pid)) else { return };
+fn show_usage(service: &mut ServiceStatus, usage: Option<Usage>) {
+    let Some(usage) = usage else { return };
     service.cpu_percent = Some(usage.cpu_percent);
     service.memory_bytes = Some(usage.memory_bytes);
 }

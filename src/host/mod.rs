@@ -12,6 +12,7 @@ mod cause;
 pub mod cgroup;
 pub mod clock;
 pub mod config_files;
+pub mod cores;
 pub mod descriptors;
 pub mod doctor;
 pub mod durable;
@@ -137,8 +138,8 @@ pub trait Host {
     /// Deletes the logs of these services, archives included.
     fn purge_logs(&mut self, services: &[ServiceId]);
 
-    /// `exe` of a live leader, by device and inode; `None` where it cannot be read.
-    fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity>;
+    /// `exe` of each of these live leaders, by device and inode; `None` where it cannot be read.
+    fn executables(&mut self, processes: &[ProcessIdentity]) -> Vec<Option<FileIdentity>>;
 
     /// Who else manages the roots, from another state directory. Looked for among processes: once a full pass.
     fn sharers(&mut self) -> Vec<Sharer>;

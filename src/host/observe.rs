@@ -4,13 +4,14 @@
 //! is said to be so. A leader that died under our eyes is looked at twice, for its end may have been written after
 //! the journal was read. Identity is boot id, pid namespace, pid and start ticks; a zombie is dead.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::candidates::{self, Candidate};
 use super::cgroup::{Group, has_emptied};
+use super::cores::Over;
 use super::holder;
 use super::keeper::journal::{self, Ending};
 use super::keeper::{JOB_PREFIX, KeeperError, is_held};
@@ -47,19 +48,21 @@ pub fn observe(
     layout: &StateLayout,
     claims: &[Claim],
     intents: Intents<'_>,
+    over: Over,
 ) -> Result<Vec<Sighting>, ObserveError> {
-    look(layout, claims, intents, || keeper_lives(layout))
+    look(layout, claims, intents, over, || keeper_lives(layout))
 }
 
 /// As [`observe`] of what nobody may know any more: that a keeper lives is no promise that it will tell how these ended.
 pub fn observe_lost(layout: &StateLayout, claims: &[Claim]) -> Result<Vec<Sighting>, ObserveError> {
-    look(layout, claims, Intents::Open, || Ok(false))
+    look(layout, claims, Intents::Open, Over::One, || Ok(false))
 }
 
 fn look(
     layout: &StateLayout,
     claims: &[Claim],
     intents: Intents<'_>,
+    over: Over,
     keeper_will_tell: impl FnOnce() -> Result<bool, ObserveError>,
 ) -> Result<Vec<Sighting>, ObserveError> {
     let fail = |what: String| move |source| ObserveError::Io { what, source };
@@ -79,10 +82,10 @@ fn look(
         births,
         exits: read_exits(layout)?,
         intents,
-        candidates: OnceCell::new(),
-        ended_namespaces: OnceCell::new(),
+        candidates: OnceLock::new(),
+        ended_namespaces: OnceLock::new(),
     };
-    let mut found: Vec<Found> = claims.iter().map(|claim| view.look_at(claim)).collect();
+    let mut found: Vec<Found> = over.map(claims, |claim| view.look_at(claim));
     let unexplained: Vec<usize> = (0..claims.len()).filter(|&index| is_unexplained(&found[index])).collect();
     if !unexplained.is_empty() {
         // In this order: whatever a keeper recorded that is gone by now is in the journal by now.
@@ -146,9 +149,9 @@ struct View<'a> {
     exits: BTreeMap<Nonce, Ending>,
     intents: Intents<'a>,
     /// Looked for when they are needed.
-    candidates: OnceCell<Result<Vec<Candidate>, String>>,
+    candidates: OnceLock<Result<Vec<Candidate>, String>>,
     /// Read when a process is of another than ours.
-    ended_namespaces: OnceCell<Vec<u64>>,
+    ended_namespaces: OnceLock<Vec<u64>>,
 }
 
 impl View<'_> {

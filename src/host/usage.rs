@@ -9,6 +9,7 @@ use std::io::Read;
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::cores::Over;
 use super::proc::STAT_BYTES;
 use crate::identity::Pid;
 
@@ -37,6 +38,11 @@ impl Meter {
         let uptime_s = std::fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
         let page_bytes = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
         Some(Self { uptime_s, page_bytes })
+    }
+
+    /// As [`Meter::usage`], of many.
+    pub fn usages(&self, pids: &[Option<Pid>]) -> Vec<Option<Usage>> {
+        Over::All.map(pids, |pid| pid.and_then(|pid| self.usage(pid)))
     }
 
     /// `None` if the process is gone or may not be looked at. The pid is taken on trust: a recycled one gives

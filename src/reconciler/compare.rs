@@ -3,12 +3,14 @@
 //! The first is worked out only for services whose text or entry has changed, the second in a full pass. Both
 //! are facts for `plan`.
 
+use std::sync::Arc;
+
 use super::Reconciler;
 use super::status::Drift;
 use crate::host::Host;
 use crate::identity::{Digest, ServiceId};
 use crate::manifest::{self, Class};
-use crate::plan::{Accepted, Refusal, Seen};
+use crate::plan::{self, Accepted, Refusal, Seen};
 use crate::policy::{OnExecAway, RunningVerdict};
 
 /// The code of a leader whose file was replaced on disk.
@@ -67,19 +69,13 @@ impl<H: Host> Reconciler<H> {
 
     /// Compares the executable of every live leader, by device and inode, with what was started.
     pub(super) fn compare_executables(&mut self) {
-        let alive: Vec<ServiceId> = self
-            .observed
-            .services
-            .iter()
-            .filter(|(_, live)| live.seen == Seen::Alive && live.entry.run.is_some())
-            .map(|(service, _)| service.clone())
-            .collect();
-        for service in alive {
-            let Some(run) = self.memory.ledger().entry(&service).and_then(|entry| entry.run.clone()) else {
-                continue;
-            };
-            let Some(process) = &run.process else { continue };
-            let now = self.host.executable(process);
+        let leader = |(service, live): (&ServiceId, &plan::Service)| {
+            let process = live.entry.run.as_ref()?.process.clone().filter(|_| live.seen == Seen::Alive)?;
+            Some((process, (service.clone(), Arc::clone(&live.entry))))
+        };
+        let (processes, alive): (Vec<_>, Vec<_>) = self.observed.services.iter().filter_map(leader).unzip();
+        for ((service, entry), now) in alive.into_iter().zip(self.host.executables(&processes)) {
+            let Some(run) = &entry.run else { continue };
             let host = &mut self.host;
             let verdict =
                 self.policy.permit_running(&run.exec, now.as_ref(), &mut |query| host.resolve(query));

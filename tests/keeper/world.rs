@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use reconcile::host::cgroup::Mount;
 use reconcile::host::clock;
+use reconcile::host::cores::Over;
 use reconcile::host::keeper::{Heard, KeeperClient, epoch};
 use reconcile::host::observe::{Intents, observe};
 use reconcile::host::proc::{Here, Liveness, Pinned, visit_descendants};
@@ -273,7 +274,10 @@ impl World {
 
     pub fn found(&self, claim: &Claim) -> Found {
         let judged = BTreeSet::from([claim.nonce.clone()]);
-        observe(&self.layout, std::slice::from_ref(claim), Intents::Judged(&judged)).unwrap().remove(0).found
+        observe(&self.layout, std::slice::from_ref(claim), Intents::Judged(&judged), Over::One)
+            .unwrap()
+            .remove(0)
+            .found
     }
 
     /// Looks until it is so, or fails.

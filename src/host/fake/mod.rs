@@ -290,8 +290,9 @@ impl Host for FakeHost {
         });
     }
 
-    fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
-        self.world.borrow().executable(process)
+    fn executables(&mut self, processes: &[ProcessIdentity]) -> Vec<Option<FileIdentity>> {
+        let world = self.world.borrow();
+        processes.iter().map(|process| world.executable(process)).collect()
     }
 
     /// On this machine there is nobody else.

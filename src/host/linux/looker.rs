@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use crate::host::cores::Over;
 use crate::host::observe::ObserveError;
 use crate::host::proc::{Here, Liveness};
 use crate::host::resolve::Resolver;
@@ -33,19 +34,12 @@ impl Looker {
         }
     }
 
-    /// The file that a proved process executes; `None` where it cannot be read.
-    pub fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
-        let here = self.here()?;
-        let link = PathBuf::from(format!("/proc/{}/exe", process.pid));
-        let path = std::fs::read_link(&link).ok()?;
-        let file = std::fs::metadata(&link).ok()?;
-        // The pid was ours before and after: what was read in between is its executable.
-        matches!(here.liveness(process), Liveness::Alive).then(|| FileIdentity {
-            path,
-            dev: file.dev(),
-            inode: file.ino(),
-            ctime_ns: file.ctime().saturating_mul(1_000_000_000).saturating_add(file.ctime_nsec()),
-        })
+    /// The file that each of these proved processes executes; `None` where it cannot be read.
+    pub fn executables(&mut self, processes: &[ProcessIdentity], over: Over) -> Vec<Option<FileIdentity>> {
+        match self.here() {
+            Some(here) => over.map(processes, |process| executable(here, process)),
+            None => vec![None; processes.len()],
+        }
     }
 
     fn here(&mut self) -> Option<&Here> {
@@ -54,6 +48,19 @@ impl Looker {
         }
         self.here.as_ref()
     }
+}
+
+fn executable(here: &Here, process: &ProcessIdentity) -> Option<FileIdentity> {
+    let link = PathBuf::from(format!("/proc/{}/exe", process.pid));
+    let path = std::fs::read_link(&link).ok()?;
+    let file = std::fs::metadata(&link).ok()?;
+    // The pid was ours before and after: what was read in between is its executable.
+    matches!(here.liveness(process), Liveness::Alive).then(|| FileIdentity {
+        path,
+        dev: file.dev(),
+        inode: file.ino(),
+        ctime_ns: file.ctime().saturating_mul(1_000_000_000).saturating_add(file.ctime_nsec()),
+    })
 }
 
 /// An observation that failed as a whole proves nothing of any claim.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::looker::{Looker, observed};
+use crate::host::cores::Over;
 use crate::host::observe::{Intents, observe};
 use crate::host::proc::Here;
 use crate::host::scan::Scanner;
@@ -99,7 +100,7 @@ impl Host for Looking {
 
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
         let Some(layout) = &self.layout else { return Vec::new() };
-        observed(observe(layout, claims, Intents::Open), claims)
+        observed(observe(layout, claims, Intents::Open, Over::All), claims)
     }
 
     fn trim_journals(&mut self, _claims: &[Claim]) {}
@@ -130,8 +131,8 @@ impl Host for Looking {
         unreachable!("a preview deletes nothing")
     }
 
-    fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
-        self.looker.executable(process)
+    fn executables(&mut self, processes: &[ProcessIdentity]) -> Vec<Option<FileIdentity>> {
+        self.looker.executables(processes, Over::All)
     }
 
     /// Of a directory that is not there nobody knows which keeper is its own.

@@ -25,6 +25,7 @@ use looker::{Looker, observed};
 pub use looking::Looking;
 use tending::{Rules, Tender};
 
+use super::cores::Over;
 use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
 use super::logs;
@@ -245,7 +246,7 @@ impl Host for LinuxHost {
         self.link.ping();
         self.intents.judge(claims);
         let mut sightings =
-            observed(observe(self.state_dir.layout(), claims, self.intents.settled()), claims);
+            observed(observe(self.state_dir.layout(), claims, self.intents.settled(), Over::One), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
             match &sighting.found {
                 Found::Alive { born } | Found::Ended { born, others: true, .. } => {
@@ -322,8 +323,8 @@ impl Host for LinuxHost {
         }
     }
 
-    fn executable(&mut self, process: &ProcessIdentity) -> Option<FileIdentity> {
-        self.looker.executable(process)
+    fn executables(&mut self, processes: &[ProcessIdentity]) -> Vec<Option<FileIdentity>> {
+        self.looker.executables(processes, Over::One)
     }
 
     fn sharers(&mut self) -> Vec<Sharer> {

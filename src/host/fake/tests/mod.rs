@@ -28,6 +28,10 @@ impl Rig {
         Self { host: FakeHost::new() }
     }
 
+    fn executable(&mut self, process: &ProcessIdentity) -> FileIdentity {
+        self.host.executables(std::slice::from_ref(process)).remove(0).expect("it lives")
+    }
+
     fn wait(&mut self) -> Vec<Event> {
         block_on(self.host.wait(None))
     }
