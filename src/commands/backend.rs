@@ -15,7 +15,8 @@ use crate::host::config_files::ConfigError;
 use crate::host::state_dir::LockError;
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::options::Options;
-use crate::reconciler::session::{self, Observation, OpenError, Session};
+use crate::reconciler::preview::{self, Observation};
+use crate::reconciler::session::{self, OpenError, Session};
 use crate::reconciler::status::ManifestStatus;
 use crate::reconciler::validate;
 
@@ -91,7 +92,7 @@ pub fn open(options: &Options) -> Result<Session, Failure> {
 
 /// Looks without the lock and without a write.
 pub fn observe(options: &Options) -> Result<Observation, Failure> {
-    session::observe(options).map_err(of_open)
+    preview::observe(options).map_err(of_open)
 }
 
 /// Checks what these paths name, or all below the roots.

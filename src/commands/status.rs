@@ -25,7 +25,13 @@ pub fn run(run: &Run<'_>, args: &StatusArgs) -> Result<Ended, Failure> {
 /// The published status of the watcher, else what can be seen without one; with CPU and memory.
 pub fn current(options: &Options) -> Result<Status, Failure> {
     let mut status = match backend::watcher(options)? {
-        None => backend::observe(options)?.status(),
+        None => {
+            let observation = backend::observe(options)?;
+            let status = observation.status();
+            // To take it apart again, service by service, is work for nobody: the process is about to end.
+            std::mem::forget(observation);
+            status
+        }
         Some(mut client) => match backend::ask(&mut client, Command::Status)? {
             Answer::Status(status) => *status,
             Answer::Report(_) | Answer::Refused(_) => return Err(act::unexpected("not a status")),

@@ -31,8 +31,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    fn from_text(text: &str, default_ttl: Option<Duration>) -> Self {
-        let digest = Digest::of(text.as_bytes());
+    fn from_text(digest: Digest, text: &str, default_ttl: Option<Duration>) -> Self {
         let loaded = manifest::load(text);
         let spans = loaded.services.iter().map(|declared| declared.span).collect();
         let mut services: Vec<Arc<Accepted>> = loaded
@@ -98,7 +97,7 @@ impl Library {
 
     #[cfg(test)]
     pub(super) fn read(&self, text: &str) -> Arc<Loaded> {
-        Arc::new(Loaded::from_text(text, self.default_ttl))
+        Arc::new(Loaded::from_text(Digest::of(text.as_bytes()), text, self.default_ttl))
     }
 
     /// The file's present text, or the problem of the file itself.
@@ -110,10 +109,20 @@ impl Library {
         {
             return Ok(Arc::clone(loaded));
         }
-        let loaded = Arc::new(Loaded::from_text(text, self.default_ttl));
+        let loaded = self.read_text(text);
         self.by_file.insert(key.clone(), (scan.version, Arc::clone(&loaded)));
-        self.by_digest.insert(loaded.digest.clone(), Arc::clone(&loaded));
         Ok(loaded)
+    }
+
+    /// A text that is the same as another, or was read ahead, is known.
+    pub fn read_text(&mut self, text: &str) -> Arc<Loaded> {
+        let digest = Digest::of(text.as_bytes());
+        if let Some(loaded) = self.by_digest.get(&digest) {
+            return Arc::clone(loaded);
+        }
+        let loaded = Arc::new(Loaded::from_text(digest.clone(), text, self.default_ttl));
+        self.by_digest.insert(digest, Arc::clone(&loaded));
+        loaded
     }
 
     /// An accepted text of before, by its digest; `None` if the state directory has lost it.
@@ -121,7 +130,7 @@ impl Library {
         if let Some(loaded) = self.by_digest.get(digest) {
             return Some(Arc::clone(loaded));
         }
-        let loaded = Arc::new(Loaded::from_text(&host.text(digest)?, self.default_ttl));
+        let loaded = Arc::new(Loaded::from_text(digest.clone(), &host.text(digest)?, self.default_ttl));
         self.by_digest.insert(digest.clone(), Arc::clone(&loaded));
         Some(loaded)
     }

@@ -24,6 +24,7 @@ pub mod options;
 mod ownership;
 mod pass;
 mod place;
+pub mod preview;
 mod publish;
 mod requests;
 mod roots;

@@ -1,7 +1,7 @@
 //! A reconciler on this machine: from the options of a command to a running loop.
 //!
 //! Finds roots, state directory and configuration, takes the lock, replays the ledger, and puts a
-//! [`Reconciler`] over the machine's host. [`observe`] does the same without the lock and without a write.
+//! [`Reconciler`] over the machine's host. `preview` does the same without the lock and without a write.
 //! Called by `commands` alone.
 
 use std::path::{Path, PathBuf};
@@ -16,16 +16,15 @@ use super::inbox::{Inbox, Message, ShutdownKind};
 use super::options::Options;
 use super::place::Place;
 pub use super::place::{find_state, roots, state_dir};
-use super::status::{PassReport, Status};
 use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
 use crate::host::ledger_file::{How, LedgerError, LedgerFile, OpenReport, Recovered};
-use crate::host::linux::{LinuxHost, Looking, Parts};
+use crate::host::linux::{LinuxHost, Parts};
 use crate::host::state_dir::{LockError, ReconcilerLock, Standing, StateDir, StateDirError};
-use crate::host::{Host, StateLayout, clock, sys};
+use crate::host::{Host, clock, sys};
 use crate::identity::InstanceId;
 use crate::policy::OnExit;
-use crate::state::{Ledger, Reason};
+use crate::state::Reason;
 use crate::time::{Clock, Stamp};
 
 /// A `--once` of somebody else is over soon; a watcher holds the lock for good.
@@ -304,7 +303,7 @@ enum Then {
 }
 
 /// The instance whose marks are in what was started from here.
-fn known_instance(standing: &Standing, random: &mut clock::Random) -> InstanceId {
+pub(super) fn known_instance(standing: &Standing, random: &mut clock::Random) -> InstanceId {
     match standing {
         Standing::Ours { instance, .. } | Standing::Foreign { instance: Some(instance) } => instance.clone(),
         Standing::New | Standing::Foreign { instance: None } => random.instance(),
@@ -312,7 +311,7 @@ fn known_instance(standing: &Standing, random: &mut clock::Random) -> InstanceId
 }
 
 /// The instance to act as, and why nothing of its claims may be touched, if so.
-fn whose(standing: Standing, random: &mut clock::Random) -> (InstanceId, Option<Reason>) {
+pub(super) fn whose(standing: Standing, random: &mut clock::Random) -> (InstanceId, Option<Reason>) {
     match standing {
         Standing::Ours { instance, .. } => (instance, None),
         Standing::New => (random.instance(), None),
@@ -330,7 +329,7 @@ fn keep_without(path: &Path) {
     );
 }
 
-fn tell(report: &OpenReport) {
+pub(super) fn tell(report: &OpenReport) {
     for damage in &report.damage {
         tracing::warn!("the ledger was damaged at byte {}: {}", damage.offset, damage.what);
     }
@@ -365,67 +364,4 @@ fn tell(report: &OpenReport) {
     if let Some(unwritable) = &report.unwritable {
         tracing::error!(code = "ledger-unwritable", "{unwritable}: {}", unwritable.source);
     }
-}
-
-/// What is seen without the lock and without a write, and what a pass would make of it.
-#[derive(Debug)]
-pub struct Observation(Reconciler<Looking>);
-
-impl Observation {
-    pub fn status(&self) -> Status {
-        self.0.status()
-    }
-
-    pub fn plan(&self) -> PassReport {
-        self.0.plan_report(|_| true)
-    }
-}
-
-/// Looks, and plans what a pass would do.
-pub fn observe(options: &Options) -> Result<Observation, OpenError> {
-    let place = Place::of(options);
-    let state_dir = StateDir::find(&place.wanted(options))?;
-    let mut reconciler = preview(options, &place, state_dir.as_ref())?;
-    reconciler.preview();
-    Ok(Observation(reconciler))
-}
-
-/// Over nothing, or over what the ledger of a state directory remembers.
-pub(super) fn preview(
-    options: &Options,
-    place: &Place,
-    state_dir: Option<&StateDir>,
-) -> Result<Reconciler<Looking>, OpenError> {
-    clock::boot_id()?;
-    let (loaded, without_policy) = place.config_if_usable(options)?;
-    let policy = place.policy(&loaded, options);
-    let mut random = clock::Random::open().map_err(OpenError::Random)?;
-    let (ledger, instance, foreign) = match state_dir {
-        None => (Ledger::default(), random.instance(), None),
-        Some(state_dir) => {
-            let standing = state_dir.standing()?;
-            let known = known_instance(&standing, &mut random);
-            let (ledger, report) = LedgerFile::read(state_dir.layout(), &known)?;
-            tell(&report);
-            let (instance, foreign) = whose(standing, &mut random);
-            (ledger, instance, foreign)
-        }
-    };
-    let layout = match state_dir {
-        Some(state_dir) => state_dir.layout().clone(),
-        None => StateLayout { dir: StateDir::path(&place.wanted(options))? },
-    };
-    let host = Looking::new(state_dir.map(|found| found.layout().clone()), place.paths());
-    let settings = place.settings(layout, instance, loaded);
-    let mut reconciler = Reconciler::new(host, settings, policy, ledger);
-    if let Some(why) = foreign {
-        reconciler.disown_claims(why);
-    }
-    if let Some(why) = without_policy {
-        reconciler.go_without_policy(why);
-    }
-    reconciler.desired.prune.allow = options.allow_prune;
-    // A preview shows what a pass would do once the directory has been quiet.
-    reconciler.desired.prune.delay = Duration::ZERO;
-    Ok(reconciler)
 }

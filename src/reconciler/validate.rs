@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::options::Options;
 use super::place::Place;
-use super::session::{OpenError, preview};
+use super::preview::preview;
+use super::session::OpenError;
 use super::status::ManifestStatus;
 use crate::host::scan::{Named, named};
 

@@ -4,7 +4,7 @@
 //! preview carries out no step.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::looker::{Looker, observed};
@@ -28,12 +28,15 @@ pub struct Looking {
     /// `None`: there is no state yet.
     layout: Option<StateLayout>,
     scanner: Scanner,
+    /// Of everything, before anybody has asked.
+    first: Option<Vec<RootScan>>,
     looker: Looker,
 }
 
 impl Looking {
-    pub fn new(layout: Option<StateLayout>, roots: Vec<PathBuf>) -> Self {
-        Self { layout, scanner: Scanner::new(roots, false), looker: Looker::new() }
+    /// `first` is what the scanner has just found of everything.
+    pub fn new(layout: Option<StateLayout>, scanner: Scanner, first: Vec<RootScan>) -> Self {
+        Self { layout, scanner, first: Some(first), looker: Looker::new() }
     }
 }
 
@@ -55,7 +58,7 @@ impl Host for Looking {
     }
 
     fn scan(&mut self, what: &Dirty) -> Vec<RootScan> {
-        self.scanner.scan(what)
+        self.first.take().unwrap_or_else(|| self.scanner.scan(what))
     }
 
     fn resolve(&mut self, query: &ExecQuery) -> Resolution {
