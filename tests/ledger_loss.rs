@@ -372,3 +372,26 @@ fn a_removed_service_is_not_brought_back_by_its_birth() {
         }
     }
 }
+
+/// Neither a record is left, nor anything of its own by which it could be told.
+#[test]
+fn without_records_a_service_that_overwrote_its_environment_is_found_by_its_holder() {
+    let world = World::run_as(As::Holders);
+    let forgetful = "exec perl -e '%ENV = (); exec {\"/bin/sleep\"} \"sleep\", \"98765\"'";
+    declare(&world, "web", forgetful);
+    world.once().expect_code(0);
+    let web = world.pid("web").expect("it runs");
+    world.until("it has forgotten", |_| {
+        fs::read(format!("/proc/{web}/environ")).is_ok_and(|environment| environment.is_empty())
+    });
+    kill_keeper(&world);
+    remove(&world, &["ledger.journal", "births.journal"]);
+    world.once();
+    assert_eq!(world.phase("web"), "held", "{}", world.describe());
+    let message = world.service_status("web").unwrap()["message"].to_string();
+    assert!(message.contains(&web.to_string()), "{message}");
+    world.run(&["adopt", "web", "--pid", &web.to_string()]).expect_code(0);
+    assert_eq!(world.pid("web"), Some(web));
+    world.run(&["down"]).expect_code(0);
+    assert!(!is_alive(web));
+}

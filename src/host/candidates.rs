@@ -1,4 +1,5 @@
-//! Processes that may be of a run of ours: by the cgroup they are in, or by the mark in their environment.
+//! Processes that may be of a run of ours: by the cgroup they are in, by the holder that they descend from, or by
+//! the mark in their environment.
 //!
 //! Finds, and proves nothing: a mark is inherited, copied and made up. Looked for only where records are lost,
 //! since everything in `/proc` is read. Called by `ledger_file` and `observe`; reads only.
@@ -8,8 +9,9 @@ use std::io;
 use std::path::Path;
 
 use super::cgroup::{Run, innermost_run};
+use super::holder;
 use super::keeper::JOB_PREFIX;
-use super::proc::stat;
+use super::proc::{Pinned, Stat, stat, visit_descendants};
 use crate::identity::{InstanceId, Nonce, Pid, SPAWN_MARK, ServiceId};
 
 /// One process, and the run that it may be of.
@@ -22,8 +24,8 @@ pub struct Candidate {
     pub nonce: Nonce,
 }
 
-/// Every living process that can be read and says that it is of a run; not this one itself, nor one that is only about to
-/// be born. The oldest first.
+/// Every living process that can be read and says that it is of a run, or whose holder says so; not this one itself,
+/// nor one that is only about to be born. The oldest first.
 pub fn find() -> io::Result<Vec<Candidate>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -32,26 +34,52 @@ pub fn find() -> io::Result<Vec<Candidate>> {
         if pid.get() == std::process::id() as i32 {
             continue;
         }
-        // One that ends meanwhile, or that we may not read, tells nothing.
-        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let run = match of_cgroup(&read("cgroup")) {
-            Place::OfRun(run) => Some(run),
-            Place::OfJob => None,
-            Place::Elsewhere => of_environment(&read("environ")),
-        };
-        let Some((instance, service, nonce)) = run else { continue };
+        let run = run_by_itself(pid.get());
         // Before its state: of one that is still a copy then, and not ending, these were the arguments.
-        let cmdline = read("cmdline");
-        if let Ok(Some(stat)) = stat(pid.get())
-            && !stat.is_dead()
-            && !stat.is_ending()
-            && !(stat.is_mere_copy() && is_of_a_keeper(&cmdline))
-        {
-            found.push(Candidate { pid, start_ticks: stat.start_ticks, instance, service, nonce });
+        let looks_like_keeper = is_of_a_keeper(&read(pid.get(), "cmdline"));
+        let Ok(Some(stat)) = stat(pid.get()) else { continue };
+        if !(looks_like_keeper && stat.is_mere_copy()) {
+            found.extend(run.and_then(|run| candidate(&stat, &run)));
+        } else if let Some(run) = holder::mark(pid.get()).and_then(|mark| of_mark(mark.as_bytes())) {
+            found.extend(held_by(pid.get(), &run)?);
         }
     }
     found.sort_by_key(|candidate| (candidate.start_ticks, candidate.pid));
+    found.dedup();
     Ok(found)
+}
+
+/// What lives below a holder. A nested `reconcile` is of the run that it is in, with all that it has started.
+fn held_by(holder: i32, run: &Run) -> io::Result<Vec<Candidate>> {
+    let mut found = Vec::new();
+    if let Some(holder) = Pinned::open(holder)? {
+        visit_descendants(&holder, &mut |member, stat| {
+            let is_unborn = || stat.is_mere_copy() && is_of_a_keeper(&read(member.pid(), "cmdline"));
+            if !is_unborn() {
+                found.extend(candidate(stat, run));
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+fn candidate(stat: &Stat, (instance, service, nonce): &Run) -> Option<Candidate> {
+    let pid = Pid::new(stat.pid).filter(|_| !stat.is_dead() && !stat.is_ending())?;
+    let (instance, service, nonce) = (instance.clone(), service.clone(), nonce.clone());
+    Some(Candidate { pid, start_ticks: stat.start_ticks, instance, service, nonce })
+}
+
+/// One that ends meanwhile, or that we may not read, tells nothing.
+fn read(pid: i32, file: &str) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()
+}
+
+fn run_by_itself(pid: i32) -> Option<Run> {
+    match of_cgroup(&read(pid, "cgroup")) {
+        Place::OfRun(run) => Some(run),
+        Place::OfJob => None,
+        Place::Elsewhere => of_environment(&read(pid, "environ")),
+    }
 }
 
 /// What its cgroup says of a process.
@@ -82,9 +110,12 @@ fn is_of_a_keeper(cmdline: &[u8]) -> bool {
 }
 
 fn of_environment(bytes: &[u8]) -> Option<Run> {
-    let mark = bytes
-        .split(|&byte| byte == 0)
-        .find_map(|variable| variable.strip_prefix(SPAWN_MARK.as_bytes())?.strip_prefix(b"="))?;
+    bytes.split(|&byte| byte == 0).find_map(of_mark)
+}
+
+/// As in an environment, with its name.
+fn of_mark(mark: &[u8]) -> Option<Run> {
+    let mark = mark.strip_prefix(SPAWN_MARK.as_bytes())?.strip_prefix(b"=")?;
     let mut parts = std::str::from_utf8(mark).ok()?.split(':');
     let (instance, service, nonce) = (parts.next()?, parts.next()?, parts.next()?);
     Some((InstanceId::parse(instance)?, ServiceId::parse(service).ok()?, Nonce::parse(nonce)?))

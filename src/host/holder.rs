@@ -4,17 +4,19 @@
 //! `setsid` and a double fork becomes its child, so all of the run descends from it, for anybody to see and
 //! whether or not the keeper still lives. It records how the leader ended before it reaps it, stays until it has
 //! no children, and decides and signals nothing; only the holder of a job ends the job when its keeper dies,
-//! since nobody else knows of it. Made by the keeper; read by the keeper and `observe`.
+//! since nobody else knows of it. Its name, its working directory and the name of a descriptor tell what it holds to
+//! whoever has lost all records. Made by the keeper; read by the keeper and `observe`.
 //! Costs 40 to 80 kB of memory each. Sources: prctl(2) on PR_SET_CHILD_SUBREAPER.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +28,7 @@ use super::keeper::child::{self, Birth, Role};
 use super::keeper::journal::{ExitEntry, append_exit};
 use super::proc::{Here, Pinned, have_living_child_beside, visit_descendants};
 use super::sys::{self, Fork, Wait, Whom};
-use crate::identity::{Nonce, ProcessIdentity};
+use crate::identity::{Nonce, ProcessIdentity, SPAWN_MARK};
 use crate::state::{Containment, ExitLine, ExitStatus, SpawnFailure, SpawnStage};
 
 /// What a holder says on the pipe that all holders of a keeper share: its leader has ended.
@@ -49,6 +51,20 @@ pub fn is_one(layout: &StateLayout, pid: i32) -> bool {
     let place = |path: &Path| fs::metadata(path).ok().map(|place| (place.dev(), place.ino()));
     let cwd = place(Path::new(&format!("/proc/{pid}/cwd")));
     name.trim_ascii_end() == NAME.to_bytes() && cwd.is_some() && cwd == place(&layout.dir)
+}
+
+/// What a holder says that it holds, as in the environment of its leader; `None` where it cannot be read.
+///
+/// It stands in the name of an open descriptor: whatever the leader does to its own environment, this stays for as long
+/// as anything of the run lives.
+pub fn mark(pid: i32) -> Option<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    descriptors.flatten().find_map(|descriptor| {
+        let target = fs::read_link(descriptor.path()).ok()?.into_os_string().into_string().ok()?;
+        let name = target.strip_prefix("/memfd:")?;
+        let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+        name.starts_with(SPAWN_MARK).then(|| name.to_owned())
+    })
 }
 
 /// What a holder is made from.
@@ -96,10 +112,18 @@ fn hold(mut holder: Holder<'_>) -> io::Result<()> {
     // Root can go anywhere, and so can what it starts.
     let within = if nix::unistd::geteuid().is_root() { None } else { inescapable().ok().flatten() };
     let containment = Containment::Holder { process: me, within };
+    // It only helps to find what is lost: where there is no such thing, a run goes without.
+    let mark = if is_job {
+        None
+    } else {
+        memfd_create(holder.birth.prepared.mark.as_c_str(), MFdFlags::MFD_CLOEXEC).ok()
+    };
     let leader = start_leader(holder.birth, &containment)?;
     failpoint::reach("holder.started");
     // The leader is on its way and waits for nothing of this. Above all the status pipe, which must end when it executes.
-    let keep = [held.reports.as_raw_fd(), held.failed.as_raw_fd()];
+    let keep =
+        [Some(held.reports.as_raw_fd()), Some(held.failed.as_raw_fd()), mark.map(IntoRawFd::into_raw_fd)];
+    let keep: Vec<RawFd> = keep.into_iter().flatten().collect();
     sys::close_descriptors(3, &keep)?;
     let _ = nix::unistd::setsid();
     let _ = nix::sys::prctl::set_name(NAME);

@@ -23,14 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use super::gate::read_epoch;
 use super::journal::{self, BirthEntry};
-use super::program::{Program, Words, c_string};
+use super::program::{Program, Words, c_string, marker};
 use crate::host::cause::plain;
 use crate::host::cgroup::{self, Joining};
 use crate::host::failpoint;
 use crate::host::proc::Here;
 use crate::host::sys;
 use crate::host::{SpawnRequest, StateLayout, StdinKind};
-use crate::identity::{InstanceId, ProcessIdentity};
+use crate::identity::{InstanceId, ProcessIdentity, SPAWN_MARK};
 use crate::state::{BirthLine, Containment, SpawnFailure, SpawnStage};
 
 /// What a child says on its status pipe.
@@ -70,6 +70,8 @@ pub struct Prepared {
     gate: CString,
     births: CString,
     cwd: CString,
+    /// As in the environment of what is executed: for its holder.
+    pub mark: CString,
 }
 
 impl Prepared {
@@ -81,6 +83,7 @@ impl Prepared {
             gate: name(&layout.birth_gate())?,
             births: name(&layout.births())?,
             cwd: name(&request.cwd)?,
+            mark: c_string(format!("{SPAWN_MARK}={}", marker(request, instance)).as_bytes())?,
         })
     }
 }

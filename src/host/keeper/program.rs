@@ -26,7 +26,7 @@ pub struct Words {
 
 impl Words {
     pub fn of(request: &SpawnRequest, instance: &InstanceId) -> Step<Self> {
-        let marker = format!("{instance}:{}:{}", request.service.key(), request.nonce);
+        let marker = marker(request, instance);
         // We may ourselves be somebody's service, and its marker inherited.
         let env = request.env.iter().filter(|(key, _)| key != SPAWN_MARK);
         let env = env.map(|(key, value)| [key, "=", value]).chain([[SPAWN_MARK, "=", &marker]]);
@@ -38,6 +38,11 @@ impl Words {
             env: Strings::new(&env.collect::<Vec<_>>()).map_err(|word| zero_byte(&word))?,
         })
     }
+}
+
+/// Names a run to whoever looks for what it has started.
+pub fn marker(request: &SpawnRequest, instance: &InstanceId) -> String {
+    format!("{instance}:{}:{}", request.service.key(), request.nonce)
 }
 
 /// The name of a file.
