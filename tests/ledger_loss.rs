@@ -373,6 +373,84 @@ fn a_removed_service_is_not_brought_back_by_its_birth() {
     }
 }
 
+/// Starts three services, of which the last to come by a failpoint of its birth stops there; the reconciler is killed,
+/// and no record is left but the births. The answer is the one that has stopped.
+fn one_stopped_at(world: &mut World, point: &str) -> i32 {
+    for name in NAMES {
+        declare(world, name, "exec sleep 98765");
+    }
+    let visits = world.path("visits");
+    let mut reconciler = world.command();
+    reconciler.env("RECONCILE_FAILPOINT", format!("{point}@3={}", visits.display()));
+    let mut reconciler = reconciler.args(["up", "--quiet"]).stderr(Stdio::null()).spawn().unwrap();
+    let stopped = || fs::read_to_string(&visits).ok()?.lines().nth(2)?.trim().parse().ok();
+    let is_stopped = |pid: i32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
+    world.until("one hangs and the others run", |world| {
+        stopped().is_some_and(is_stopped) && counted(world).len() == 2
+    });
+    reconciler.kill().unwrap();
+    reconciler.wait().unwrap();
+    remove(world, &["ledger.journal"]);
+    stopped().unwrap()
+}
+
+fn resume(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGCONT).unwrap();
+}
+
+/// One look, which does not wait for what hangs.
+fn look(world: &World) -> Run {
+    world.run(&["--once", "--timeout", "1s"])
+}
+
+#[test]
+fn a_child_that_hangs_before_its_birth_beside_a_lost_ledger_holds_up_its_service_alone() {
+    for (who, keeper_lives) in [(As::Caller, true), (As::Holders, false)] {
+        let mut world = World::run_as(who);
+        let hung = one_stopped_at(&mut world, "child.gate");
+        let before = counted(&world);
+        if !keeper_lives {
+            kill_keeper(&world);
+        }
+        let run = look(&world);
+        assert_eq!(counted(&world), before, "{who:?}, {keeper_lives}: {}", run.stderr);
+        assert!(run.stderr.contains(&format!("pid {hung}")), "{}", run.stderr);
+        // Commands work beside it.
+        let mut running = before.keys();
+        let (first, second) = (running.next().unwrap(), running.next().unwrap());
+        world.run(&["stop", first]).expect_code(0);
+        assert!(!counted(&world).contains_key(first) && counted(&world).contains_key(second));
+        // What was asked for in the epoch before is not born any more.
+        resume(hung);
+        world.until("it gives up", |_| !is_alive(hung));
+        world.run(&["start", first]);
+        world.once().expect_code(0);
+        let after = counted(&world);
+        assert!(after.len() == 3 && after.values().all(|pids| pids.len() == 1), "{after:?}");
+        assert_eq!(after[second], before[second]);
+        world.run(&["down"]).expect_code(0);
+        assert_eq!(counted(&world), BTreeMap::new());
+    }
+}
+
+#[test]
+fn a_child_that_hangs_after_its_birth_beside_a_lost_ledger_is_taken_up() {
+    for who in [As::Caller, As::Holders] {
+        let mut world = World::run_as(who);
+        let hung = one_stopped_at(&mut world, "child.execute");
+        let before = counted(&world);
+        let run = look(&world);
+        assert_eq!(counted(&world), before, "{who:?}: {}", run.stderr);
+        let name = NAMES.into_iter().find(|name| !before.contains_key(*name)).unwrap();
+        assert_eq!(world.pid(name), Some(hung), "{}", world.describe());
+        // The way out, also for one that never goes on.
+        world.run(&["stop", name]).expect_code(0);
+        assert!(!is_alive(hung));
+        world.run(&["down"]).expect_code(0);
+        assert_eq!(counted(&world), BTreeMap::new());
+    }
+}
+
 /// Neither a record is left, nor anything of its own by which it could be told.
 #[test]
 fn without_records_a_service_that_overwrote_its_environment_is_found_by_its_holder() {

@@ -49,6 +49,14 @@ pub fn find() -> io::Result<Vec<Candidate>> {
     Ok(found)
 }
 
+/// The run that a process is of which is about to be born: by its cgroup, or by its holder.
+pub fn run_of_unborn(pid: i32) -> Option<Run> {
+    run_by_itself(pid).or_else(|| {
+        let parent = stat(pid).ok()??.ppid;
+        of_mark(holder::mark(parent)?.as_bytes())
+    })
+}
+
 /// What lives below a holder. A nested `reconcile` is of the run that it is in, with all that it has started.
 fn held_by(holder: i32, run: &Run) -> io::Result<Vec<Candidate>> {
     let mut found = Vec::new();

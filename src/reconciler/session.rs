@@ -353,6 +353,11 @@ pub(super) fn tell(report: &OpenReport) {
                 ?pids,
                 "the ledger has lost its run, and what looks like it cannot be proved: it is held"
             ),
+            How::Unborn { pid } => tracing::warn!(
+                %service,
+                "pid {pid} hangs where it would become its new run, and has executed nothing: it is waited for; to start \
+                 it anew, end that with `kill -9 {pid}`"
+            ),
         }
     }
     if let Some(path) = &report.set_aside {

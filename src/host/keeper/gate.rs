@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::journal::{self, BirthEntry};
 use crate::host::StateLayout;
 use crate::host::flock::{self, Kind};
 use crate::host::proc::{Here, Liveness};
-use crate::identity::Nonce;
+use crate::identity::{Nonce, Pid, ProcessIdentity};
 use crate::state::BirthLine;
 
 /// A journal of births that is smaller is not worth trimming.
@@ -27,6 +27,12 @@ pub enum GateError {
     /// A child holds the gate, for instance while it executes a file on a file system that hangs.
     #[error("the birth gate {path} stayed locked for {} s", waited.as_secs())]
     Busy { path: PathBuf, waited: Duration },
+    /// As [`Busy`](Self::Busy), and what it would become nobody can tell any more.
+    #[error(
+        "process {pid} hangs at the birth gate {path}, and what it would become is on no record; it has executed \
+         nothing: end it with `kill -9 {pid}`"
+    )]
+    Nameless { path: PathBuf, pid: Pid },
     #[error("the birth gate {path} cannot be used")]
     Io {
         path: PathBuf,
@@ -53,9 +59,44 @@ pub fn epoch(layout: &StateLayout) -> Result<u64, GateError> {
 }
 
 /// Has everything that was asked for until now be on record, or never be born: for a reconciler that does not know
-/// what was asked for.
-pub fn close_gate(layout: &StateLayout, patience: Duration) -> Result<(), GateError> {
-    Locked::lock(layout, patience)?.begin_epoch().map(drop)
+/// what was asked for. The answer is of whom this cannot be said: they hang at the gate, and are on record, will
+/// be, or will never be.
+pub fn close_gate(layout: &StateLayout, patience: Duration) -> Result<Vec<ProcessIdentity>, GateError> {
+    let busy = match Locked::lock(layout, patience) {
+        Ok(gate) => return gate.begin_epoch().map(|_| Vec::new()),
+        Err(error @ GateError::Busy { .. }) => error,
+        Err(error) => return Err(error),
+    };
+    let fail = |source| GateError::Io { path: layout.birth_gate(), source };
+    // Only a reconciler in charge writes it. Whoever comes to the gate from now on is too late.
+    let gate = open_gate(layout).map_err(fail)?;
+    begin_epoch(&gate).map_err(fail)?;
+    let hanging = holders(&gate).map_err(fail)?;
+    if hanging.is_empty() && !flock::lock(&gate, Kind::Exclusive, Duration::ZERO).map_err(fail)? {
+        return Err(busy);
+    }
+    Ok(hanging)
+}
+
+/// Every process but this one that has the gate open, as far as it may be looked at.
+fn holders(gate: &File) -> io::Result<Vec<ProcessIdentity>> {
+    let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let gate = place(gate.metadata()?);
+    let here = Here::read()?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // Of one that ends meanwhile nothing is left to be settled.
+        let Ok(descriptors) = std::fs::read_dir(entry.path().join("fd")) else { continue };
+        let mut opened = descriptors.flatten().flat_map(|descriptor| std::fs::metadata(descriptor.path()));
+        if pid != std::process::id() as i32 && opened.any(|meta| place(meta) == gate) {
+            found.extend(here.identity(pid));
+        }
+    }
+    Ok(found)
 }
 
 /// Settles what became of open intents. Writes nothing if each of them was born, or if there are none.
@@ -115,10 +156,14 @@ impl Locked {
 
     /// Nothing that was asked for before is born later.
     fn begin_epoch(&self) -> Result<u64, GateError> {
-        let epoch = self.epoch()? + 1;
-        write_epoch(&self.file, epoch).map_err(self.fail())?;
-        Ok(epoch)
+        begin_epoch(&self.file).map_err(self.fail())
     }
+}
+
+fn begin_epoch(gate: &File) -> io::Result<u64> {
+    let epoch = read_epoch(gate)? + 1;
+    write_epoch(gate, epoch)?;
+    Ok(epoch)
 }
 
 /// The gate, made in epoch 1 if there is none, or one that cannot be read.
@@ -169,7 +214,7 @@ fn worth_keeping(layout: &StateLayout, open: &[Nonce]) -> io::Result<Option<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{Digest, ProcessIdentity, ServiceId};
+    use crate::identity::{Digest, ServiceId};
     use crate::state::Intent;
 
     fn layout() -> (tempfile::TempDir, StateLayout) {

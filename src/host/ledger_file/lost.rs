@@ -12,12 +12,13 @@ use std::time::Duration;
 use super::LedgerError;
 use crate::host::candidates::{self, Candidate};
 use crate::host::clock;
-use crate::host::keeper;
 use crate::host::keeper::journal::{self, BirthEntry};
 use crate::host::keeper::protocol::CellInfo;
+use crate::host::keeper::{self, GateError};
 use crate::host::observe::observe_lost;
+use crate::host::proc::{Here, Liveness};
 use crate::host::{Claim, Found, StateLayout};
-use crate::identity::{Digest, InstanceId, Nonce, ServiceId};
+use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::state::{BirthLine, Entry, Intent, Ledger, Lines, Reason, Record, Run, Unknown, unknown_births};
 
 /// How long children that are being born may hold the gate.
@@ -38,6 +39,8 @@ pub enum How {
     Ended,
     /// These look like it, and nothing proves it.
     Suspected { pids: Vec<i32> },
+    /// It hangs before its birth: whether it comes to that is found out as for any other open start.
+    Unborn { pid: i32 },
 }
 
 /// What the ledger is made good with.
@@ -84,10 +87,13 @@ impl<'a> Look<'a> {
         {
             return Ok(Lost::default());
         }
+        let mut unborn = Vec::new();
         if self.who == As::InCharge {
-            // Whoever is born is on record from here on, and nothing that was asked for before is born later.
-            keeper::close_gate(self.layout, PATIENCE)?;
+            // Whoever is born is on record from here on, and nothing that was asked for before is born later, but what
+            // hangs at this moment.
+            let hanging = keeper::close_gate(self.layout, PATIENCE)?;
             self.births = read_births(self.layout)?;
+            unborn = self.name_unborn(hanging)?;
         }
         let births_are_lost = self.births_are_lost();
         let unknown = unknown_births(ledger, &self.births.lines);
@@ -98,12 +104,31 @@ impl<'a> Look<'a> {
             cells: cells_of(self.layout),
             on_record: self.births.lines.iter().map(|birth| &birth.nonce).collect(),
             suspects: suspects(self.instance)?,
+            unborn,
             unknown,
         };
         let good = evidence.make_good();
         let is_to_mend = births_are_lost && self.who == As::InCharge;
         let births = is_to_mend.then(|| self.births.lines.into_iter().map(BirthEntry::Born).collect());
         Ok(Lost { births, ..good })
+    }
+
+    /// Which starts those are of that hang at the gate and are not on record.
+    fn name_unborn(&self, hanging: Vec<ProcessIdentity>) -> Result<Vec<Unborn>, LedgerError> {
+        let is_on_record =
+            |process: &ProcessIdentity| self.births.lines.iter().any(|it| it.process == *process);
+        let mut named = Vec::new();
+        for process in hanging.into_iter().filter(|process| !is_on_record(process)) {
+            let pid = process.pid;
+            match candidates::run_of_unborn(pid.get()) {
+                Some((_, service, nonce)) => named.push(Unborn { pid, service, nonce }),
+                None if Here::read().is_ok_and(|here| here.liveness(&process) == Liveness::Dead) => {}
+                None => {
+                    return Err(GateError::Nameless { path: self.layout.birth_gate(), pid }.into());
+                }
+            }
+        }
+        Ok(named)
     }
 
     fn births_are_lost(&self) -> bool {
@@ -220,6 +245,13 @@ impl Sights {
     }
 }
 
+/// A child that hangs before its birth.
+struct Unborn {
+    pid: Pid,
+    service: ServiceId,
+    nonce: Nonce,
+}
+
 struct Evidence<'a> {
     ledger: &'a Ledger,
     unknown: BTreeMap<ServiceId, Unknown<'a>>,
@@ -229,6 +261,7 @@ struct Evidence<'a> {
     /// Every birth: what became of these is told by the births themselves.
     on_record: BTreeSet<&'a Nonce>,
     suspects: Vec<Candidate>,
+    unborn: Vec<Unborn>,
 }
 
 impl Evidence<'_> {
@@ -237,7 +270,9 @@ impl Evidence<'_> {
         let of_births = self.unknown.keys();
         let of_cells = self.cells.iter().map(|cell| &cell.service);
         let of_suspects = self.suspects.iter().map(|suspect| &suspect.service);
-        let services: BTreeSet<&ServiceId> = of_births.chain(of_cells).chain(of_suspects).collect();
+        let of_unborn = self.unborn.iter().map(|unborn| &unborn.service);
+        let services: BTreeSet<&ServiceId> =
+            of_births.chain(of_cells).chain(of_suspects).chain(of_unborn).collect();
         for service in services {
             if let Some((how, records)) = self.of_service(service) {
                 lost.recovered.push(Recovered { service: service.clone(), how });
@@ -249,7 +284,7 @@ impl Evidence<'_> {
         lost
     }
 
-    /// By the best evidence that there is: a birth, the keeper, then the looks of a process.
+    /// By the best evidence that there is: a birth, the keeper, a start under way, then the looks of a process.
     fn of_service(&self, service: &ServiceId) -> Option<(How, Vec<Record>)> {
         let run = self.ledger.entry(service).and_then(|entry| entry.run.as_ref());
         if let Some(run) = run.filter(|run| run.process.is_some() && !self.sights.is_over(&run.nonce)) {
@@ -265,6 +300,9 @@ impl Evidence<'_> {
             return Some((How::TakenUp { pid: birth.process.pid.get() }, birth.records().into()));
         }
         if let Some(found) = self.cells.iter().find_map(|cell| self.of_cell(service, run, cell)) {
+            return Some(found);
+        }
+        if let Some(found) = self.of_unborn(service) {
             return Some(found);
         }
         if run.is_some_and(|run| run.process.is_none()) {
@@ -300,6 +338,13 @@ impl Evidence<'_> {
         };
         let how = How::TakenUp { pid: process.pid.get() };
         Some((how, intent.into_iter().chain([started]).collect()))
+    }
+
+    fn of_unborn(&self, service: &ServiceId) -> Option<(How, Vec<Record>)> {
+        let unborn = self.unborn.iter().find(|unborn| unborn.service == *service)?;
+        let is_known = self.ledger.knows(service, &unborn.nonce);
+        let intent = (!is_known).then(|| self.lost_intent(service, &unborn.nonce));
+        Some((How::Unborn { pid: unborn.pid.get() }, intent.into_iter().collect()))
     }
 
     fn of_suspect(&self, service: &ServiceId) -> Option<(How, Vec<Record>)> {

@@ -17,6 +17,8 @@ pub(super) struct OpenIntents {
     epoch: u64,
     /// Those of the ledger were judged.
     are_judged: bool,
+    /// How long a child may hold the gate this time. One that hangs is waited for once, not in each pass.
+    patience: Duration,
     /// Without a birth they will never have one; what else is open is our own, and under way.
     judged: BTreeSet<Nonce>,
     /// The journal of births is looked at once it is larger than this.
@@ -27,7 +29,14 @@ impl OpenIntents {
     /// Fails where the gate cannot be read: without it nothing may be started or judged.
     pub fn new(layout: StateLayout) -> Result<Self, GateError> {
         let epoch = keeper::epoch(&layout)?;
-        Ok(Self { layout, epoch, are_judged: false, judged: BTreeSet::new(), trim_at: TRIM_AT_BYTES })
+        Ok(Self {
+            layout,
+            epoch,
+            are_judged: false,
+            patience: PATIENCE,
+            judged: BTreeSet::new(),
+            trim_at: TRIM_AT_BYTES,
+        })
     }
 
     /// Of the spawns that are asked for now.
@@ -47,13 +56,17 @@ impl OpenIntents {
         if self.are_judged {
             return;
         }
-        match judge_intents(&self.layout, &open, PATIENCE) {
+        match judge_intents(&self.layout, &open, self.patience) {
             Ok(judged) => {
                 self.epoch = judged.epoch;
                 self.are_judged = true;
+                self.patience = PATIENCE;
                 self.judged = open.into_iter().collect();
             }
-            Err(error) => tracing::warn!("open starts cannot be judged yet: {error}"),
+            Err(error) => {
+                tracing::warn!("open starts cannot be judged yet: {error}");
+                self.patience = Duration::ZERO;
+            }
         }
     }
 
