@@ -152,6 +152,7 @@ fn reasons() -> Vec<Reason> {
         Reason::ExecFailed { failure: failed() },
         Reason::Gate { gate: "executable".into(), message: text() },
         Reason::GuardCheckout { lock: "/srv/shop/.git/index.lock".into() },
+        Reason::LedgerUnwritable { detail: text() },
     ]
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Reconciler;
 use super::library::Loaded;
 use super::ownership::{FileStanding, InForce};
+use super::pass::LEDGER_UNWRITABLE;
 use super::roots::inode_of;
 use crate::host::{FileScan, Host, RootScan};
 use crate::identity::ServiceId;
@@ -102,8 +103,8 @@ impl<H: Host> Reconciler<H> {
             }
             let Ok(text) = &file.scan.content else { continue };
             if let Err(error) = self.host.keep_text(&loaded.digest, text) {
-                let message = format!("{error}: {}; its last accepted version stays in force", error.source);
-                file.problems.push(Problem::new("ledger-unwritable", message));
+                let message = format!("{error}: {}; what was accepted before stays in force", error.source);
+                file.problems.push(Problem::new(LEDGER_UNWRITABLE, message));
                 any_lost = true;
             }
         }

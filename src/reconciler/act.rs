@@ -2,7 +2,6 @@
 
 use super::Reconciler;
 use super::events::claim;
-use super::pass::LEDGER_UNWRITABLE;
 use super::start::Prepared;
 use super::status::StepReport;
 use crate::host::{Host, JobPurpose, JobRequest};
@@ -187,7 +186,7 @@ impl<H: Host> Reconciler<H> {
         if !intents.is_empty() && self.memory.promise(&mut self.host, &intents).is_err() {
             let message = self.memory.unwritable().unwrap_or_default().to_owned();
             for (index, start) in prepared {
-                let gate = Reason::Gate { gate: LEDGER_UNWRITABLE.to_owned(), message: message.clone() };
+                let gate = Reason::LedgerUnwritable { detail: message.clone() };
                 self.close_gate(&start.request.service, gate);
                 outcomes[index] = Outcome::Failed;
             }

@@ -51,7 +51,8 @@ impl<H: Host> Reconciler<H> {
         self.watch_quiet(&keyed, &now);
         let mut files = self.standings(&keyed);
         let mut in_force = self.settle(&mut files);
-        if self.keep_texts(&mut files, &in_force) {
+        self.text_is_refused = self.keep_texts(&mut files, &in_force);
+        if self.text_is_refused {
             in_force = self.settle(&mut files);
         }
         self.note_accepted(&keyed, &files, &in_force);

@@ -20,6 +20,8 @@ pub struct Memory {
     is_gathering: bool,
     /// Why the last write failed, until one succeeds.
     unwritable: Option<String>,
+    /// It passes for writable until the next write tells.
+    is_tried_again: bool,
     /// Services whose entries have changed since [`Memory::take_changed`].
     changed: BTreeSet<ServiceId>,
     by_nonce: HashMap<Nonce, ServiceId>,
@@ -38,7 +40,14 @@ impl Memory {
     }
 
     pub fn unwritable(&self) -> Option<&str> {
-        self.unwritable.as_deref()
+        self.unwritable.as_deref().filter(|_| !self.is_tried_again)
+    }
+
+    /// Gives the disk another chance: by what is unwritten, else by what is promised next.
+    pub fn try_again<H: Host>(&mut self, host: &mut H) {
+        self.is_tried_again = true;
+        // The reason stays visible as `ledger-unwritable` until a later write succeeds.
+        let _ = self.flush(host);
     }
 
     /// The service whose present run this is.
@@ -94,6 +103,7 @@ impl Memory {
     }
 
     fn remember_outcome(&mut self, outcome: &Result<(), LedgerUnwritable>) {
+        self.is_tried_again = false;
         let unwritable = outcome.as_ref().err().map(|error| format!("{error}: {}", error.source));
         if unwritable != self.unwritable {
             match &unwritable {

@@ -27,6 +27,7 @@ mod place;
 pub mod preview;
 mod publish;
 mod requests;
+mod retry;
 mod roots;
 pub mod selection;
 pub mod session;
@@ -49,6 +50,7 @@ use crate::time::Stamp;
 use desired::{FileView, Manifests};
 use library::Library;
 use memory::Memory;
+use retry::Retry;
 use status::Drift;
 use waiting::Waiting;
 
@@ -94,6 +96,10 @@ pub struct Reconciler<H> {
     last_resync: Option<Stamp>,
     /// Files have changed since the manifests were last looked at.
     files_changed: bool,
+    /// A text that would be accepted could not be kept at the last look.
+    text_is_refused: bool,
+    /// When the disk is asked again.
+    disk: Retry,
     /// Steps are carried out for these alone; `None` for all.
     only: Option<BTreeSet<ServiceId>>,
     /// Somebody only waits for others to act: nothing is carried out.
@@ -132,6 +138,8 @@ impl<H: Host> Reconciler<H> {
             dirty: Some(Dirty::Everything),
             last_resync: None,
             files_changed: true,
+            text_is_refused: false,
+            disk: Retry::default(),
             only: None,
             hands_off: false,
             execed_away: BTreeMap::new(),

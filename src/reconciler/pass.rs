@@ -13,7 +13,7 @@ use crate::time::{Clock, Stamp};
 /// No turn waits longer, so that a clock that jumps or an event that was lost costs a minute at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// The gate of every start while the ledger cannot be written.
+/// The code of the error and of the problem; the gate of every start is [`Reason::LedgerUnwritable`].
 pub(super) const LEDGER_UNWRITABLE: &str = "ledger-unwritable";
 
 /// Until a file that is being written is looked at again.
@@ -37,6 +37,10 @@ impl<H: Host> Reconciler<H> {
 
     fn look_and_plan(&mut self) -> Plan {
         self.entries_are_fresh = false;
+        if self.disk.is_due(&self.host.now()) {
+            self.memory.try_again(&mut self.host);
+            self.dirty = Some(Dirty::Everything);
+        }
         let full = self.full_pass_is_due();
         if full {
             self.resolve_entries();
@@ -102,6 +106,7 @@ impl<H: Host> Reconciler<H> {
         self.acted = steps.iter().any(|step| step.outcome.is_some()) || !plan.notes.is_empty();
         self.refresh_observed();
         tracing::debug!(steps = steps.len(), "pass");
+        self.disk.note(self.text_is_refused || self.memory.unwritable().is_some(), &now);
         self.last_pass = Some((now, steps.len()));
         self.last_plan = plan;
         self.answer_waiting(steps);
@@ -124,7 +129,8 @@ impl<H: Host> Reconciler<H> {
         let elapsed = self.last_pass.as_ref().map_or(Duration::ZERO, |(at, _)| now.since(at, Clock::Awake));
         let planned = self.last_plan.wake_in.unwrap_or(LONGEST_WAIT).saturating_sub(elapsed);
         let waiting = self.waiting_deadline(&now).unwrap_or(LONGEST_WAIT);
-        planned.min(resync).min(waiting).min(LONGEST_WAIT)
+        let disk = self.disk.left(&now).unwrap_or(LONGEST_WAIT);
+        planned.min(resync).min(waiting).min(disk).min(LONGEST_WAIT)
     }
 
     /// A manifest is being written at this moment; without a watcher nobody tells when that is over.
@@ -188,10 +194,7 @@ impl<H: Host> Reconciler<H> {
     fn close_gates_if_unwritable(&mut self) {
         let Some(message) = self.memory.unwritable() else { return };
         for want in self.desired.services.values_mut() {
-            want.gate.get_or_insert_with(|| Reason::Gate {
-                gate: LEDGER_UNWRITABLE.to_owned(),
-                message: message.to_owned(),
-            });
+            want.gate.get_or_insert_with(|| Reason::LedgerUnwritable { detail: message.to_owned() });
         }
         // Looked at anew soon: the gates are worked out again with the manifests.
         self.dirty.get_or_insert(Dirty::Everything);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Reconciler;
 use super::judge::Judgement;
 use super::ownership::{FileStanding, InForce};
+use super::pass::LEDGER_UNWRITABLE;
 use super::roots::shown_path;
 use super::status::Drift;
 use crate::host::{Host, RootScan};
@@ -71,7 +72,7 @@ impl<H: Host> Reconciler<H> {
                 wants.entry(service).or_insert_with_key(|service| Want {
                     problems: file.problems_of(service),
                     manifest: Some(shown_path(keyed, &file.key)),
-                    ..self.remembered(service)
+                    ..self.unkept(file, service).unwrap_or_else(|| self.remembered(service))
                 });
             }
         }
@@ -177,6 +178,18 @@ impl<H: Host> Reconciler<H> {
             self.texts_of(service).into_iter().find_map(|digest| self.recall_service(&digest, service));
         let standing = accepted.as_ref().map(|accepted| self.policy_standing(accepted)).unwrap_or_default();
         standing.wanting(accepted)
+    }
+
+    /// Of a new service whose text has nothing against it but that the disk does not take it: it waits for that.
+    fn unkept(&self, file: &FileStanding, service: &ServiceId) -> Option<Want> {
+        let mut blocking = file.problems.iter().filter(|problem| problem.blocks());
+        let problem = blocking.next().filter(|problem| problem.code == LEDGER_UNWRITABLE)?;
+        let accepted = file.candidate.as_ref()?.service(service)?;
+        let is_new = self.memory.ledger().entry(service).is_none_or(|entry| entry.run.is_none())
+            && self.texts_of(service).is_empty();
+        let gate = Reason::LedgerUnwritable { detail: problem.message.clone() };
+        let standing = PolicyStanding { refused: None, gate: Some(gate) };
+        (is_new && blocking.next().is_none()).then(|| standing.wanting(Some(Arc::clone(accepted))))
     }
 
     fn recall_service(&mut self, digest: &Digest, service: &ServiceId) -> Option<Arc<Accepted>> {

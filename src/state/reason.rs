@@ -175,6 +175,10 @@ pub enum Reason {
         gate: String,
         message: String,
     },
+    /// Nothing is started that cannot be put on record first.
+    LedgerUnwritable {
+        detail: String,
+    },
 }
 
 impl Reason {
@@ -261,6 +265,7 @@ impl Reason {
             Self::NotRestarted { .. } => "not-restarted",
             Self::ExecFailed { .. } => "exec-failed",
             Self::Gate { .. } => "gate",
+            Self::LedgerUnwritable { .. } => "ledger-unwritable",
         }
     }
 
@@ -390,6 +395,7 @@ impl Reason {
             }
             Self::ExecFailed { failure } => failure.message.clone(),
             Self::Gate { message, .. } => message.clone(),
+            Self::LedgerUnwritable { detail } => format!("{detail}; it is tried again until it can be"),
         }
     }
 }

@@ -212,6 +212,49 @@ fn a_text_that_cannot_be_kept_is_not_in_force() {
 }
 
 #[test]
+fn a_start_that_could_not_be_put_down_is_made_soon_after_the_disk_has_room() {
+    let mut rig = running();
+    rig.host.end("web", ExitStatus::Code(1));
+    rig.run_until_phase("web", Phase::Backoff);
+    // Everything is written by now, and nothing but the next start is to be.
+    rig.host.fail_always(Op::Append, Errno::ENOSPC);
+    rig.run_for(secs(5));
+    assert_eq!((rig.phase("web"), rig.reason("web").as_str()), (Some(Phase::Pending), "ledger-unwritable"));
+    rig.host.heal(Op::Append);
+    let took = rig.run_until("it is started", |rig| rig.counts().spawns == 2);
+    assert!(took < secs(10), "after {took:?}");
+    assert_eq!(rig.failures("web"), 1);
+}
+
+#[test]
+fn a_new_service_whose_text_cannot_be_kept_is_pending_and_started_soon_after_there_is_room() {
+    let mut rig = running();
+    rig.host.fail_always(Op::KeepText, Errno::ENOSPC);
+    rig.declare("db", "");
+    rig.declare("web", "env = { A = \"1\" }");
+    rig.run_for(secs(5));
+    assert_eq!((rig.phase("db"), rig.reason("db").as_str()), (Some(Phase::Pending), "ledger-unwritable"));
+    assert_eq!(rig.counts().spawns, 1, "what runs goes on by its last text");
+    rig.host.heal(Op::KeepText);
+    let took = rig.run_until("both are started", |rig| rig.counts().spawns == 3);
+    assert!(took < secs(10), "after {took:?}");
+    rig.run_for(secs(5));
+    rig.host.assert_alive(&["db", "web"]);
+}
+
+/// As often as it was found full at first would be a write every few seconds, for hours.
+#[test]
+fn a_disk_that_stays_full_is_tried_less_and_less_often() {
+    let mut rig = running();
+    rig.host.fail_always(Op::KeepText, Errno::ENOSPC);
+    rig.declare("db", "");
+    rig.run_for(secs(1_000));
+    rig.host.heal(Op::KeepText);
+    let took = rig.run_until("it is started", |rig| rig.counts().spawns == 2);
+    assert!(took <= secs(61), "after {took:?}");
+}
+
+#[test]
 fn a_service_that_moves_to_a_text_that_cannot_be_kept_goes_on() {
     let mut rig = running();
     let before = rig.pid("web");
