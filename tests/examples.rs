@@ -85,7 +85,7 @@ async fn the_web_server_becomes_healthy_greets_and_stops_cleanly() {
     let prober = Prober::new();
     let deadline = Instant::now() + PATIENCE;
     while let Err(sentence) = prober.run(&target, PATIENCE).await {
-        assert!(Instant::now() < deadline, "{sentence}");
+        assert!(Instant::now() < deadline, "{sentence:?}");
     }
     let elsewhere =
         ProbeTarget::Http { url: format!("http://127.0.0.1:{port}/no"), expect_status: Some(404) };
@@ -116,7 +116,7 @@ fn the_counter_passes_its_own_check_and_fails_it_when_it_is_gone() {
     let server = Running::start(&[check[1], "serve", &port], &[]);
     let deadline = Instant::now() + PATIENCE;
     while let Err(sentence) = verdict() {
-        assert!(Instant::now() < deadline, "{sentence}");
+        assert!(Instant::now() < deadline, "{sentence:?}");
     }
     assert_eq!(server.stop().0, Some(0));
     assert!(verdict().is_err());

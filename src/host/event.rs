@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::probe::ProbeError;
 use super::{Dirty, JobPurpose};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::state::{Containment, ExitStatus, SpawnFailure};
@@ -120,8 +121,7 @@ pub enum Event {
     Probed {
         service: ServiceId,
         nonce: Nonce,
-        /// `Err` is a sentence.
-        result: Result<(), String>,
+        result: Result<(), ProbeError>,
     },
     JobDone {
         purpose: JobPurpose,

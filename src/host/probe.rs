@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io;
 use std::sync::{LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -15,13 +16,32 @@ use reqwest::{Client, ClientBuilder, StatusCode};
 
 use super::cause::plain;
 use super::{JobOutcome, ProbeTarget, WROTE_TOO_MUCH};
-use crate::state::ExitStatus;
+use crate::state::{ExitStatus, is_shortage};
 use crate::time::human;
 
 /// Bytes of a compiled `expect_regex`.
 const REGEX_BYTES: usize = 1 << 20;
 /// Compiled expressions that are kept.
 const REGEX_CACHE: usize = 256;
+
+/// Why a probe has not passed; a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeError {
+    /// By what was probed.
+    Failed(String),
+    /// The machine was out of what it takes to ask: nothing is known of what was to be probed.
+    NotMade(String),
+}
+
+impl ProbeError {
+    /// `sentence` says what `error` means.
+    fn of(error: &io::Error, sentence: String) -> Self {
+        match error.raw_os_error() {
+            Some(errno) if is_shortage(errno) => Self::NotMade(sentence),
+            Some(_) | None => Self::Failed(sentence),
+        }
+    }
+}
 
 /// Probes services. Its clients are made when first needed: a machine without HTTP checks pays nothing.
 #[derive(Debug, Default)]
@@ -37,9 +57,9 @@ impl Prober {
         Self::default()
     }
 
-    /// `Err` is a sentence. `timeout` covers all of it, from looking up the name to the status line and headers.
+    /// `timeout` covers all of it, from looking up the name to the status line and headers.
     /// Cancel safe.
-    pub async fn run(&self, target: &ProbeTarget, timeout: Duration) -> Result<(), String> {
+    pub async fn run(&self, target: &ProbeTarget, timeout: Duration) -> Result<(), ProbeError> {
         let probe = async {
             match target {
                 ProbeTarget::Http { url, expect_status } => self.http(url, *expect_status).await,
@@ -48,19 +68,19 @@ impl Prober {
         };
         tokio::time::timeout(timeout, probe)
             .await
-            .unwrap_or_else(|_| Err(format!("timed out after {}", human(timeout))))
+            .unwrap_or_else(|_| Err(ProbeError::Failed(format!("timed out after {}", human(timeout)))))
     }
 
-    async fn http(&self, url: &str, expect_status: Option<u16>) -> Result<(), String> {
+    async fn http(&self, url: &str, expect_status: Option<u16>) -> Result<(), ProbeError> {
         let client = if is_https(url) {
             self.tls.get_or_init(|| build(base()))
         } else {
             self.plain.get_or_init(|| build(base().tls_certs_only([])))
         };
-        let client = client.as_ref().map_err(Clone::clone)?;
+        let client = client.as_ref().map_err(|why| ProbeError::Failed(why.clone()))?;
         // The body goes with the response, and the connection with the body.
-        let response = client.get(url).send().await.map_err(|error| http_sentence(&error))?;
-        judge_status(response.status(), expect_status)
+        let response = client.get(url).send().await.map_err(|error| http_error(&error))?;
+        judge_status(response.status(), expect_status).map_err(ProbeError::Failed)
     }
 }
 
@@ -95,50 +115,61 @@ fn judge_status(status: StatusCode, expect: Option<u16>) -> Result<(), String> {
 }
 
 /// Never names the URL, which may hold a password.
-fn http_sentence(error: &reqwest::Error) -> String {
+fn http_error(error: &reqwest::Error) -> ProbeError {
     let cause = root_cause(error);
-    if error.is_builder() {
+    let sentence = if error.is_builder() {
         format!("the URL is unusable: {cause}")
     } else if error.is_dns() {
         format!("the host name cannot be resolved: {cause}")
     } else {
         cause
+    };
+    match innermost(error).downcast_ref() {
+        Some(error) => ProbeError::of(error, sentence),
+        None => ProbeError::Failed(sentence),
     }
 }
 
-async fn tcp(host: &str, port: u16) -> Result<(), String> {
+async fn tcp(host: &str, port: u16) -> Result<(), ProbeError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let connected = tokio::net::TcpStream::connect((host, port)).await;
-    connected.map(drop).map_err(|error| plain(&error))
+    connected.map(drop).map_err(|error| ProbeError::of(&error, plain(&error)))
 }
 
-/// The innermost error of a chain: `connection refused`, not that a request failed.
+/// `connection refused`, not that a request failed.
 fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let innermost = innermost(error);
+    innermost.downcast_ref().map_or_else(|| innermost.to_string(), plain)
+}
+
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    innermost.downcast_ref().map_or_else(|| innermost.to_string(), plain)
+    innermost
 }
 
-/// Whether a command check passed: exit code 0, and `expect_regex` found in its output. `Err` is a sentence; it
-/// does not quote the output, which may hold secrets.
-pub fn judge_command(outcome: &JobOutcome, expect_regex: Option<&str>) -> Result<(), String> {
-    match outcome {
+/// Whether a command check passed: exit code 0, and `expect_regex` found in its output. An error does not quote the
+/// output, which may hold secrets.
+pub fn judge_command(outcome: &JobOutcome, expect_regex: Option<&str>) -> Result<(), ProbeError> {
+    let sentence = match outcome {
         JobOutcome::Exit { status: ExitStatus::Code(0), output } => match expect_regex {
-            Some(expression) => judge_output(output, expression),
-            None => Ok(()),
+            Some(expression) => return judge_output(output, expression).map_err(ProbeError::Failed),
+            None => return Ok(()),
         },
         JobOutcome::Exit { output, .. } if output.ends_with(WROTE_TOO_MUCH) => {
-            Err("its check wrote more than 1 MiB and was killed".to_owned())
+            "its check wrote more than 1 MiB and was killed".to_owned()
         }
-        JobOutcome::Exit { status, .. } => Err(format!("its check ended with {status}")),
-        JobOutcome::TimedOut => Err("its check did not end in time".to_owned()),
-        JobOutcome::NotStarted(failure) => {
-            Err(format!("its check could not be started: {}", failure.message))
+        JobOutcome::Exit { status, .. } => format!("its check ended with {status}"),
+        JobOutcome::TimedOut => "its check did not end in time".to_owned(),
+        JobOutcome::NotStarted(failure) if failure.is_of_the_machine() => {
+            return Err(ProbeError::NotMade(failure.message.clone()));
         }
-        JobOutcome::Cancelled => Err("its check was interrupted".to_owned()),
-    }
+        JobOutcome::NotStarted(failure) => format!("its check could not be started: {}", failure.message),
+        JobOutcome::Cancelled => "its check was interrupted".to_owned(),
+    };
+    Err(ProbeError::Failed(sentence))
 }
 
 fn judge_output(output: &str, expression: &str) -> Result<(), String> {
@@ -170,6 +201,10 @@ mod tests {
     use super::*;
     use crate::state::{SpawnFailure, SpawnStage};
 
+    fn failed(sentence: &str) -> Result<(), ProbeError> {
+        Err(ProbeError::Failed(sentence.to_owned()))
+    }
+
     fn exit(status: ExitStatus, output: &str) -> JobOutcome {
         JobOutcome::Exit { status, output: output.to_owned() }
     }
@@ -179,31 +214,52 @@ mod tests {
         let clean = exit(ExitStatus::Code(0), "queue: 3 waiting\nok\n");
         assert_eq!(judge_command(&clean, None), Ok(()));
         assert_eq!(judge_command(&clean, Some(r"(?m)^ok$")), Ok(()));
-        let verdict = judge_command(&clean, Some("^ok$")).unwrap_err();
-        assert_eq!(verdict, "the output of its check does not match `^ok$`");
+        let verdict = judge_command(&clean, Some("^ok$"));
+        assert_eq!(verdict, failed("the output of its check does not match `^ok$`"));
     }
 
     #[test]
     fn every_other_end_of_a_command_fails_and_says_how() {
-        let sentence = |outcome| judge_command(&outcome, Some("secret")).unwrap_err();
-        assert_eq!(sentence(exit(ExitStatus::Code(3), "secret")), "its check ended with exit code 3");
-        assert_eq!(sentence(exit(ExitStatus::Signal(9), "secret")), "its check ended with signal 9");
+        let verdict = |outcome| judge_command(&outcome, Some("secret"));
+        assert_eq!(verdict(exit(ExitStatus::Code(3), "secret")), failed("its check ended with exit code 3"));
+        assert_eq!(verdict(exit(ExitStatus::Signal(9), "secret")), failed("its check ended with signal 9"));
         let endless = format!("secret{WROTE_TOO_MUCH}");
         assert_eq!(
-            sentence(exit(ExitStatus::Signal(9), &endless)),
-            "its check wrote more than 1 MiB and was killed"
+            verdict(exit(ExitStatus::Signal(9), &endless)),
+            failed("its check wrote more than 1 MiB and was killed")
         );
-        assert_eq!(sentence(JobOutcome::TimedOut), "its check did not end in time");
-        assert_eq!(sentence(JobOutcome::Cancelled), "its check was interrupted");
+        assert_eq!(verdict(JobOutcome::TimedOut), failed("its check did not end in time"));
+        assert_eq!(verdict(JobOutcome::Cancelled), failed("its check was interrupted"));
         let failure = SpawnFailure { stage: SpawnStage::Exec, errno: 2, message: "no such file".to_owned() };
-        assert_eq!(sentence(JobOutcome::NotStarted(failure)), "its check could not be started: no such file");
+        assert_eq!(
+            verdict(JobOutcome::NotStarted(failure)),
+            failed("its check could not be started: no such file")
+        );
+    }
+
+    /// Whether the process, the machine or its user is out of something.
+    #[test]
+    fn what_the_machine_is_out_of_is_no_verdict() {
+        for errno in [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM, libc::ENOBUFS] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(
+                ProbeError::of(&error, "x".to_owned()),
+                ProbeError::NotMade("x".to_owned()),
+                "{error}"
+            );
+            let failure = SpawnFailure { stage: SpawnStage::Exec, errno, message: "x".to_owned() };
+            let verdict = judge_command(&JobOutcome::NotStarted(failure), None);
+            assert_eq!(verdict, Err(ProbeError::NotMade("x".to_owned())), "{error}");
+        }
+        let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        assert_eq!(ProbeError::of(&refused, "x".to_owned()), ProbeError::Failed("x".to_owned()));
     }
 
     #[test]
     fn an_expression_that_would_eat_the_memory_is_refused() {
         let clean = exit(ExitStatus::Code(0), "x");
-        let verdict = judge_command(&clean, Some(r"(\w{100}){100}{100}")).unwrap_err();
-        assert!(verdict.contains("not a usable expression"), "{verdict}");
+        let verdict = judge_command(&clean, Some(r"(\w{100}){100}{100}"));
+        assert!(matches!(&verdict, Err(ProbeError::Failed(why)) if why.contains("not a usable expression")));
     }
 
     #[test]

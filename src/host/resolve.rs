@@ -17,9 +17,10 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
 use self::shebang::Shebang;
+use super::cause::plain;
 use super::trust::Writers;
 use crate::policy::{ExecQuery, Resolution, ResolveError, ResolvedFile};
-use crate::state::FileIdentity;
+use crate::state::{FileIdentity, is_shortage};
 
 /// Interpreters after the command itself; the kernel follows one more.
 const MAX_INTERPRETERS: usize = 4;
@@ -295,7 +296,11 @@ fn ctime_ns(metadata: &Metadata) -> i64 {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> ResolveError {
-    ResolveError::Unreadable { path: path.to_owned(), error: error.to_string() }
+    let path = path.to_owned();
+    if error.raw_os_error().is_some_and(is_shortage) {
+        return ResolveError::Shortage { path, error: plain(error) };
+    }
+    ResolveError::Unreadable { path, error: error.to_string() }
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ pub(super) fn spawn_wait(id: &ServiceId, entry: &Entry, restart: &Restart, now: 
     if was_interrupted(failure) && count == 1 {
         return None;
     }
-    let delay = if failure.stage.is_resource() {
+    let delay = if failure.is_of_the_machine() {
         backoff(restart, count, id.key())
     } else {
         jittered(restart.backoff_max, MAX_JITTER, id.key())

@@ -50,11 +50,17 @@ pub enum ResolveError {
     NotAFile { path: PathBuf },
     #[error("{}: {error}", shown(path))]
     Unreadable { path: PathBuf, error: String },
+    /// Not of the file: the machine is out of descriptors or memory.
+    #[error("{} cannot be looked at: {error}", shown(path))]
+    Shortage { path: PathBuf, error: String },
     #[error("{}: more than four interpreters follow each other", shown(path))]
     TooDeep { path: PathBuf },
 }
 
 impl ResolveError {
+    /// The code of one that says nothing of the command.
+    pub const SHORTAGE: &str = "out-of-resources";
+
     /// Stable, kebab-case.
     pub fn code(&self) -> &'static str {
         match self {
@@ -62,6 +68,7 @@ impl ResolveError {
             Self::NotExecutable { .. } => "not-executable",
             Self::NotAFile { .. } => "executable-not-a-file",
             Self::Unreadable { .. } => "executable-unreadable",
+            Self::Shortage { .. } => Self::SHORTAGE,
             Self::TooDeep { .. } => "interpreters-too-deep",
         }
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::Reconciler;
 use super::status::Drift;
-use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, LogTrouble, Sighting, probe};
+use crate::host::probe::{self, ProbeError};
+use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, LogTrouble, Sighting};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::HealthCheck;
 use crate::plan::{self, Flight, Health, Remains, Seen};
@@ -32,7 +33,7 @@ impl<H: Host> Reconciler<H> {
             Event::Unkillable { nonce, pids } => {
                 self.unkillable(&nonce, pids);
             }
-            Event::Probed { service, nonce, result } => self.probed(&service, &nonce, &result),
+            Event::Probed { service, nonce, result } => self.probed(&service, &nonce, result),
             Event::JobDone { purpose, service, of, outcome } => {
                 self.job_done(purpose, &service, &of, &outcome);
             }
@@ -274,6 +275,11 @@ impl<H: Host> Reconciler<H> {
                  or its file system can neither collapse nor punch files (`reconcile doctor` tells)",
             ),
         };
+        self.show_drift(service, code, message);
+    }
+
+    /// Says it once for a run, and shows it.
+    fn show_drift(&mut self, service: &ServiceId, code: &str, message: &str) {
         let is_running = self.memory.ledger().entry(service).is_some_and(|entry| entry.run.is_some());
         let is_shown =
             self.drift.get(service).is_some_and(|shown| shown.iter().any(|drift| drift.code == code));
@@ -281,6 +287,15 @@ impl<H: Host> Reconciler<H> {
             tracing::warn!(%service, code, "{message}");
             let drift = Drift { code: code.to_owned(), message: message.to_owned() };
             self.drift.entry(service.clone()).or_default().push(drift);
+        }
+    }
+
+    pub(super) fn hide_drift(&mut self, service: &ServiceId, code: &str) {
+        if let Some(drifts) = self.drift.get_mut(service) {
+            drifts.retain(|drift| drift.code != code);
+            if drifts.is_empty() {
+                self.drift.remove(service);
+            }
         }
     }
 
@@ -293,12 +308,25 @@ impl<H: Host> Reconciler<H> {
         live.attached = false;
     }
 
-    fn probed(&mut self, service: &ServiceId, nonce: &Nonce, result: &Result<(), String>) {
+    fn probed(&mut self, service: &ServiceId, nonce: &Nonce, result: Result<(), ProbeError>) {
         if self.run(service, nonce).is_none() {
             return;
         }
+        let verdict = match result {
+            Ok(()) => Ok(()),
+            Err(ProbeError::Failed(why)) => Err(why),
+            Err(ProbeError::NotMade(why)) => return self.probe_not_made(service, nonce, &why),
+        };
+        self.hide_drift(service, CHECK_NOT_MADE);
         let now = self.host.now();
-        plan::fold(&mut self.service_mut(service).health, result, &now);
+        plan::fold(&mut self.service_mut(service).health, &verdict, &now);
+    }
+
+    /// Whose health nobody knows is not stopped for it. Said until there is a verdict again.
+    pub(super) fn probe_not_made(&mut self, service: &ServiceId, of: &Nonce, why: &str) {
+        self.probe_cancelled(service, of);
+        let message = format!("its check cannot be made, which counts neither for nor against it: {why}");
+        self.show_drift(service, CHECK_NOT_MADE, &message);
     }
 
     /// No verdict; the next probe is due after an interval, or one that is always cancelled would never rest.
@@ -322,7 +350,7 @@ impl<H: Host> Reconciler<H> {
                         HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => None,
                     });
                 let result = probe::judge_command(outcome, expect.as_deref());
-                self.probed(service, of, &result);
+                self.probed(service, of, result);
             }
             JobPurpose::Stop => {
                 if let JobOutcome::NotStarted(failure) = outcome {
@@ -352,6 +380,9 @@ impl<H: Host> Reconciler<H> {
         self.memory.service_of(nonce).cloned()
     }
 }
+
+/// The drift of a run whose health cannot be asked for.
+const CHECK_NOT_MADE: &str = "check-not-made";
 
 /// A spawn that a death of ours cut off before anything was executed.
 fn interrupted() -> SpawnFailure {

@@ -16,7 +16,7 @@ use crate::host::{
 use crate::identity::ServiceId;
 use crate::manifest::{Rendered, RenderedCheck, Spec};
 use crate::plan::{Accepted, Step};
-use crate::policy::{Purpose, ResolvedFile};
+use crate::policy::{Purpose, ResolveError, ResolvedFile};
 use crate::state::{Intent, Reason, Record};
 
 /// A start that may be carried out once its intent is on disk.
@@ -150,6 +150,9 @@ impl<H: Host> Reconciler<H> {
                             spawn,
                             timeout,
                         });
+                    }
+                    Err(Reason::Gate { gate, message }) if gate == ResolveError::SHORTAGE => {
+                        self.probe_not_made(service, &nonce, &message);
                     }
                     Err(reason) => self.probe_refused(service, reason.message()),
                 }

@@ -107,12 +107,7 @@ impl<H: Host> Reconciler<H> {
 
     /// Shows, or no longer shows, that what runs could not be started again.
     fn show_not_again(&mut self, service: &ServiceId, problem: Option<Problem>) {
-        if let Some(drifts) = self.drift.get_mut(service) {
-            drifts.retain(|drift| drift.code != NOT_AGAIN);
-            if drifts.is_empty() {
-                self.drift.remove(service);
-            }
-        }
+        self.hide_drift(service, NOT_AGAIN);
         if let Some(problem) = problem {
             let message = format!("it runs on and could not be started again: {}", problem.message);
             self.drift

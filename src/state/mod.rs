@@ -24,5 +24,5 @@ pub use lost::{Unknown, unknown_births};
 pub use reason::Reason;
 pub use record::{
     BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, LOST_FINGERPRINT,
-    Record, Request, SharedCgroup, SpawnFailure, SpawnStage,
+    Record, Request, SharedCgroup, SpawnFailure, SpawnStage, is_shortage,
 };

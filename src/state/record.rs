@@ -284,11 +284,32 @@ pub enum SpawnStage {
     Exec,
 }
 
-impl SpawnStage {
-    /// True where the cause is the machine's (out of pids, memory, descriptors), not the manifest's.
-    pub fn is_resource(self) -> bool {
-        matches!(self, Self::Keeper | Self::Cgroup | Self::Fork | Self::Born | Self::Epoch)
+impl SpawnFailure {
+    /// True where the cause is the machine's, not the manifest's: it is out of something, by the stage or by the error,
+    /// which may come at any stage.
+    pub fn is_of_the_machine(&self) -> bool {
+        let by_stage = match self.stage {
+            SpawnStage::Keeper
+            | SpawnStage::Cgroup
+            | SpawnStage::Fork
+            | SpawnStage::Born
+            | SpawnStage::Epoch => true,
+            SpawnStage::Session
+            | SpawnStage::Limits
+            | SpawnStage::Log
+            | SpawnStage::User
+            | SpawnStage::Cwd
+            | SpawnStage::ExecChanged
+            | SpawnStage::Exec => false,
+        };
+        by_stage || is_shortage(self.errno)
     }
+}
+
+/// True of what the system says when it, a user or a process is out of descriptors, processes, memory or room.
+pub fn is_shortage(errno: i32) -> bool {
+    use libc::{EAGAIN, EDQUOT, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC};
+    [EAGAIN, EDQUOT, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC].contains(&errno)
 }
 
 /// One line of the journal of exits, written by the keeper or a holder before it reaps.

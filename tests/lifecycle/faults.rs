@@ -157,6 +157,17 @@ fn an_executable_that_is_gone_is_pending_until_it_returns() {
 }
 
 #[test]
+fn without_a_descriptor_to_look_at_executables_what_runs_goes_on() {
+    let check = "[service.web.health]\ncommand = [\"node\", \"check.js\"]\nretries = 1\ninterval = \"10s\"\n";
+    let mut rig = Rig::with("web", check);
+    rig.run_until_phase("web", Phase::Ready);
+    rig.host.fail_always(Op::Resolve, Errno::ENFILE);
+    rig.run_for(secs(300));
+    assert_eq!((rig.counts().spawns, rig.phase("web")), (1, Some(Phase::Ready)));
+    assert_eq!((rig.counts().signals, rig.counts().kills), (0, 0));
+}
+
+#[test]
 fn an_executable_that_was_replaced_is_shown_as_drift_and_restarts_nothing() {
     let mut rig = running();
     rig.host.replace_executable("node");

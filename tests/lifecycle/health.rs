@@ -1,6 +1,7 @@
 //! Probes: ready, unhealthy, and the deadline of a start.
 
-use reconcile::host::fake::{Behaviour, Birth};
+use nix::errno::Errno;
+use reconcile::host::fake::{Behaviour, Birth, Op};
 use reconcile::plan::Phase;
 
 use crate::rig::{Rig, millis, secs};
@@ -103,4 +104,49 @@ fn a_check_that_is_cut_off_by_the_keepers_death_is_no_verdict() {
     rig.run_for(secs(60));
     assert!(rig.counts().jobs > before + 4, "{}", rig.host.story());
     assert_eq!((rig.counts().spawns, rig.phase("web")), (1, Some(Phase::Ready)));
+}
+
+fn drift(rig: &Rig) -> Vec<String> {
+    rig.status("web").expect("it is listed").drift.into_iter().map(|drift| drift.code).collect()
+}
+
+#[test]
+fn a_probe_for_which_the_machine_had_no_descriptor_is_no_verdict() {
+    for errno in [Errno::EMFILE, Errno::ENFILE] {
+        let mut rig = checked("interval = \"10s\"\nretries = 1\n");
+        rig.run_until_phase("web", Phase::Ready);
+        rig.host.fail_always(Op::Probe, errno);
+        rig.run_for(secs(300));
+        assert_eq!((rig.counts().spawns, rig.phase("web")), (1, Some(Phase::Ready)), "{errno}");
+        assert_eq!(drift(&rig), ["check-not-made"]);
+        rig.host.heal(Op::Probe);
+        rig.run_for(secs(20));
+        assert_eq!(drift(&rig), [""; 0]);
+        rig.host.probes_say("web", Err("status 500".to_owned()));
+        rig.run_until("it is judged again", |rig| rig.counts().spawns == 2);
+    }
+}
+
+#[test]
+fn a_health_command_for_which_the_machine_had_no_process_is_no_verdict() {
+    let check = "[service.web.health]\ncommand = [\"node\", \"check.js\"]\nretries = 1\ninterval = \"10s\"\n";
+    let mut rig = Rig::with("web", check);
+    rig.run_until_phase("web", Phase::Ready);
+    rig.host.fail_always(Op::Probe, Errno::EAGAIN);
+    rig.run_for(secs(300));
+    assert_eq!((rig.counts().spawns, rig.phase("web")), (1, Some(Phase::Ready)));
+    assert_eq!(drift(&rig), ["check-not-made"]);
+    // One that is not there is the manifest's own mistake.
+    rig.host.fail_always(Op::Probe, Errno::ENOENT);
+    rig.run_until("it is judged again", |rig| rig.counts().spawns == 2);
+}
+
+#[test]
+fn a_service_that_could_not_be_probed_in_time_is_not_late() {
+    let mut rig = checked("start_timeout = \"5s\"\n");
+    rig.host.fail_always(Op::Probe, Errno::ENFILE);
+    rig.run_for(secs(60));
+    assert_eq!((rig.phase("web"), rig.failures("web")), (Some(Phase::Starting), 0));
+    rig.host.heal(Op::Probe);
+    rig.run_until_phase("web", Phase::Ready);
 }

@@ -139,6 +139,93 @@ fn a_user_without_processes_left_starts_nothing_fails_nobody_and_goes_on_once_th
     assert_eq!((running(&world, &["old"]), world.keeper()), (before, Some(keeper)));
 }
 
+/// A pids controller that counts the keeper and all that it forks: version 1, where its own hierarchy is mounted.
+struct PidsLimit {
+    dir: std::path::PathBuf,
+    keeper: i32,
+}
+
+impl PidsLimit {
+    /// `None` where there is no such controller, or it is not ours to use; says so.
+    fn of(keeper: i32) -> Option<Self> {
+        let dir = std::path::PathBuf::from(format!("/sys/fs/cgroup/pids/reconcile-test-{keeper}"));
+        if std::fs::create_dir(&dir).is_err() {
+            eprintln!("skipped: no pids controller of version 1 can be used here");
+            return None;
+        }
+        let this = Self { dir, keeper };
+        this.limit("max");
+        std::fs::write(this.dir.join("cgroup.procs"), keeper.to_string()).unwrap();
+        Some(this)
+    }
+
+    fn limit(&self, most: &str) {
+        std::fs::write(self.dir.join("pids.max"), most).unwrap();
+    }
+}
+
+impl Drop for PidsLimit {
+    fn drop(&mut self) {
+        self.limit("max");
+        let members = super::support::read(&self.dir.join("cgroup.procs"));
+        for pid in members.lines().chain([self.keeper.to_string().as_str()]) {
+            // It may have ended meanwhile.
+            let _ = std::fs::write("/sys/fs/cgroup/pids/cgroup.procs", pid);
+        }
+        std::fs::remove_dir(&self.dir).unwrap();
+    }
+}
+
+#[test]
+fn a_full_pids_controller_starts_nothing_fails_nobody_and_says_nothing_of_anybodys_health() {
+    for who in [As::Caller, As::Holders] {
+        let mut world = World::run_as(who);
+        let health = "[service.old.health]\ncommand = [\"true\"]\ninterval = \"50ms\"\nretries = 1\n";
+        world.service("old", FOREVER, &format!("{QUICK}\n{health}"));
+        world.watch();
+        world.until_phase("old", "ready");
+        let before = world.pid("old");
+        let keeper = world.keeper().unwrap();
+        let Some(pids) = PidsLimit::of(keeper) else { return };
+        pids.limit("1");
+        world.service("new", FOREVER, QUICK);
+        waits_without_blame(&world, "new");
+        world.until("it says that checks cannot be made", |world| {
+            world.service_status("old").is_some_and(|old| old["drift"].to_string().contains("check-not-made"))
+        });
+        assert_eq!((world.phase("old").as_str(), world.pid("old")), ("ready", before), "{who:?}");
+        pids.limit("max");
+        running(&world, &["new"]);
+        world.until("checks are made again", |world| {
+            world.service_status("old").is_some_and(|old| old["drift"] == serde_json::json!([]))
+        });
+        assert_eq!((world.pid("old"), world.keeper()), (before, Some(keeper)), "{who:?}");
+        world.run(&["down"]).expect_code(0);
+    }
+}
+
+/// Neither by a stop for its health, nor by a start that is late.
+#[test]
+fn a_watcher_without_descriptors_stops_nobody_whom_it_cannot_probe() {
+    let mut world = World::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let check = format!("host = \"127.0.0.1\"\nport = {port}\ninterval = \"50ms\"\nretries = 1\n");
+    world.service("web", FOREVER, &format!("{QUICK}\n[service.web.health]\n{check}"));
+    let watcher = world.watch() as i32;
+    world.until_phase("web", "ready");
+    let before = world.pid("web").unwrap();
+    // Whatever it closes, it can open nothing.
+    let limited = Limited::new(watcher, Resource::RLIMIT_NOFILE, 1);
+    world.until("it says so", |world| {
+        super::support::read(&world.path("watcher.log")).contains("check-not-made") || !is_alive(before)
+    });
+    drop(limited);
+    world.until_phase("web", "ready");
+    assert_eq!(world.pid("web"), Some(before));
+}
+
 #[test]
 fn a_watcher_without_descriptors_goes_on_with_what_runs_and_takes_changes_in_once_it_has_some() {
     let mut world = World::new();

@@ -21,6 +21,8 @@ pub enum Op {
     ClaimInstance,
     /// The keeper cannot fork.
     Spawn,
+    /// Neither can the keeper for a health command, nor can a probe be made.
+    Probe,
     /// The signal reaches nobody.
     Signal,
 }

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::behaviour::{Health, JobEffect, JobEnd, JobScript, ProbeAnswer};
+use super::faults::Op;
 use super::run::{Body, Run};
 use super::world::{Occurrence, World};
+use crate::host::probe::ProbeError;
 use crate::host::{Event, JobOutcome, JobPurpose, JobRequest, ProbeRequest};
 use crate::identity::{Nonce, ServiceId};
-use crate::state::ExitStatus;
+use crate::state::{ExitStatus, SpawnStage, is_shortage};
 use crate::time::human;
 
 #[derive(Debug)]
@@ -28,7 +32,11 @@ impl World {
         if request.purpose == JobPurpose::Stop {
             self.tell(format_args!("stop job  {service}: {}", request.spawn.argv.join(" ")));
         }
-        let script = self.job_script(request);
+        let fault = if request.purpose == JobPurpose::Health { self.faults.take(Op::Probe) } else { None };
+        let script = match fault {
+            Some(errno) => JobScript::exec_fails(stage_of(errno), errno),
+            None => self.job_script(request),
+        };
         let (takes, outcome) = bounded(&script, request.timeout);
         let job = Job {
             purpose: request.purpose,
@@ -102,6 +110,13 @@ impl World {
 
     pub fn probe(&mut self, request: ProbeRequest) {
         self.counts.probes += 1;
+        if let Some(errno) = self.faults.take(Op::Probe) {
+            let result = Err(ProbeError::NotMade(errno.desc().to_owned()));
+            return self.schedule(
+                Duration::ZERO,
+                Occurrence::ProbeEnds(Box::new(request), result, self.session.number),
+            );
+        }
         let (takes, result) = match self.leader_of(&request.nonce) {
             None => (Duration::ZERO, Err("connection refused".to_owned())),
             Some((run, _)) => match self.health_of(run) {
@@ -113,18 +128,20 @@ impl World {
                 }
             },
         };
+        let result = result.map_err(ProbeError::Failed);
         self.schedule(takes, Occurrence::ProbeEnds(Box::new(request), result, self.session.number));
     }
 
-    pub fn probe_ends(&mut self, request: &ProbeRequest, result: Result<(), String>, session: u64) {
+    pub fn probe_ends(&mut self, request: &ProbeRequest, result: Result<(), ProbeError>, session: u64) {
         if session != self.session.number {
             return;
         }
         let lives = self.leader_of(&request.nonce).is_some();
-        let result = if lives { result } else { result.and(Err("connection reset".to_owned())) };
+        let result =
+            if lives { result } else { result.and(Err(ProbeError::Failed("connection reset".to_owned()))) };
         let ProbeRequest { service, nonce, .. } = request;
         if let Err(why) = &result {
-            self.tell(format_args!("unwell    {service} ({nonce}): {why}"));
+            self.tell(format_args!("unwell    {service} ({nonce}): {why:?}"));
         }
         self.queue(Event::Probed { service: service.clone(), nonce: nonce.clone(), result });
     }
@@ -140,6 +157,10 @@ impl World {
         let body = run.body().filter(|body| body.leader_lives())?;
         Some((run, body))
     }
+}
+
+fn stage_of(errno: Errno) -> SpawnStage {
+    if is_shortage(errno as i32) { SpawnStage::Fork } else { SpawnStage::Exec }
 }
 
 fn bounded(script: &JobScript, timeout: Duration) -> (Duration, JobOutcome) {

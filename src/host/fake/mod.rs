@@ -52,7 +52,7 @@ use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
-use crate::state::{Containment, FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, Record, is_shortage};
 use crate::time::Stamp;
 
 const PID_NAMESPACE: u64 = 4_026_531_836;
@@ -156,6 +156,10 @@ impl Host for FakeHost {
     fn resolve(&mut self, query: &ExecQuery) -> Resolution {
         let mut world = self.world.borrow_mut();
         match world.faults.take(Op::Resolve) {
+            Some(errno) if is_shortage(errno as i32) => Err(ResolveError::Shortage {
+                path: query.cwd.join(&query.word),
+                error: errno.desc().to_owned(),
+            }),
             Some(errno) => Err(ResolveError::Unreadable {
                 path: query.cwd.join(&query.word),
                 error: errno.desc().to_owned(),

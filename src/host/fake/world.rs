@@ -15,6 +15,7 @@ use super::jobs::Job;
 use super::journal::Journal;
 use super::pids::Pids;
 use super::run::{Doubt, Knowledge, Run};
+use crate::host::probe::ProbeError;
 use crate::host::{Dirty, Event, ProbeRequest, UserFacts};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::state::ExitStatus;
@@ -55,7 +56,7 @@ pub(super) enum Occurrence {
     KillLands(Nonce),
     KillIsGivenUp(Nonce),
     JobEnds(u64),
-    ProbeEnds(Box<ProbeRequest>, Result<(), String>, u64),
+    ProbeEnds(Box<ProbeRequest>, Result<(), ProbeError>, u64),
     /// News of a run that nobody remembers.
     StaleNews,
 }

@@ -184,6 +184,9 @@ fn sentence(error: &notify::Error) -> String {
             "the limit of instances or of open files is reached (sysctl fs.inotify.max_user_instances, ulimit -n)"
                 .to_owned()
         }
+        notify::ErrorKind::Io(error) if error.raw_os_error() == Some(libc::ENFILE) => {
+            "the system's table of open files is full (sysctl fs.file-max)".to_owned()
+        }
         notify::ErrorKind::Io(error) => plain(error),
         other => format!("{other:?}"),
     }
