@@ -110,6 +110,14 @@ fn report(changes: bool, steps: &Value, manifests: &Value) -> Answer {
     Answer::Report(Box::new(serde_json::from_value::<PassReport>(report).unwrap()))
 }
 
+/// A pass that did nothing and reached what it was asked for, with services that are not as declared.
+fn nothing_to_do(apart: &Value, manifests: &Value) -> Answer {
+    let report = json!({
+        "version": 1, "changes": false, "steps": [], "converged": true, "apart": apart, "manifests": manifests,
+    });
+    Answer::Report(Box::new(serde_json::from_value::<PassReport>(report).unwrap()))
+}
+
 fn nothing_done() -> Answer {
     report(false, &json!([]), &json!([]))
 }
@@ -595,4 +603,28 @@ fn a_directory_that_is_not_entered_is_named() {
     assert_eq!(ran.code, Some(3), "{ran:?}");
     let expected = ("out".to_owned(), vec!["directory-not-loaded".to_owned()]);
     assert!(validated(&ran).contains(&expected), "{ran:?}");
+}
+
+#[test]
+fn what_is_parked_is_not_called_as_declared() {
+    let world = World::new();
+    let apart = json!([{ "service": "db", "phase": "failed" }, { "service": "web", "phase": "stopped" }]);
+    let _watcher = world.watcher(move |_| Some(nothing_to_do(&apart, &json!([]))));
+    let said = "nothing to do, but not all is as declared: db is failed, web is stopped\n";
+    for line in ["plan", "--once"] {
+        assert_eq!(world.run(line).stdout, said, "{line}");
+    }
+    let of_one = world.run("start web").stdout;
+    assert_eq!(of_one, "nothing to do, but not all is as declared: web is stopped\n");
+    assert_eq!(world.run("stop web").stdout, "nothing to do: nothing of it runs\n");
+}
+
+#[test]
+fn converged_means_exit_code_0() {
+    let world = World::new();
+    for (manifests, code) in [(json!([]), 0), (broken("/none.toml", "invalid"), 3)] {
+        let _watcher = world.watcher(move |_| Some(nothing_to_do(&json!([]), &manifests)));
+        let ran = world.run("--once -o json");
+        assert_eq!((ran.code, &ran.json()["converged"]), (Some(code), &json!(code == 0)), "{ran:?}");
+    }
 }

@@ -30,7 +30,8 @@ use reconcile::manifest::{Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
 use reconcile::reconciler::status::{
-    Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status, StepReport,
+    Apart, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status,
+    StepReport,
 };
 use reconcile::state::{
     BirthLine, Containment, End, ExitLine, ExitStatus, FileIdentity, Ledger, Reason, Record,
@@ -381,6 +382,7 @@ fn answers() -> Vec<Answer> {
             steps: steps.collect(),
             converged: Some(false),
             unwell: vec![service_status(Phase::Failed)],
+            apart: vec![],
             manifests: vec![manifest()],
         })),
         Answer::Refused(Refusal {
@@ -508,6 +510,16 @@ fn what_is_said_on_the_control_socket_has_its_form() {
         answers().into_iter().map(|answer| Response { id: Some(7), body: Body::Answer(answer) }).collect();
     let error = ProtocolError::new("unsupported-protocol", "the request is in version 9");
     responses.push(Response { id: None, body: Body::Error(error) });
+    let nothing_to_do = Answer::Report(Box::new(PassReport {
+        version: 1,
+        changes: false,
+        steps: vec![],
+        converged: Some(true),
+        unwell: vec![],
+        apart: vec![Apart { service: "web".into(), phase: Phase::Stopped }],
+        manifests: vec![],
+    }));
+    responses.push(Response { id: Some(7), body: Body::Answer(nothing_to_do) });
     assert_form("control-responses.jsonl", &responses);
     assert_complete("answer", &answers());
     assert_complete_words(&phases());

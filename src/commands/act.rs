@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::backend::{Backend, logs};
 use super::exit_code::{Ended, ExitCodes};
 use super::failure::Failure;
-use super::report::{self, RefusalView, ReportView, escape};
+use super::report::{self, Aim, RefusalView, ReportView, escape};
 use super::{ExitCode, Run, manifests, verdict};
 use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command, Refusal};
@@ -33,6 +33,7 @@ pub fn run(run: &Run<'_>, command: Command) -> Result<Ended, Failure> {
     let ended = match &answer {
         // It was not asked to do anything, so it does not say that there was nothing to do.
         Answer::Report(report) if waits && report.steps.is_empty() => show_rest(run, report)?,
+        Answer::Report(report) => show_report(run, report, if stops { Aim::Down } else { Aim::AsDeclared })?,
         answer => show(run, answer)?,
     };
     if let (true, false, Answer::Report(report)) = (with_evidence, run.console.is_json(), &answer) {
@@ -75,6 +76,7 @@ fn keep_what_was_asked_for(report: &mut PassReport, names: &[String]) {
     };
     report.steps.retain(|step| step.action.is_change() || asked(&step.service));
     report.unwell.retain(|service| names.is_empty() || asked(&service.name));
+    report.apart.retain(|apart| names.is_empty() || asked(&apart.service));
     let theirs: Vec<_> = report.unwell.iter().filter_map(|service| service.manifest.as_ref()).collect();
     report.manifests.retain(|file| theirs.contains(&&file.path));
 }
@@ -82,7 +84,7 @@ fn keep_what_was_asked_for(report: &mut PassReport, names: &[String]) {
 /// Shows an answer, whoever gave it.
 pub fn show(run: &Run<'_>, answer: &Answer) -> Result<Ended, Failure> {
     match answer {
-        Answer::Report(report) => show_report(run, report),
+        Answer::Report(report) => show_report(run, report, Aim::AsDeclared),
         Answer::Refused(refusal) => show_refusal(run, refusal),
         Answer::Status(_) => Err(unexpected("a status")),
     }
@@ -92,9 +94,9 @@ pub fn unexpected(what: &str) -> Failure {
     Failure::message(ExitCode::Failed, format!("the answer was {what}, which was not asked for"))
 }
 
-fn show_report(run: &Run<'_>, report: &PassReport) -> Result<Ended, Failure> {
+fn show_report(run: &Run<'_>, report: &PassReport, aim: Aim) -> Result<Ended, Failure> {
     if !run.console.is_json() {
-        run.console.print(&report::steps_done(report))?;
+        run.console.print(&report::steps_done(report, aim))?;
     }
     show_rest(run, report)
 }

@@ -46,6 +46,7 @@ fn look(run: &Run<'_>, names: &[String]) -> Result<Answer, Failure> {
         Err(refusal) => return Ok(Answer::Refused(refusal)),
     };
     plan.steps.retain(|step| ids(&step.service).is_none_or(|id| selected.contains(&id)));
+    plan.apart.retain(|apart| ids(&apart.service).is_none_or(|id| selected.contains(&id)));
     plan.changes = plan.steps.iter().any(|step| step.action.is_change());
     Ok(Answer::Report(Box::new(plan)))
 }

@@ -4,7 +4,8 @@
 
 use super::Reconciler;
 use super::status::{
-    HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status, StepReport, VERSION,
+    Apart, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status, StepReport,
+    VERSION,
 };
 use crate::host::Host;
 use crate::identity::ServiceId;
@@ -46,8 +47,34 @@ impl<H: Host> Reconciler<H> {
             steps: steps.into_iter().map(|step| self.preview_step(step)).collect(),
             converged: None,
             unwell: Vec::new(),
+            apart: self.apart(chosen),
             manifests: self.manifest_statuses(),
         }
+    }
+
+    /// Of the services that `chosen` says: those of which it is not true that what is declared is what runs.
+    pub(super) fn apart(&self, chosen: impl Fn(&ServiceId) -> bool) -> Vec<Apart> {
+        let is_apart = |service: &ServiceId, view: &PhaseView| match view.phase {
+            Phase::Running | Phase::Ready => {
+                self.desired.services.get(service).is_some_and(|want| !want.problems.is_empty())
+            }
+            Phase::Completed => false,
+            Phase::Stopped => view.reason != Reason::DeclaredStopped,
+            Phase::Held => !matches!(view.reason, Reason::ForeignRoot { .. }),
+            Phase::Pending
+            | Phase::Starting
+            | Phase::Unhealthy
+            | Phase::Backoff
+            | Phase::Failed
+            | Phase::Stopping
+            | Phase::Expired
+            | Phase::Rejected => true,
+        };
+        let phases = self.last_plan.phases.iter();
+        phases
+            .filter(|(service, view)| chosen(service) && is_apart(service, view))
+            .map(|(service, view)| Apart { service: service.to_string(), phase: view.phase })
+            .collect()
     }
 
     pub(super) fn preview_step(&self, step: &Step) -> StepReport {

@@ -143,8 +143,20 @@ pub struct PassReport {
     /// Services that are not well, with their phase; for the end of `--once`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unwell: Vec<ServiceStatus>,
+    /// Services that are not as their newest manifest says, although no step is due.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<Apart>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<ManifestStatus>,
+}
+
+/// A service that is not as its newest manifest says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apart {
+    /// As in [`ServiceStatus::name`].
+    pub service: String,
+    /// Of one that is up: it runs as it was accepted before.
+    pub phase: Phase,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -215,6 +215,7 @@ impl<H: Host> Reconciler<H> {
             steps: done.into_iter().chain(held).collect(),
             converged: Some(converged),
             unwell,
+            apart: self.apart(chosen),
             manifests: self.manifest_statuses(),
         }
     }

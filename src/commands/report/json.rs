@@ -95,7 +95,8 @@ impl<'a> ReportView<'a> {
         Self {
             version: VERSION,
             changes: report.changes,
-            converged: report.converged,
+            // One word for one thing: what the exit code 0 means.
+            converged: report.converged.map(|_| codes.first() == ExitCode::Converged),
             steps: report.steps.iter().map(StepView::from).collect(),
             exit_codes: codes.all(),
         }

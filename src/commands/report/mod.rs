@@ -27,7 +27,7 @@ pub use ending::{ending, ending_with_us};
 pub use github::annotations;
 pub use json::{RefusalView, ReportView, StatusView, ValidationView};
 pub use log::log_to_stderr;
-pub use plan::{evidence, plan, steps_done, unwell};
+pub use plan::{Aim, evidence, plan, steps_done, unwell};
 pub use problems::{Source, problems};
 pub use refusal::refusal;
 pub use status::table;

@@ -10,12 +10,28 @@ use super::style::{
 };
 use super::units::count;
 use crate::plan::{Action, Phase};
-use crate::reconciler::status::{PassReport, ServiceStatus, StepReport};
+use crate::reconciler::status::{Apart, PassReport, ServiceStatus, StepReport};
 
-/// Said only of what it is true of: a manifest that is not accepted declares something else.
+/// More services than this are counted.
+const MOST_NAMED: usize = 5;
+
+/// Said only of what it is true of; else what is so instead.
 fn nothing_to_do(report: &PassReport) -> String {
+    if !report.apart.is_empty() {
+        let mut named: Vec<String> = report.apart.iter().take(MOST_NAMED).map(how_it_is).collect();
+        let more = report.apart.len().saturating_sub(MOST_NAMED);
+        named.extend((more > 0).then(|| format!("and {}", count(more, "other service"))));
+        return format!("nothing to do, but not all is as declared: {}\n", named.join(", "));
+    }
     let what = if report.manifests.iter().all(|file| file.ok) { "declared" } else { "accepted" };
     format!("nothing to do: what runs is what is {what}\n")
+}
+
+fn how_it_is(apart: &Apart) -> String {
+    match apart.phase {
+        Phase::Running | Phase::Ready => format!("{} runs as accepted before", apart.service),
+        phase => format!("{} is {}", apart.service, word(phase)),
+    }
 }
 
 /// Every step but the adoptions, which change nothing and are of every service each time; JSON has them.
@@ -33,13 +49,21 @@ pub fn plan(report: &PassReport) -> String {
     format!("{}\n{}\n", columns(&rows), summary(&steps))
 }
 
+/// What a command wants of services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    AsDeclared,
+    Down,
+}
+
 /// What was done, with the outcome of each step.
-pub fn steps_done(report: &PassReport) -> String {
+pub fn steps_done(report: &PassReport, aim: Aim) -> String {
     let steps = worth_telling(report);
     if steps.is_empty() {
-        return match report.converged {
-            Some(false) => String::new(),
-            Some(true) | None => nothing_to_do(report),
+        return match (report.converged, aim) {
+            (Some(false), _) => String::new(),
+            (Some(true) | None, Aim::AsDeclared) => nothing_to_do(report),
+            (Some(true) | None, Aim::Down) => "nothing to do: nothing of it runs\n".to_owned(),
         };
     }
     let with_outcome = |step: &&StepReport| {
@@ -166,13 +190,35 @@ mod tests {
         assert_eq!(plan(&empty), "nothing to do: what runs is what is declared\n");
         let refused = PassReport { manifests: samples::status().manifests, ..empty.clone() };
         assert_eq!(plan(&refused), "nothing to do: what runs is what is accepted\n");
-        assert_eq!(steps_done(&PassReport { converged: Some(true), ..empty.clone() }), plan(&empty));
-        assert_eq!(steps_done(&PassReport { converged: Some(false), ..empty }), "");
+        let done = |report: &PassReport, converged| {
+            steps_done(&PassReport { converged: Some(converged), ..report.clone() }, Aim::AsDeclared)
+        };
+        assert_eq!((done(&empty, true), done(&empty, false)), (plan(&empty), String::new()));
+        assert_eq!(steps_done(&empty, Aim::Down), "nothing to do: nothing of it runs\n");
+    }
+
+    #[test]
+    fn what_is_not_as_declared_is_never_called_so() {
+        let phases = [Phase::Failed, Phase::Stopped, Phase::Held, Phase::Rejected, Phase::Running];
+        let apart = |(index, phase): (usize, &Phase)| Apart { service: format!("s{index}"), phase: *phase };
+        let mut report = PassReport { steps: vec![], changes: false, ..samples::plan() };
+        report.apart = phases.iter().enumerate().map(apart).collect();
+        assert_eq!(
+            plan(&report),
+            "nothing to do, but not all is as declared: s0 is failed, s1 is stopped, s2 is held, s3 is rejected, \
+             s4 runs as accepted before\n"
+        );
+        report.apart.extend(phases[..2].iter().enumerate().map(apart));
+        assert!(
+            plan(&report).ends_with("s4 runs as accepted before, and 2 other services\n"),
+            "{}",
+            plan(&report)
+        );
     }
 
     #[test]
     fn what_was_done_names_the_outcome_of_each_step() {
-        insta::assert_snapshot!(plain(&steps_done(&samples::convergence())));
+        insta::assert_snapshot!(plain(&steps_done(&samples::convergence(), Aim::AsDeclared)));
     }
 
     #[test]

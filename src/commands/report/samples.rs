@@ -155,6 +155,7 @@ pub fn plan() -> PassReport {
         ],
         converged: None,
         unwell: vec![],
+        apart: vec![],
         manifests: vec![],
     }
 }
