@@ -261,6 +261,17 @@ fn status_of_one_answers_like_an_init_script() {
         assert_eq!(ran.code, Some(code), "{ran:?}");
         assert!(ran.stdout.starts_with(&format!("{name} is ")), "{ran:?}");
     }
+    for (names, code) in [("web db", 3), ("web odd db", 4), ("default/*", 4), ("web web", 0)] {
+        let ran = world.run(&format!("status {names}"));
+        assert_eq!(ran.code, Some(code), "{names}: {ran:?}");
+        let all = if names == "default/*" { "web db odd" } else { names };
+        for name in all.split(' ') {
+            assert!(
+                ran.stdout.lines().any(|line| line.starts_with(&format!("{name} is "))),
+                "{names}: {ran:?}"
+            );
+        }
+    }
     let unknown = world.run("status wbe");
     assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(4), ""));
     assert!(unknown.stderr.contains("did you mean `web`?"), "{unknown:?}");
@@ -322,7 +333,8 @@ fn every_command_asks_for_what_it_says() {
         ("down --project shop", Command::Down { project: Some("shop".into()), purge: false }),
         ("prune web", Command::Prune { names: web() }),
         ("adopt web --pid 4711", Command::Adopt { name: "web".into(), pid: Pid::new(4711).unwrap() }),
-        ("forget --project shop web", Command::Forget { name: "shop/web".into() }),
+        ("forget --project shop web", Command::Forget { name: "shop/web".into(), more: vec![] }),
+        ("forget web api", Command::Forget { name: "web".into(), more: vec!["api".into()] }),
         ("takeover", Command::Takeover),
         (
             "wait web --for stopped --timeout 1m",

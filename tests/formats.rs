@@ -301,8 +301,9 @@ fn commands() -> Vec<Command> {
         Command::Down { project: Some("shop".into()), purge: false },
         Command::Prune { names: names() },
         Command::Adopt { name: "web".into(), pid: Pid::new(4711).unwrap() },
-        Command::Forget { name: "web".into() },
+        Command::Forget { name: "web".into(), more: vec![] },
         Command::Takeover,
+        Command::Forget { name: "web".into(), more: vec!["db".into()] },
     ]
 }
 

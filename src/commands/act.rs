@@ -20,7 +20,7 @@ const LAST_WORDS: usize = 10;
 
 pub fn run(run: &Run<'_>, command: Command) -> Result<Ended, Failure> {
     let with_evidence = has_evidence(&command);
-    let names = named(&command).to_vec();
+    let names = named(&command);
     let stops = matches!(command, Command::Stop { .. } | Command::Down { .. });
     let waits = matches!(command, Command::Wait { .. });
     let mut backend = Backend::open(&run.options)?;
@@ -50,7 +50,7 @@ fn has_evidence(command: &Command) -> bool {
     )
 }
 
-fn named(command: &Command) -> &[String] {
+fn named(command: &Command) -> Vec<String> {
     match command {
         Command::Plan { names }
         | Command::Converge { names, .. }
@@ -60,9 +60,10 @@ fn named(command: &Command) -> &[String] {
         | Command::Restart { names }
         | Command::Reset { names }
         | Command::Renew { names }
-        | Command::Prune { names } => names,
-        Command::Adopt { name, .. } | Command::Forget { name } => std::slice::from_ref(name),
-        Command::Status | Command::Down { .. } | Command::Takeover => &[],
+        | Command::Prune { names } => names.clone(),
+        Command::Adopt { name, .. } => vec![name.clone()],
+        Command::Forget { name, more } => std::iter::once(name).chain(more).cloned().collect(),
+        Command::Status | Command::Down { .. } | Command::Takeover => vec![],
     }
 }
 

@@ -140,7 +140,7 @@ pub enum Command {
 
     /// Show services: phase, pid, uptime, restarts, CPU, memory, ports, reason
     ///
-    /// With a NAME: all about that one, and exit code 0 if it is up, 3 if it is not, 4 if that is unknown.
+    /// With NAMEs: all about each, and exit code 0 if all are up, 3 if one is not, 4 if that is unknown of one.
     #[command(visible_alias = "ps")]
     Status(StatusArgs),
 
@@ -177,8 +177,8 @@ pub enum Command {
     /// For a service whose claim cannot be proved: what contains it is known, its leader is not.
     Adopt(AdoptArgs),
 
-    /// Drop the claim on a held service; no process is touched
-    Forget(Name),
+    /// Drop the claim on held services; no process is touched
+    Forget(Names),
 
     /// Remove services although a guard holds their removal
     Prune(Names),
@@ -227,9 +227,9 @@ pub struct ValidateArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
-    /// A service, as `name` or `project/name` [default: a table of all]
+    /// Services, as `name`, `project/name`, or `project/*` [default: a table of all]
     #[arg(value_name = "NAME")]
-    pub name: Option<String>,
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -284,13 +284,6 @@ pub struct Names {
     /// Services, as `name` or `project/name`
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct Name {
-    /// A service, as `name` or `project/name`
-    #[arg(value_name = "NAME")]
-    pub name: String,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,6 +1,6 @@
 //! The exit codes: one table, in the order in which the first that applies wins.
 //!
-//! `docs/commands.md` repeats it and a test compares. `status NAME` has codes of its own, those of an init
+//! `docs/commands.md` repeats it and a test compares. `status NAME…` has codes of its own, those of an init
 //! script. Source: DESIGN section 9; sysexits(3) for 64, the LSB for `status`.
 
 use std::collections::BTreeSet;
@@ -103,7 +103,7 @@ impl From<ExitCode> for ExitCodes {
     }
 }
 
-/// The codes of `status NAME`, for scripts that ask like an init script is asked.
+/// The codes of `status NAME…`, for scripts that ask like an init script is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusCode {
     Up,
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(documented("Exit codes"), code);
         let of_status: Vec<u8> = StatusCode::ALL.iter().map(|code| code.value()).collect();
         let documented: Vec<u8> =
-            documented("Exit codes of `status NAME`").into_iter().map(|(v, _)| v).collect();
+            documented("Exit codes of `status NAME…`").into_iter().map(|(v, _)| v).collect();
         assert_eq!(documented, of_status);
     }
 }

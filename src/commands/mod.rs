@@ -126,7 +126,11 @@ fn dispatch(run: &Run<'_>) -> Result<Ended, Failure> {
         Command::Adopt(adopt) => {
             act::run(run, Request::Adopt { name: run.name(&adopt.name), pid: adopt.pid })
         }
-        Command::Forget(forget) => act::run(run, Request::Forget { name: run.name(&forget.name) }),
+        Command::Forget(forget) => {
+            let mut names = run.names(&forget.names);
+            let name = names.remove(0);
+            act::run(run, Request::Forget { name, more: names })
+        }
         Command::Prune(prune) => act::run(run, Request::Prune { names: run.names(&prune.names) }),
         Command::Takeover => act::run(run, Request::Takeover),
     }

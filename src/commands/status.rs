@@ -1,4 +1,4 @@
-//! `reconcile status` (`ps`): all services in a table, or all about one.
+//! `reconcile status` (`ps`): all services in a table, or all about some.
 
 use jiff::tz::TimeZone;
 
@@ -16,9 +16,9 @@ use crate::reconciler::status::{ManifestStatus, ServiceStatus, Status};
 
 pub fn run(run: &Run<'_>, args: &StatusArgs) -> Result<Ended, Failure> {
     let mut status = current(&run.options)?;
-    match &args.name {
-        Some(name) => one(run, &mut status, &run.name(name)),
-        None => all(run, &mut status),
+    match args.names.as_slice() {
+        [] => all(run, &mut status),
+        names => some(run, &mut status, &run.names(names)),
     }
 }
 
@@ -51,26 +51,27 @@ fn show_usage(service: &mut ServiceStatus, usage: Option<Usage>) {
     service.memory_bytes = Some(usage.memory_bytes);
 }
 
-fn one(run: &Run<'_>, status: &mut Status, name: &str) -> Result<Ended, Failure> {
+fn some(run: &Run<'_>, status: &mut Status, names: &[String]) -> Result<Ended, Failure> {
     let known = status.services.iter().filter_map(|service| ServiceId::parse(&service.name).ok()).collect();
-    let selected = select(&[name.to_owned()], &known);
-    let is_it = |service: &ServiceStatus| match &selected {
+    let selected = select(names, &known);
+    let is_meant = |service: &ServiceStatus| match &selected {
         Ok(ids) => ServiceId::parse(&service.name).is_ok_and(|id| ids.contains(&id)),
         Err(_) => false,
     };
-    status.services.retain(is_it);
+    status.services.retain(is_meant);
     if run.console.is_json() {
         run.console.json(&StatusView::from(&*status))?;
     }
-    match (&selected, status.services.first()) {
-        (Err(refusal), _) => run.console.say(&report::refusal(refusal)),
-        (Ok(_), Some(service)) if !run.console.is_json() => {
-            run.console.print(&report::detail(service, &TimeZone::system()))?;
+    if let Err(refusal) = &selected {
+        run.console.say(&report::refusal(refusal));
+    } else if !run.console.is_json() {
+        for (index, service) in status.services.iter().enumerate() {
+            let gap = if index > 0 { "\n" } else { "" };
+            run.console.print(&format!("{gap}{}", report::detail(service, &TimeZone::system())))?;
             tell_of_its_manifest(run, status, service);
         }
-        (Ok(_), _) => {}
     }
-    Ok(Ended::Status(verdict::of_service(status.services.first())))
+    Ok(Ended::Status(verdict::of_services(&status.services)))
 }
 
 /// All that is wrong with its file, what is wrong with itself first.

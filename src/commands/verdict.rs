@@ -92,23 +92,32 @@ pub fn of_refusal(refusal: &Refusal) -> ExitCodes {
     .into()
 }
 
-/// Of `status NAME`.
-pub fn of_service(service: Option<&ServiceStatus>) -> StatusCode {
-    match service.map(|service| service.phase) {
-        Some(Phase::Running | Phase::Ready) => StatusCode::Up,
-        None | Some(Phase::Held) => StatusCode::Unknown,
-        Some(
-            Phase::Pending
-            | Phase::Starting
-            | Phase::Unhealthy
-            | Phase::Backoff
-            | Phase::Failed
-            | Phase::Stopping
-            | Phase::Stopped
-            | Phase::Completed
-            | Phase::Expired
-            | Phase::Rejected,
-        ) => StatusCode::Down,
+/// Of `status NAME…`: up only if all are, and unknown as soon as one is.
+pub fn of_services(services: &[ServiceStatus]) -> StatusCode {
+    let codes: Vec<StatusCode> = services.iter().map(|service| of_phase(service.phase)).collect();
+    if codes.is_empty() || codes.contains(&StatusCode::Unknown) {
+        StatusCode::Unknown
+    } else if codes.contains(&StatusCode::Down) {
+        StatusCode::Down
+    } else {
+        StatusCode::Up
+    }
+}
+
+fn of_phase(phase: Phase) -> StatusCode {
+    match phase {
+        Phase::Running | Phase::Ready => StatusCode::Up,
+        Phase::Held => StatusCode::Unknown,
+        Phase::Pending
+        | Phase::Starting
+        | Phase::Unhealthy
+        | Phase::Backoff
+        | Phase::Failed
+        | Phase::Stopping
+        | Phase::Stopped
+        | Phase::Completed
+        | Phase::Expired
+        | Phase::Rejected => StatusCode::Down,
     }
 }
 
@@ -188,10 +197,11 @@ mod tests {
     }
 
     #[test]
-    fn status_of_one_is_up_down_or_unknown() {
-        assert_eq!(of_service(None), StatusCode::Unknown);
-        assert_eq!(of_service(Some(&samples::web())), StatusCode::Up);
-        assert_eq!(of_service(Some(&samples::db())), StatusCode::Down);
-        assert_eq!(of_service(Some(&samples::service("x", Phase::Held, ""))), StatusCode::Unknown);
+    fn status_of_some_is_up_down_or_unknown() {
+        let held = || samples::service("x", Phase::Held, "");
+        assert_eq!(of_services(&[]), StatusCode::Unknown);
+        assert_eq!(of_services(&[samples::web(), samples::web()]), StatusCode::Up);
+        assert_eq!(of_services(&[samples::web(), samples::db()]), StatusCode::Down);
+        assert_eq!(of_services(&[samples::web(), held(), samples::db()]), StatusCode::Unknown);
     }
 }

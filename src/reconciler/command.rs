@@ -64,9 +64,11 @@ pub enum Command {
         name: String,
         pid: Pid,
     },
-    /// Drop the claim on a `held` service without touching any process.
+    /// Drop the claim on `held` services without touching any process.
     Forget {
         name: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        more: Vec<String>,
     },
     /// Claim what a copied state directory names.
     Takeover,

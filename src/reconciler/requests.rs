@@ -99,7 +99,10 @@ impl<H: Host> Reconciler<H> {
             }
             Command::Prune { names } => self.confirm_prune(&names),
             Command::Adopt { name, pid } => self.adopt_by_hand(&name, pid),
-            Command::Forget { name } => self.forget_by_hand(&name),
+            Command::Forget { name, more } => {
+                let names: Vec<String> = std::iter::once(name).chain(more).collect();
+                self.forget_by_hand(&names)
+            }
             Command::Takeover => self.take_over(),
         }
     }
@@ -236,27 +239,41 @@ impl<H: Host> Reconciler<H> {
         Ok(Reply::Later { goal: Goal::Down, services: Some(services), timeout: ACT_TIMEOUT })
     }
 
-    fn held(&mut self, name: &str) -> Refused<ServiceId> {
+    /// The services that the names mean; refused unless each is held for what its process is.
+    fn held(&mut self, names: &[String]) -> Refused<BTreeSet<ServiceId>> {
         self.preview();
-        let service = self.selected(&[name.to_owned()])?.pop_first().expect("one name selects at least one");
-        match self.last_plan.phases.get(&service) {
-            Some(view) if view.phase == Phase::Held && view.reason.is_about_identity() => Ok(service),
-            _ => Err(refusal("not-held", format!("{service} is not held"), None)),
+        let services = self.selected(names)?;
+        for service in &services {
+            match self.last_plan.phases.get(service) {
+                Some(view) if view.phase == Phase::Held && view.reason.is_about_identity() => {}
+                _ => return Err(refusal("not-held", format!("{service} is not held"), None)),
+            }
         }
+        Ok(services)
     }
 
-    fn forget_by_hand(&mut self, name: &str) -> Refused<Reply> {
-        let service = self.held(name)?;
-        let run = self.memory.ledger().entry(&service).and_then(|entry| entry.run.as_ref());
-        if let Some(nonce) = run.map(|run| run.nonce.clone()) {
-            self.promise_records(&[Record::Gone { service: service.clone(), nonce }])?;
+    fn forget_by_hand(&mut self, names: &[String]) -> Refused<Reply> {
+        let services = self.held(names)?;
+        let entry = |service: &ServiceId| self.memory.ledger().entry(service)?.run.as_ref();
+        let gone = |service: &ServiceId| {
+            let nonce = entry(service)?.nonce.clone();
+            Some(Record::Gone { service: service.clone(), nonce })
+        };
+        let records: Vec<Record> = services.iter().filter_map(gone).collect();
+        if !records.is_empty() {
+            self.promise_records(&records)?;
         }
-        self.clear_run(&service);
-        Ok(Reply::Later { goal: Goal::Settled, services: Some([service].into()), timeout: ACT_TIMEOUT })
+        services.iter().for_each(|service| self.clear_run(service));
+        Ok(Reply::Later { goal: Goal::Settled, services: Some(services), timeout: ACT_TIMEOUT })
     }
 
     fn adopt_by_hand(&mut self, name: &str, pid: Pid) -> Refused<Reply> {
-        let service = self.held(name)?;
+        let mut services = self.held(&[name.to_owned()])?;
+        let service = services.pop_first().expect("one name selects at least one");
+        if !services.is_empty() {
+            let message = format!("`{name}` names several services, and a process leads one");
+            return Err(refusal("several-services", message, Some("name one of them")));
+        }
         let run = self.memory.ledger().entry(&service).and_then(|entry| entry.run.as_ref());
         let Some((nonce, claimed)) = run.map(|run| (run.nonce.clone(), run.containment.clone())) else {
             return Err(refusal(
