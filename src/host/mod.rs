@@ -87,7 +87,7 @@ pub trait Host {
     fn is_git_worktree(&mut self, path: &Path) -> bool;
 
     /// The process that has this pid at the moment.
-    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity>;
+    fn identify(&self, pid: Pid) -> Option<ProcessIdentity>;
 
     /// What contains a process of this run, as far as it can be seen.
     fn containment(&mut self, nonce: &Nonce, process: &ProcessIdentity) -> Option<Containment>;

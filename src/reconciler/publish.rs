@@ -8,10 +8,10 @@ use super::status::{
     VERSION,
 };
 use crate::host::Host;
-use crate::identity::ServiceId;
+use crate::identity::{ProcessIdentity, ServiceId};
 use crate::manifest::WantedState;
-use crate::plan::{Phase, PhaseView, Step, Want, failures_now};
-use crate::state::{Containment, Entry, ExitStatus, Reason};
+use crate::plan::{Phase, PhaseView, Seen, Step, Want, failures_now};
+use crate::state::{Containment, Entry, ExitStatus, Reason, Run};
 use crate::time::{Clock, rfc3339};
 
 impl<H: Host> Reconciler<H> {
@@ -122,6 +122,7 @@ impl<H: Host> Reconciler<H> {
         let spec = want.and_then(|want| want.accepted.as_ref()).map(|accepted| &accepted.spec);
         let run = entry.run.as_ref();
         let started_at = run.and_then(|run| run.started_at.as_ref());
+        let leader = self.leader(service, run);
         let now = self.host.now();
         let url = spec.filter(|spec| spec.url.is_some()).and_then(|spec| self.render_shown(spec).url);
         let (phase, message) = self.shown_phase(view, entry);
@@ -131,12 +132,11 @@ impl<H: Host> Reconciler<H> {
             phase,
             reason: view.reason.code().to_owned(),
             message,
-            pid: run
-                .filter(|run| run.end.is_none())
-                .and_then(|run| run.process.as_ref())
-                .map(|process| process.pid),
+            pid: leader.map(|process| process.pid),
             started_at: started_at.map(crate::time::Stamp::rfc3339),
-            uptime_s: started_at.map(|at| now.since(at, Clock::Suspend).as_secs()),
+            uptime_s: started_at
+                .filter(|_| leader.is_some())
+                .map(|at| now.since(at, Clock::Suspend).as_secs()),
             restarts: entry.restarts,
             failures: failures_now(entry, spec, &now),
             failures_max: spec.map(|spec| spec.restart.max_failures),
@@ -163,6 +163,17 @@ impl<H: Host> Reconciler<H> {
             labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
             attrs: spec.map(|spec| spec.attrs.clone()).unwrap_or_default(),
         }
+    }
+
+    /// The process that is shown as the service's. Of a run that is held the ledger may name one that is long gone.
+    fn leader<'r>(&self, service: &ServiceId, run: Option<&'r Run>) -> Option<&'r ProcessIdentity> {
+        let process = run.filter(|run| run.end.is_none())?.process.as_ref()?;
+        let is_held = self
+            .observed
+            .services
+            .get(service)
+            .is_some_and(|live| matches!(live.seen, Seen::Unverifiable(_)));
+        (!is_held || self.host.identify(process.pid).as_ref() == Some(process)).then_some(process)
     }
 
     /// Where nobody watches, what a pass would start is stopped.

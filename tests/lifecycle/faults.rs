@@ -119,6 +119,18 @@ fn a_held_service_is_let_go_of_by_hand() {
 }
 
 #[test]
+fn a_held_service_shows_no_process_that_is_gone() {
+    let mut rig = running();
+    rig.host.make_unverifiable("web", Doubt::ContainmentLost);
+    rig.run_for(secs(61));
+    let shown =
+        |rig: &Rig| rig.status("web").map(|web| (web.phase, web.pid.is_some(), web.uptime_s.is_some()));
+    assert_eq!(shown(&rig), Some((Phase::Held, true, true)));
+    rig.host.end("web", ExitStatus::Code(1));
+    assert_eq!(shown(&rig), Some((Phase::Held, false, false)));
+}
+
+#[test]
 fn a_stranger_with_the_pid_of_a_service_is_never_signalled() {
     let mut rig = running();
     let pid: Pid = rig.pid("web");

@@ -180,7 +180,7 @@ impl Host for FakeHost {
         self.world.borrow().git_worktrees.contains(path)
     }
 
-    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
+    fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         self.world.borrow().identify(pid)
     }
 

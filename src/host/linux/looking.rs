@@ -69,7 +69,7 @@ impl Host for Looking {
         trust::is_git_worktree(path)
     }
 
-    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
+    fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         Here::read().ok()?.identity(pid.get()).ok()
     }
 

@@ -204,7 +204,7 @@ impl Host for LinuxHost {
         trust::is_git_worktree(path)
     }
 
-    fn identify(&mut self, pid: Pid) -> Option<ProcessIdentity> {
+    fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         Here::read().ok()?.identity(pid.get()).ok()
     }
 
