@@ -288,7 +288,7 @@ pub struct Names {
 
 #[derive(Debug, Clone, Args)]
 pub struct DownArgs {
-    /// Remove the logs, too
+    /// Remove the logs, too, also those of services that are not declared any more
     #[arg(long)]
     pub purge: bool,
 }

@@ -135,6 +135,9 @@ pub trait Host {
     /// wrong with one is told: [`Event::LogTroubled`].
     fn tend_logs(&mut self, max_size: u64, keep: u32);
 
+    /// Every service of which there is a log or an archive of one, declared or not.
+    fn logged(&self) -> Vec<ServiceId>;
+
     /// Deletes the logs of these services, archives included.
     fn purge_logs(&mut self, services: &[ServiceId]);
 

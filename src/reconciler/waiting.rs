@@ -104,12 +104,18 @@ impl<H: Host> Reconciler<H> {
                 .any(|step| is_held(step) && one.is_about(&step.service.to_string()))
     }
 
+    /// Of what was stopped, and of what was declared once: in the projects of `services`, or anywhere.
     fn purge_logs(&mut self, services: Option<&BTreeSet<ServiceId>>) {
-        let services: Vec<ServiceId> = match services {
-            Some(services) => services.iter().cloned().collect(),
-            None => self.last_plan.phases.keys().cloned().collect(),
+        let is_meant = |service: &ServiceId| match services {
+            Some(services) => {
+                services.contains(service)
+                    || (!self.last_plan.phases.contains_key(service)
+                        && services.iter().any(|stopped| stopped.project() == service.project()))
+            }
+            None => true,
         };
-        self.host.purge_logs(&services);
+        let logged: Vec<ServiceId> = self.host.logged().into_iter().filter(is_meant).collect();
+        self.host.purge_logs(&logged);
     }
 
     /// A command has not been answered yet.

@@ -121,6 +121,21 @@ fn down_stops_everything_and_the_next_watcher_starts_it_again() {
 }
 
 #[test]
+fn a_purge_takes_the_logs_of_removed_services_along() {
+    let mut rig = running("");
+    for name in ["old", "shop-one"] {
+        rig.declare(name, "");
+    }
+    rig.run_for(secs(10));
+    rig.host.remove("old.toml");
+    rig.run_until("it is forgotten", |rig| rig.phase("old").is_none());
+    rig.done(Command::Down { project: Some("default".to_owned()), purge: true });
+    for name in ["web", "old", "shop-one"] {
+        assert!(rig.host.logs_are_purged(name), "{name}");
+    }
+}
+
+#[test]
 fn after_a_reboot_everything_is_started_again() {
     let mut rig = running("");
     rig.reboot();

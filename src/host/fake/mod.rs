@@ -33,6 +33,7 @@ mod world;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -286,6 +287,16 @@ impl Host for FakeHost {
 
     /// Logs of the model never grow.
     fn tend_logs(&mut self, _max_size: u64, _keep: u32) {}
+
+    /// In the model what was ever started has a log.
+    fn logged(&self) -> Vec<ServiceId> {
+        let world = self.world.borrow();
+        let started = world.journal.records().iter().filter_map(|record| match record {
+            Record::Intent(intent) => Some(intent.service.clone()),
+            _ => None,
+        });
+        started.collect::<BTreeSet<_>>().into_iter().collect()
+    }
 
     fn purge_logs(&mut self, services: &[ServiceId]) {
         self.call(|world| {

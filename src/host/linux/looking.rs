@@ -130,6 +130,10 @@ impl Host for Looking {
 
     fn tend_logs(&mut self, _max_size: u64, _keep: u32) {}
 
+    fn logged(&self) -> Vec<ServiceId> {
+        unreachable!("a preview purges nothing")
+    }
+
     fn purge_logs(&mut self, _services: &[ServiceId]) {
         unreachable!("a preview deletes nothing")
     }

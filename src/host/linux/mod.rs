@@ -315,6 +315,14 @@ impl Host for LinuxHost {
         self.tender.tend(&logs, Rules { max_size, keep }, &self.to_results);
     }
 
+    fn logged(&self) -> Vec<ServiceId> {
+        let dir = self.state_dir.layout().logs();
+        logs::services(&dir).unwrap_or_else(|error| {
+            tracing::warn!(dir = %dir.display(), "it cannot be told which logs there are: {error}");
+            Vec::new()
+        })
+    }
+
     fn purge_logs(&mut self, services: &[ServiceId]) {
         for service in services {
             if let Err(error) = logs::purge(&self.state_dir.layout().log(service)) {

@@ -12,6 +12,7 @@ mod lines;
 mod rotate;
 mod stream;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -19,6 +20,7 @@ pub use follow::Follower;
 pub use lines::{Line, LineEnd};
 pub use rotate::{Means, RotateError, Rotation, rotate};
 
+use crate::identity::ServiceId;
 use lines::Splitter;
 use stream::Stream;
 
@@ -55,7 +57,41 @@ pub fn purge(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whose logs, or archives of logs, are in this directory; none if it is not there.
+pub fn services(dir: &Path) -> io::Result<Vec<ServiceId>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let owner = |name: &std::ffi::OsStr| {
+        let (stem, archive) = name.to_str()?.rsplit_once(".log")?;
+        let is_log = archive.strip_prefix('.').unwrap_or(archive).bytes().all(|byte| byte.is_ascii_digit());
+        is_log.then(|| ServiceId::from_file_stem(stem)).flatten()
+    };
+    let mut services = BTreeSet::new();
+    for entry in entries {
+        services.extend(owner(&entry?.file_name()));
+    }
+    Ok(services.into_iter().collect())
+}
+
 fn last(mut lines: Vec<Line>, count: usize) -> Vec<Line> {
     lines.drain(..lines.len().saturating_sub(count));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_and_its_archives_are_of_one_service_and_other_files_of_none() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.logger.log", "a.logger.log.1", "shop.db.log.12", "x.log", "a.b.log.tmp", ".lock"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let named: Vec<String> = services(dir.path()).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(named, ["a/logger", "shop/db"]);
+        assert_eq!(services(&dir.path().join("none")).unwrap(), []);
+    }
 }
