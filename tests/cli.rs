@@ -214,6 +214,19 @@ fn init_makes_what_is_missing_and_keeps_what_is_there() {
 }
 
 #[test]
+fn init_adds_no_service_to_those_that_are_there() {
+    let world = World::new();
+    let manifests = world.path().join("manifests/sub");
+    fs::create_dir_all(&manifests).unwrap();
+    fs::write(manifests.join("web.toml"), "[service.web]\n").unwrap();
+    let ran = world.run("init");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("left out manifests/hello.toml: there is 1 manifest already\n"), "{ran:?}");
+    assert!(!world.path().join("manifests/hello.toml").exists());
+    assert!(world.path().join("manifests/_reference.toml").exists());
+}
+
+#[test]
 fn the_schema_is_json_on_stdout_or_beside_the_manifests() {
     let world = World::new();
     let printed = world.run("schema").json();

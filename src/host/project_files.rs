@@ -4,6 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::Dirty;
+use super::scan::Scanner;
+
 #[derive(Debug, thiserror::Error)]
 #[error("{} cannot be written", path.display())]
 pub struct NotWritten {
@@ -17,6 +20,12 @@ pub enum Written {
     Created,
     /// Something is there already, whatever it holds; it was not touched.
     Kept,
+}
+
+/// How many manifests a root has; none if it cannot be listed.
+pub fn manifests_below(root: &Path) -> usize {
+    let scans = Scanner::new(vec![root.to_owned()], false).scan(&Dirty::Everything);
+    scans.iter().filter_map(|scan| scan.listing.as_ref().ok()).map(|listing| listing.files.len()).sum()
 }
 
 /// Creates a file, and its directory if there is none.
