@@ -458,6 +458,26 @@ fn what_others_wrote_does_not_act_on_the_terminal() {
 }
 
 #[test]
+fn a_failure_is_an_object_for_programs() {
+    let world = World::new();
+    fs::write(world.path().join("reconcile.toml"), "[polcy]\n").unwrap();
+    fs::create_dir(world.path().join("manifests")).unwrap();
+    for line in ["validate -o json", "plan -o json", "--once -o json", "up -d -o json"] {
+        let ran = world.run(line);
+        let value = ran.json();
+        assert_eq!((ran.code, &value["exit_codes"]), (Some(1), &json!([1])), "{line}: {ran:?}");
+        assert!(value["error"]["message"].is_string() && ran.stderr.starts_with("error"), "{line}: {ran:?}");
+    }
+    let error = &world.run("validate -o json").json()["error"];
+    assert_eq!(error["code"], "config-invalid", "{error}");
+    assert!(error["message"].as_str().unwrap().contains("reconcile.toml:1"), "{error}");
+    fs::remove_file(world.path().join("reconcile.toml")).unwrap();
+    let _watcher = world.watcher(|_| Some(three()));
+    let ran = world.run("up -d -o json");
+    assert_eq!((ran.code, &ran.json()["error"]["code"]), (Some(6), &json!("another-reconciler")), "{ran:?}");
+}
+
+#[test]
 fn a_watcher_that_ends_meanwhile_is_named() {
     let world = World::new();
     let _watcher = world.watcher(|_| None);

@@ -108,10 +108,21 @@ fn of_open(error: OpenError) -> Failure {
     match error {
         OpenError::Lock(held @ LockError::Held(_)) => Failure::new(ExitCode::AnotherReconciler, held)
             .help("wait until it ends, or give another --state-dir"),
-        OpenError::Config(ConfigError::Invalid { path, text, problems }) => {
-            let drawn = report::problems(report::Source { path: &path, text: Some(&text) }, &problems);
-            let message = format!("the configuration {} has problems", path.display());
-            Failure::message(ExitCode::Failed, message).drawn(drawn)
+        OpenError::Config(error) => {
+            let drawn = match &error {
+                ConfigError::Invalid { path, text, problems } => {
+                    Some(report::problems(report::Source { path, text: Some(text) }, problems))
+                }
+                ConfigError::Unreadable { .. }
+                | ConfigError::Unsafe { .. }
+                | ConfigError::InsideRoot { .. } => None,
+            };
+            let name = error.code();
+            let failure = Failure::new(ExitCode::Failed, error).named(Some(name));
+            match drawn {
+                Some(drawn) => failure.drawn(drawn),
+                None => failure,
+            }
         }
         other => {
             let name = other.code();

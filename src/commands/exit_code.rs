@@ -49,6 +49,21 @@ impl ExitCode {
         }
     }
 
+    /// Stable, kebab-case: what an error without a code of its own is called in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::AnotherReconciler => "another-reconciler",
+            Self::PlanStale => "plan-stale",
+            Self::Failed => "failed",
+            Self::ManifestInvalid => "manifest-invalid",
+            Self::PolicyRefused => "policy-refused",
+            Self::NotReady => "not-ready",
+            Self::ChangesPending => "changes-pending",
+            Self::Converged => "converged",
+        }
+    }
+
     /// For `--help` and the documentation.
     pub fn meaning(self) -> &'static str {
         match self {

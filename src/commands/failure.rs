@@ -43,6 +43,20 @@ impl Failure {
         self
     }
 
+    /// Stable, kebab-case: of the error, or else of the exit code.
+    pub fn name(&self) -> &'static str {
+        self.name.unwrap_or(self.code.name())
+    }
+
+    /// The error and its causes on one line, for programs.
+    pub fn message_line(&self) -> String {
+        self.error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
+    pub fn help_text(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
     /// The error, each cause on a line of its own, and the hint.
     pub fn render(&self) -> String {
         let word = self.name.map_or_else(|| "error".to_owned(), |name| format!("error[{name}]"));

@@ -33,7 +33,7 @@ use std::process::ExitCode as ProcessExitCode;
 use args::{Cli, Command};
 use exit_code::{Ended, ExitCode};
 use failure::Failure;
-use report::Console;
+use report::{Console, ErrorView};
 use surroundings::Surroundings;
 
 use crate::reconciler::command::Command as Request;
@@ -73,21 +73,25 @@ pub fn main() -> ProcessExitCode {
     if cli.up_args().in_background
         && let Err(error) = crate::host::background::detach()
     {
-        return finish(Err(error.into()), &Surroundings::look());
+        return finish(Err(error.into()), &Console::new(cli.global.output, Surroundings::look()));
     }
     if let Some(Command::Keeper(keeper)) = &cli.command {
         return keeper::run(&cli, keeper);
     }
     let surroundings = Surroundings::look();
     report::log_to_stderr(&surroundings, &cli);
-    let console = Console::new(cli.global.output, surroundings.clone());
+    let console = Console::new(cli.global.output, surroundings);
     let run = Run { options: cli.options(), cli: &cli, console };
-    finish(dispatch(&run), &surroundings)
+    finish(dispatch(&run), &run.console)
 }
 
-fn finish(ended: Result<Ended, Failure>, surroundings: &Surroundings) -> ProcessExitCode {
+fn finish(ended: Result<Ended, Failure>, console: &Console) -> ProcessExitCode {
     let ended = ended.unwrap_or_else(|failure| {
-        Console::new(args::Format::Text, surroundings.clone()).say(&failure.render());
+        console.say(&failure.render());
+        if console.is_json() && !console.has_answered() {
+            // What stdout cannot take is told on stderr already.
+            drop(console.json(&ErrorView::from(&failure)));
+        }
         failure.code.into()
     });
     ended.value().into()

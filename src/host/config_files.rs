@@ -62,8 +62,28 @@ pub enum ConfigError {
         path.display(), root.display()
     )]
     InsideRoot { path: PathBuf, root: PathBuf },
-    #[error("the configuration {} has {} problems", path.display(), problems.len())]
+    #[error("the configuration {} cannot be used: {}", at(path, problems), what(problems))]
     Invalid { path: PathBuf, text: String, problems: Vec<Problem> },
+}
+
+/// The file, and the line of its first problem.
+fn at(path: &Path, problems: &[Problem]) -> String {
+    let line = blocking(problems).next().and_then(|problem| problem.span);
+    line.map_or_else(|| path.display().to_string(), |span| format!("{}:{}", path.display(), span.line))
+}
+
+/// The first problem, and how many more there are.
+fn what(problems: &[Problem]) -> String {
+    let mut blocking = blocking(problems);
+    let first = blocking.next().map_or("it has problems", |problem| problem.message.as_str());
+    match blocking.count() {
+        0 => first.to_owned(),
+        more => format!("{first} (and {more} more)"),
+    }
+}
+
+fn blocking(problems: &[Problem]) -> impl Iterator<Item = &Problem> {
+    problems.iter().filter(|problem| problem.blocks())
 }
 
 impl ConfigError {

@@ -90,19 +90,13 @@ impl Place {
     }
 }
 
-/// With the file, and the line where there is one.
-fn shown(error: &ConfigError) -> String {
+/// On one line, with its cause.
+pub(super) fn shown(error: &ConfigError) -> String {
     match error {
-        ConfigError::Invalid { path, problems, .. } => {
-            let first = problems.iter().find(|problem| problem.blocks());
-            let line = first
-                .and_then(|problem| problem.span)
-                .map_or_else(String::new, |span| format!(":{}", span.line));
-            let message = first.map_or("it has problems", |problem| problem.message.as_str());
-            format!("the configuration {}{line} cannot be used: {message}", path.display())
-        }
         ConfigError::Unreadable { source, .. } => format!("{error}: {source}"),
-        ConfigError::Unsafe { .. } | ConfigError::InsideRoot { .. } => error.to_string(),
+        ConfigError::Invalid { .. } | ConfigError::Unsafe { .. } | ConfigError::InsideRoot { .. } => {
+            error.to_string()
+        }
     }
 }
 

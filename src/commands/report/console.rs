@@ -17,6 +17,7 @@ pub struct Console {
     pub format: Format,
     pub surroundings: Surroundings,
     reader_left: AtomicBool,
+    has_answered: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,12 @@ pub struct Unwritable(#[source] io::Error);
 
 impl Console {
     pub fn new(format: Format, surroundings: Surroundings) -> Self {
-        Self { format, surroundings, reader_left: AtomicBool::new(false) }
+        Self {
+            format,
+            surroundings,
+            reader_left: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
+        }
     }
 
     pub fn is_json(&self) -> bool {
@@ -46,8 +52,14 @@ impl Console {
 
     /// Writes a value as indented JSON.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Unwritable> {
+        self.has_answered.store(true, Ordering::Relaxed);
         let text = serde_json::to_string_pretty(value).map_err(|error| Unwritable(error.into()))?;
         self.print_raw(format!("{}\n", super::escape::json(&text)).as_bytes())
+    }
+
+    /// True once an object was written: `-o json` is one.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
     }
 
     /// Tells people something; a stderr that is gone is nobody to tell.

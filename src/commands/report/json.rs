@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::commands::exit_code::{ExitCode, ExitCodes};
+use crate::commands::failure::Failure;
 use crate::plan::Action;
 use crate::reconciler::command::Refusal;
 use crate::reconciler::status::{
@@ -75,6 +76,29 @@ pub struct RefusalView<'a> {
     version: u32,
     refused: &'a Refusal,
     exit_codes: Vec<ExitCode>,
+}
+
+/// Of a command that failed before it had an answer.
+#[derive(Debug, Serialize)]
+pub struct ErrorView<'a> {
+    version: u32,
+    error: ErrorFields<'a>,
+    exit_codes: Vec<ExitCode>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorFields<'a> {
+    code: &'a str,
+    message: String,
+    help: Option<&'a str>,
+}
+
+impl<'a> From<&'a Failure> for ErrorView<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        let error =
+            ErrorFields { code: failure.name(), message: failure.message_line(), help: failure.help_text() };
+        Self { version: VERSION, error, exit_codes: vec![failure.code] }
+    }
 }
 
 impl<'a> From<&'a Status> for StatusView<'a> {

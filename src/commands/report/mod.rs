@@ -25,7 +25,7 @@ pub use console::Console;
 pub use detail::detail;
 pub use ending::{ending, ending_with_us};
 pub use github::annotations;
-pub use json::{RefusalView, ReportView, StatusView, ValidationView};
+pub use json::{ErrorView, RefusalView, ReportView, StatusView, ValidationView};
 pub use log::log_to_stderr;
 pub use plan::{Aim, evidence, plan, steps_done, unwell};
 pub use problems::{Source, problems};
