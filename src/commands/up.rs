@@ -8,12 +8,19 @@ use super::args::UpArgs;
 use super::backend::{self, block_on};
 use super::exit_code::{Ended, ExitCode};
 use super::failure::Failure;
+use super::report::escape::visible;
 use super::signals::{Manners, Signals};
 use super::spectator::Spectator;
 use super::{Run, background};
 use crate::api::Serving;
 use crate::host::first::Orphans;
+use crate::plan::Phase;
 use crate::reconciler::inbox::{InboxSender, inbox};
+use crate::reconciler::session::Watched;
+use crate::reconciler::status::Status;
+
+/// Of what this watcher was not given.
+const FOREIGN_ROOT: &str = "foreign-root";
 
 pub fn run(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     if args.detach {
@@ -31,22 +38,31 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     let serving = Serving::start(session.state_dir(), sender.clone())?;
     let surroundings = &run.console.surroundings;
     let manners = Manners::new(args.leave, surroundings);
-    let shows = surroundings.stdout.is_terminal && !args.quiet && !run.console.is_json();
-    let mut spectator = shows.then(|| Spectator::new(run));
+    let mut spectator = run.cli.is_spectated(surroundings).then(|| Spectator::new(run));
 
-    tokio::select! {
-        () = session.watch(inbox) => {}
+    let watched = tokio::select! {
+        watched = session.watch(inbox) => watched,
         () = forever(signals.forward(&sender, manners, &run.console, &surroundings.began)) => unreachable!(),
         () = forever(orphans.reap()) => unreachable!(),
         () = forever(show(spectator.as_mut(), &sender)) => unreachable!(),
-    }
+    };
     drop(sender);
     // The answers that were given are still on their way, that to `down` for one.
     serving.finish();
+    let last = session.status();
+    let left = if watched == Watched::Stopped { not_stopped(&last) } else { Vec::new() };
     if let Some(spectator) = spectator {
-        spectator.finish();
+        spectator.finish(last);
     }
-    Ok(ExitCode::Converged.into())
+    let codes = if left.is_empty() { ExitCode::Converged } else { ExitCode::Failed };
+    left.iter().for_each(|line| run.console.say(line));
+    Ok(codes.into())
+}
+
+/// A line for each service that a shutdown could not stop.
+fn not_stopped(status: &Status) -> Vec<String> {
+    let held = status.services.iter().filter(|it| it.phase == Phase::Held && it.reason != FOREIGN_ROOT);
+    held.map(|it| format!("{} is not stopped: {}", it.name, visible(&it.message))).collect()
 }
 
 /// The loop ends by itself; its companions must not end it.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::Reconciler;
+use super::news::{FileNews, TARGET};
 use super::ownership::{FileStanding, InForce, settle};
 use super::roots::{lost_directories, recognise, shown_path, unread_files};
 use crate::host::state_dir::Sharer;
@@ -153,10 +154,28 @@ impl<H: Host> Reconciler<H> {
             .collect();
         views.extend(self.root_problems.iter().chain(&self.shared_roots).cloned());
         views.sort_by(|a, b| a.path.cmp(&b.path));
-        if self.settings.watching {
-            tell_news(&self.manifests.files, &views);
-        }
         self.manifests.files = views;
+        if self.settings.watching {
+            self.tell_of_files();
+        }
+    }
+
+    /// A watcher has nobody to answer: it says what is wrong once, when it comes up, and when it is well again.
+    fn tell_of_files(&mut self) {
+        let files = self.manifests.files.iter().map(|file| (file.path.as_path(), file.problems.as_slice()));
+        for news in self.told_wrongs.update(files) {
+            match news {
+                FileNews::Wrong { path, problems } => {
+                    for Problem { span, code, message, help, .. } in problems {
+                        let (line, column) = (span.map(|span| span.line), span.map(|span| span.column));
+                        tracing::warn!(target: TARGET, file = %path.display(), line, column, code, help, "{message}");
+                    }
+                }
+                FileNews::Well { path } => {
+                    tracing::warn!(target: TARGET, file = %path.display(), "it has no problem any more")
+                }
+            }
+        }
     }
 
     fn forget_texts(&mut self, files: &[FileStanding]) {
@@ -165,9 +184,6 @@ impl<H: Host> Reconciler<H> {
         self.library.retain(|key| known.contains(key), |digest| named.contains(digest));
     }
 }
-
-/// The problem of a file that somebody has open for writing: it ends by itself.
-pub(super) const BEING_WRITTEN: &str = "being-written";
 
 fn digest_of(want: &Want) -> Option<&Digest> {
     want.accepted.as_ref().map(|accepted| &accepted.digest)
@@ -226,20 +242,4 @@ fn versions_digest(scan: &RootScan) -> u64 {
         }
     }
     hasher.finish()
-}
-
-/// A watcher has nobody to answer: it says what is wrong once, when it comes up. A file in the middle of being
-/// saved is not wrong.
-fn tell_news(before: &[FileView], now: &[FileView]) {
-    for view in now {
-        let is_of_it = |other: &&FileView| other.path == view.path;
-        let is_new = |problem: &&Problem| {
-            !before.iter().filter(is_of_it).any(|other| other.problems.contains(problem))
-        };
-        let is_wrong = |problem: &&Problem| problem.code != BEING_WRITTEN;
-        for problem in view.problems.iter().filter(is_new).filter(is_wrong) {
-            let line = problem.span.map(|span| span.line);
-            tracing::warn!(file = %view.path.display(), line, code = problem.code, "{}", problem.message);
-        }
-    }
 }

@@ -20,6 +20,7 @@ pub mod inbox;
 mod judge;
 mod library;
 mod memory;
+pub mod news;
 pub mod options;
 mod ownership;
 mod pass;
@@ -50,6 +51,7 @@ use crate::time::Stamp;
 use desired::{FileView, Manifests};
 use library::Library;
 use memory::Memory;
+use news::{Holds, Wrongs};
 use retry::Retry;
 use status::Drift;
 use waiting::Waiting;
@@ -112,6 +114,9 @@ pub struct Reconciler<H> {
     /// The configuration cannot be used: what the policy is nobody knows. Nothing is accepted, executed or refused.
     without_policy: Option<Problem>,
     waiting: Vec<Waiting>,
+    /// What a watcher has told.
+    told_wrongs: Wrongs,
+    told_holds: Holds,
     last_plan: Plan,
     last_pass: Option<(Stamp, usize)>,
     /// The last pass did something: the next one follows at once and sees what came of it.
@@ -147,6 +152,8 @@ impl<H: Host> Reconciler<H> {
             foreign: None,
             without_policy: None,
             waiting: Vec::new(),
+            told_wrongs: Wrongs::default(),
+            told_holds: Holds::default(),
             last_plan: Plan::default(),
             last_pass: None,
             acted: false,

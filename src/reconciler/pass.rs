@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::Reconciler;
-use super::desired::BEING_WRITTEN;
+use super::news::{BEING_WRITTEN, Hold, HoldNews, TARGET};
 use super::status::StepReport;
 use crate::host::{Dirty, Event, Host, failpoint};
+use crate::identity::ServiceId;
 use crate::plan::{Action, Plan, Presence, plan};
 use crate::state::{Reason, Record};
 use crate::time::{Clock, Stamp};
@@ -109,7 +110,33 @@ impl<H: Host> Reconciler<H> {
         self.disk.note(self.text_is_refused || self.memory.unwritable().is_some(), &now);
         self.last_pass = Some((now, steps.len()));
         self.last_plan = plan;
+        if self.settings.watching {
+            self.tell_of_removals();
+        }
         self.answer_waiting(steps);
+    }
+
+    fn tell_of_removals(&mut self) {
+        let steps = &self.last_plan.steps;
+        let held = steps.iter().filter(|step| step.action == Action::Hold);
+        let held =
+            held.filter_map(|step| Some((step.service.to_string(), Hold::of(&step.reason)?))).collect();
+        let services = &self.desired.services;
+        let is_declared = |service: &str| {
+            let want = ServiceId::parse(service).ok().and_then(|service| services.get(&service));
+            want.is_some_and(|want| want.presence == Presence::Present)
+        };
+        for news in self.told_holds.update(held, is_declared) {
+            match &news {
+                HoldNews::Begun { hold, .. } if hold.passes() => {
+                    tracing::info!(target: TARGET, code = hold.code, "{}", news.sentence());
+                }
+                HoldNews::Begun { hold, .. } => {
+                    tracing::warn!(target: TARGET, code = hold.code, "{}", news.sentence());
+                }
+                HoldNews::Over { .. } => tracing::info!(target: TARGET, "{}", news.sentence()),
+            }
+        }
     }
 
     /// The longest time until the plan of the last pass may be another.

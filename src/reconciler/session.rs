@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep_until};
 use super::Reconciler;
 use super::command::{Answer, Command};
 use super::inbox::{Inbox, Message, ShutdownKind};
+use super::news::TARGET;
 use super::options::Options;
-use super::place::Place;
+use super::place::{Place, shown};
 pub use super::place::{find_state, roots, state_dir};
 use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
@@ -88,6 +89,17 @@ pub struct Session {
     trust_judged: Stamp,
     /// Why changes are not noticed at once, as it was last told.
     polling: Option<String>,
+    /// The configuration could not be read anew, and that was told.
+    config_in_doubt: bool,
+}
+
+/// How a watch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// What may be stopped is stopped.
+    Stopped,
+    /// Every service was left as it is.
+    Left,
 }
 
 impl Session {
@@ -140,7 +152,20 @@ impl Session {
         }
         reconciler.desired.prune.allow = options.allow_prune && options.once;
         let trust_judged = clock::now();
-        Ok(Self { options: options.clone(), place, reconciler, config_seen, trust_judged, polling: None })
+        Ok(Self {
+            options: options.clone(),
+            place,
+            reconciler,
+            config_seen,
+            trust_judged,
+            polling: None,
+            config_in_doubt: false,
+        })
+    }
+
+    /// As the last pass left it.
+    pub fn status(&self) -> Status {
+        self.reconciler.status()
     }
 
     pub fn state_dir(&self) -> &Path {
@@ -167,17 +192,22 @@ impl Session {
     }
 
     /// Watches and reconciles until shut down.
-    pub async fn watch(&mut self, mut inbox: Inbox) {
+    pub async fn watch(&mut self, mut inbox: Inbox) -> Watched {
         self.reconciler.settings.watching = true;
         self.reconciler.host().meet_keeper().await;
         self.reconciler.pass();
         self.tell_if_watched_otherwise();
+        self.tell_if_empty();
+        let mut watched = Watched::Stopped;
         let mut worked_since = Some(Instant::now());
         while !self.reconciler.is_shut_down() {
             let at_most = self.reconciler.time_to_wake();
             tokio::select! {
                 Some(message) = inbox.recv() => match self.take_message(message) {
-                    Then::Leave => break,
+                    Then::Leave => {
+                        watched = Watched::Left;
+                        break;
+                    }
                     // An answer that only tells costs no pass.
                     Then::Nothing => {
                         worked_since.get_or_insert_with(Instant::now);
@@ -203,6 +233,14 @@ impl Session {
         self.reconciler.host().settle().await;
         // Whoever still waits is told by the end of the connection.
         self.reconciler.waiting.clear();
+        watched
+    }
+
+    /// Whoever begins has nothing to see.
+    fn tell_if_empty(&mut self) {
+        if self.reconciler.last_plan.phases.is_empty() && self.reconciler.manifests.files.is_empty() {
+            tracing::info!(target: TARGET, "there is no service; `reconcile init` makes a first manifest");
+        }
     }
 
     /// Watches may run out, and be had again, at any time.
@@ -258,7 +296,10 @@ impl Session {
     fn reload_if_changed(&mut self) {
         match self.config_seen.change() {
             Change::None => {}
-            Change::Gone(path) => keep_without(&path),
+            Change::Gone(path) => {
+                keep_without(&path);
+                self.config_in_doubt = true;
+            }
             Change::Changed => match self.place.config(&self.options) {
                 // It went away between our looking and our reading.
                 Ok(loaded) if self.config_seen.lost_in(&loaded.seen).is_some() => {}
@@ -277,13 +318,18 @@ impl Session {
     fn take_in(&mut self, loaded: Result<LoadedConfig, ConfigError>) {
         match loaded {
             Ok(loaded) => {
-                tracing::info!("the configuration was read again");
+                if std::mem::take(&mut self.config_in_doubt) {
+                    tracing::warn!("the configuration can be used again, and is in force");
+                } else {
+                    tracing::info!("the configuration was read again");
+                }
                 let policy = self.place.policy(&loaded, &self.options);
                 self.config_seen = loaded.seen.clone();
                 self.reconciler.take_configuration(loaded.config, policy);
             }
             Err(error) => {
-                tracing::error!(code = error.code(), "{error}; the configuration in force stays");
+                tracing::error!(code = error.code(), "{}; the configuration in force stays", shown(&error));
+                self.config_in_doubt = true;
                 self.config_seen.look_again();
             }
         }

@@ -11,8 +11,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use super::{Cli, Command, GlobalArgs, UpArgs};
+use super::{Cli, Command, Format, GlobalArgs, UpArgs};
 use crate::commands::exit_code::ExitCode;
+use crate::commands::surroundings::Surroundings;
 use crate::reconciler::options::Options;
 
 impl Cli {
@@ -70,6 +71,11 @@ impl Cli {
             Some(Command::Up(up)) => up,
             _ => &self.up,
         }
+    }
+
+    /// A person sees at a terminal what a watcher of this command line does.
+    pub fn is_spectated(&self, surroundings: &Surroundings) -> bool {
+        surroundings.stdout.is_terminal && !self.up_args().quiet && self.global.output == Format::Text
     }
 
     /// What a session is opened with.
@@ -175,7 +181,6 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use super::super::Format;
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::format::{self, Writer};
 use super::escape::visible;
 use crate::commands::args::{Cli, Command};
 use crate::commands::surroundings::Surroundings;
+use crate::reconciler::news::TARGET;
 
 /// Of this program alone: what the libraries say is theirs.
 const VARIABLE: &str = "RECONCILE_LOG";
@@ -21,9 +22,13 @@ const VARIABLE: &str = "RECONCILE_LOG";
 /// warns. `RECONCILE_LOG` says otherwise.
 pub fn log_to_stderr(surroundings: &Surroundings, cli: &Cli) {
     let watches = cli.once.is_none() && matches!(cli.command, None | Some(Command::Up(_)));
-    let spectated = surroundings.stdout.is_terminal && !cli.up_args().quiet;
-    let level = if watches && !spectated { "reconcile=info" } else { "reconcile=warn" };
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(level));
+    let directives = match (watches, cli.is_spectated(surroundings)) {
+        (true, false) => "reconcile=info".to_owned(),
+        // The spectator draws these.
+        (true, true) => format!("reconcile=warn,{TARGET}=off"),
+        (false, _) => "reconcile=warn".to_owned(),
+    };
+    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(directives));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
