@@ -106,7 +106,11 @@ fn show(run: &Run<'_>, status: &Status, pid: u32) -> Result<Ended, Failure> {
     if run.console.is_json() {
         run.console.json(&StatusView::from(status))?;
     } else {
-        run.console.print(&report::table(&status.services, &TimeZone::system()))?;
+        run.console.print(&report::table(
+            &status.services,
+            &TimeZone::system(),
+            run.console.surroundings.width,
+        ))?;
     }
     run.console.say(&format!("watching in the background (pid {pid}); `reconcile down` stops everything"));
     endings::tell(&run.console, status, Some(pid));

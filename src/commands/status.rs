@@ -93,7 +93,11 @@ fn all(run: &Run<'_>, status: &mut Status) -> Result<Ended, Failure> {
         run.console.json(&StatusView::from(&*status))?;
         return Ok(ExitCode::Converged.into());
     }
-    run.console.print(&report::table(&status.services, &TimeZone::system()))?;
+    run.console.print(&report::table(
+        &status.services,
+        &TimeZone::system(),
+        run.console.surroundings.width,
+    ))?;
     remarks(status).iter().for_each(|remark| run.console.say(remark));
     Ok(ExitCode::Converged.into())
 }

@@ -11,6 +11,8 @@ pub struct Surroundings {
     pub stdin_is_terminal: bool,
     pub stdout: Stream,
     pub stderr: Stream,
+    /// Columns of the terminal that stdout is.
+    pub width: Option<usize>,
     pub github: Option<Github>,
     /// A service manager started us and will start us again.
     pub service_manager: bool,
@@ -48,7 +50,9 @@ impl Surroundings {
         };
         let began = crate::time::rfc3339(jiff::Timestamp::now().as_millisecond());
         let variable = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
-        Self { began, ..Self::judge(terminals, &variable) }
+        let size = terminal_size::terminal_size_of(std::io::stdout());
+        let width = size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0);
+        Self { began, width, ..Self::judge(terminals, &variable) }
     }
 
     /// As [`Surroundings::look`], from values.
@@ -67,6 +71,7 @@ impl Surroundings {
             // A terminal emulator started by systemd hands INVOCATION_ID down to every shell in it, so it
             // counts only where nobody sits in front of us.
             began: String::new(),
+            width: None,
             service_manager: set("NOTIFY_SOCKET") || (set("INVOCATION_ID") && !terminals.stdin),
         }
     }

@@ -78,14 +78,50 @@ impl Cell {
     fn width(&self) -> usize {
         self.text.chars().count()
     }
+
+    /// The text in lines of at most `width` characters, broken at blanks; a longer word is broken anywhere.
+    pub fn wrap(self, width: usize) -> Vec<Self> {
+        let mut lines = vec![String::new()];
+        let mut used = 0;
+        for word in self.text.split(' ') {
+            let mut rest: Vec<char> = word.chars().collect();
+            if used > 0 && used + 1 + rest.len() <= width {
+                let line = lines.last_mut().expect("there is a first line");
+                line.push(' ');
+                line.extend(&rest);
+                used += 1 + rest.len();
+                continue;
+            }
+            loop {
+                if used > 0 {
+                    lines.push(String::new());
+                }
+                let piece: Vec<char> = rest.drain(..rest.len().min(width.max(1))).collect();
+                used = piece.len();
+                lines.last_mut().expect("there is a first line").extend(piece);
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+        lines.into_iter().map(|text| Self { text, ..self.clone() }).collect()
+    }
+}
+
+/// Blanks between two columns.
+pub const GAP: usize = 2;
+
+/// Of each column, in characters.
+pub fn widths(rows: &[Vec<Cell>]) -> Vec<usize> {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(Cell::width).max();
+    (0..count).map(|column| width(column).unwrap_or(0)).collect()
 }
 
 /// Rows as lines with aligned columns, two spaces between them, nothing after the last. A column that is
 /// empty in every row is left out.
 pub fn columns(rows: &[Vec<Cell>]) -> String {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(Cell::width).max();
-    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let widths = widths(rows);
     let mut lines = String::new();
     for row in rows {
         let begin = lines.len();
@@ -101,7 +137,7 @@ fn write_line(row: &[Cell], widths: &[usize], line: &mut String) {
     let shown = row.iter().zip(widths).take(last + 1).filter(|(_, width)| **width > 0);
     for (index, (cell, width)) in shown.enumerate() {
         if index > 0 {
-            line.push_str("  ");
+            line.extend([' '; GAP]);
         }
         let padding = std::iter::repeat_n(' ', width - cell.width());
         if cell.align == Align::Right {
@@ -130,6 +166,17 @@ mod tests {
         ];
         assert_eq!(columns(&rows), "a     10  x y\nlong   9\n");
         assert_eq!(columns(&[]), "");
+    }
+
+    #[test]
+    fn a_text_is_broken_at_blanks_and_a_long_word_anywhere() {
+        let wrapped = |text: &str, width| -> Vec<String> {
+            Cell::new(text).wrap(width).into_iter().map(|cell| cell.text).collect()
+        };
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("a /very/long/path b", 6), ["a", "/very/", "long/p", "ath b"]);
+        assert_eq!(wrapped("", 6), [""]);
+        assert_eq!(wrapped("ab", 0), ["a", "b"]);
     }
 
     #[test]
