@@ -172,7 +172,7 @@ impl<H: Host> Reconciler<H> {
                     }
                 }
                 FileNews::Well { path } => {
-                    tracing::warn!(target: TARGET, file = %path.display(), "it has no problem any more")
+                    tracing::warn!(target: TARGET, file = %path.display(), "it has no problem any more");
                 }
             }
         }

@@ -17,6 +17,7 @@ use super::news::TARGET;
 use super::options::Options;
 use super::place::{Place, shown};
 pub use super::place::{find_state, roots, state_dir};
+use super::status::Status;
 use crate::host::config_files::{self, Change, ConfigError, LoadedConfig};
 use crate::host::keeper::GateError;
 use crate::host::ledger_file::{How, LedgerError, LedgerFile, OpenReport, Recovered};
