@@ -73,7 +73,7 @@ enum Restore {
     Anew,
     /// Each file is replaced, as by rsync or tar.
     Replaced,
-    /// The files are written over, while the keeper runs.
+    /// The files are written over in place, as by `cp`.
     Over,
 }
 
@@ -121,6 +121,7 @@ fn a_backup_that_is_put_back_doubles_nothing() {
             (Restore::Replaced, true),
             (Restore::Replaced, false),
             (Restore::Over, true),
+            (Restore::Over, false),
         ] {
             let what = format!("{who:?}, {how:?}, the keeper lives: {keeper_lives}");
             let world = with_an_old_backup(who);
@@ -163,6 +164,32 @@ fn a_backup_that_is_put_back_doubles_nothing() {
             world.run(&["down"]).expect_code(0);
             assert_eq!(counted(&world), BTreeMap::new(), "{what}");
         }
+    }
+}
+
+/// The ledger knows a run of it, which is over, and no other service tells that records are missing.
+#[test]
+fn a_backup_that_is_written_over_in_place_doubles_not_even_a_service_that_it_knows() {
+    for who in [As::Caller, As::Holders] {
+        let world = World::run_as(who);
+        declare(&world, "web", 98_765);
+        world.once().expect_code(0);
+        copy_over(&world.state(), &world.path("backup"));
+        declare(&world, "web", 98_766);
+        world.once().expect_code(0);
+        let web = pid(&world, "web");
+        end_keeper(&world);
+        restore(&world, Restore::Over);
+        let run = world.once();
+        assert_eq!(counted(&world), one_each(&["web"]), "{who:?}: {}", run.stderr);
+        assert!(is_alive(web));
+        assert_eq!(world.phase("web"), "held", "{}", world.describe());
+        kill(web);
+        world.until("it is dead", |_| !is_alive(web));
+        world.run(&["forget", "web"]);
+        world.once().expect_code(0);
+        assert_eq!(counted(&world), one_each(&["web"]));
+        world.run(&["down"]).expect_code(0);
     }
 }
 

@@ -82,7 +82,7 @@ impl<'a> Look<'a> {
     pub(super) fn find(mut self, ledger: &Ledger, has_lost: bool) -> Result<Lost, LedgerError> {
         if !has_lost
             && !self.births_are_lost()
-            && !self.holds_unknown(ledger)
+            && !self.holds_unknown(ledger)?
             && !self.shows_a_loss(ledger)?
         {
             return Ok(Lost::default());
@@ -135,14 +135,28 @@ impl<'a> Look<'a> {
         self.births.damaged > 0 || (!self.layout.births().exists() && self.layout.keeper_lock().exists())
     }
 
-    /// Our keeper holds what neither the ledger nor a birth knows: both were overwritten by older ones. Not asked by
-    /// an onlooker, whom a keeper that is silent would hold up.
-    fn holds_unknown(&self, ledger: &Ledger) -> bool {
-        let is_known = |cell: &CellInfo| {
-            ledger.knows(&cell.service, &cell.nonce)
-                || self.births.lines.iter().any(|birth| birth.nonce == cell.nonce)
+    /// Something is held or runs that neither the ledger nor a birth knows: both were overwritten by older ones, which
+    /// leaves no trace in the files themselves. Our keeper knows; where there is none, all of `/proc` is read for what looks
+    /// like ours. Not done for an onlooker, whom a keeper that is silent would hold up.
+    fn holds_unknown(&self, ledger: &Ledger) -> Result<bool, LedgerError> {
+        if self.who == As::Onlooker || !has_history(self.layout) {
+            return Ok(false);
+        }
+        let is_known = |service: &ServiceId, nonce: &Nonce| {
+            ledger.knows(service, nonce) || self.births.lines.iter().any(|birth| birth.nonce == *nonce)
         };
-        self.who == As::InCharge && !cells_of(self.layout).iter().all(is_known)
+        if keeper::is_held(self.layout).unwrap_or(true) {
+            return Ok(!cells_of(self.layout).iter().all(|cell| is_known(&cell.service, &cell.nonce)));
+        }
+        let mut unknown = suspects(self.instance)?;
+        unknown.retain(|suspect| !is_known(&suspect.service, &suspect.nonce));
+        if unknown.is_empty() {
+            return Ok(false);
+        }
+        // What is left of a run that nobody remembers, beside one that is remembered and lives, changes nothing.
+        let sights = Sights::look(self.layout, known_claims(ledger))?;
+        let run = |service: &ServiceId| ledger.entry(service).and_then(|entry| entry.run.as_ref());
+        Ok(unknown.iter().any(|it| run(&it.service).is_none_or(|run| sights.is_over(&run.nonce))))
     }
 
     /// Most births that the ledger does not know are of services that were forgotten.
