@@ -13,7 +13,9 @@ use super::signals::{Manners, Signals};
 use super::spectator::Spectator;
 use super::{Run, background};
 use crate::api::Serving;
+use crate::host::cgroup::Place;
 use crate::host::first::Orphans;
+use crate::identity::InstanceId;
 use crate::plan::Phase;
 use crate::reconciler::inbox::{InboxSender, inbox};
 use crate::reconciler::session::Watched;
@@ -32,6 +34,7 @@ pub fn run(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
 async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     // The lock comes first: who holds it owns the socket.
     let mut session = backend::open(&run.options)?;
+    let place = args.in_background.then(|| take_place(session.instance())).flatten();
     let signals = Signals::catch()?;
     let orphans = Orphans::catch()?;
     let (sender, inbox) = inbox();
@@ -54,6 +57,9 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
     if let Some(spectator) = spectator {
         spectator.finish(last);
     }
+    if let Some(place) = place {
+        place.leave();
+    }
     let codes = if left.is_empty() { ExitCode::Converged } else { ExitCode::Failed };
     left.iter().for_each(|line| run.console.say(line));
     Ok(codes.into())
@@ -63,6 +69,18 @@ async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
 fn not_stopped(status: &Status) -> Vec<String> {
     let held = status.services.iter().filter(|it| it.phase == Phase::Held && it.reason != FOREIGN_ROOT);
     held.map(|it| format!("{} is not stopped: {}", it.name, visible(&it.message))).collect()
+}
+
+/// Out of the unit of whoever started us, beside the keeper, where that can be: what is left behind tells otherwise.
+fn take_place(instance: &InstanceId) -> Option<Place> {
+    let place = Place::of_watcher(instance)?;
+    match place.take() {
+        Ok(()) => Some(place),
+        Err(error) => {
+            tracing::warn!("the watcher stays in the cgroup that it was started in: {error}");
+            None
+        }
+    }
 }
 
 /// The loop ends by itself; its companions must not end it.

@@ -8,6 +8,7 @@
 mod ground;
 mod mount;
 mod name;
+mod place;
 mod unit;
 
 use std::fs::{self, File};
@@ -28,6 +29,7 @@ use crate::state::SharedCgroup;
 pub use ground::Ground;
 pub use mount::Mount;
 pub use name::{Run, innermost_run};
+pub use place::Place;
 pub use unit::{Ends, Unit, Units};
 
 /// How a child gets into its cgroup.

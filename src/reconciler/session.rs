@@ -173,6 +173,10 @@ impl Session {
         &self.reconciler.settings.layout.dir
     }
 
+    pub fn instance(&self) -> &InstanceId {
+        &self.reconciler.settings.instance
+    }
+
     /// Carries a command out, making passes until it can be answered.
     pub async fn execute(&mut self, command: Command) -> Answer {
         self.reconciler.host().meet_keeper().await;

@@ -23,6 +23,38 @@ fn what_root_starts_inside_of_a_unit_outlasts_it() {
 }
 
 #[test]
+fn a_watcher_that_root_starts_in_the_background_outlasts_the_unit_and_leaves_nothing() {
+    let Some(unit) = TestCgroup::new(".service") else { return };
+    let world = World::new();
+    world.service("web", FOREVER, "");
+    let mut up = unit.command(&world, false);
+    up.args(["up", "-d"]);
+    let run = world.finish(up).expect_code(0);
+    assert!(!run.stderr.contains(&unit.name()), "{run:?}");
+    world.until_phase("web", "running");
+    let web = world.pid("web").expect("it runs");
+    unit.kill();
+    world.service("new", FOREVER, "");
+    world.until_phase("new", "running");
+    assert_eq!(world.status().expect("it is asked")["watching"], true);
+    assert_eq!(world.pid("web"), Some(web));
+    let base = std::fs::read_to_string(format!("/proc/{web}/cgroup")).unwrap();
+    let base = base
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap()
+        .rsplit_once('/')
+        .unwrap()
+        .0
+        .to_owned();
+    let mount = reconcile::host::cgroup::Mount::find().unwrap().unwrap();
+    let base = mount.point.join(base);
+    assert!(base.is_dir(), "{}", base.display());
+    world.run(&["down"]).expect_code(0);
+    world.until("the last of them takes the directory along", |_| !base.exists());
+}
+
+#[test]
 fn what_nobody_starts_inside_of_a_unit_ends_with_it_as_was_said_and_is_started_anew_once() {
     if cannot_run_as(As::Nobody) {
         return;

@@ -9,11 +9,11 @@ use super::jobs::Job;
 use super::journal;
 use super::pipe::log;
 use super::protocol::{CellInfo, Message, OLDEST_PROTOCOL, PROTOCOL, Request, common_protocol};
-use super::server::{Keeper, Order, own_cgroup};
+use super::server::{Keeper, Order};
 use super::upgrade::NotNow;
 use crate::host::Claim;
 use crate::host::cause::plain;
-use crate::host::cgroup::{Ground, Group, enter};
+use crate::host::cgroup::{Ground, Group, Place};
 use crate::host::failpoint;
 use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
@@ -161,9 +161,7 @@ impl Keeper {
 /// Clears out what keepers before us left, and leaves the cgroup of whoever started us.
 fn move_in(base: &Path) -> io::Result<()> {
     Group::clear_out(base)?;
-    let own = own_cgroup(base);
-    std::fs::create_dir_all(&own)?;
-    enter(&own)
+    Place::of_keeper(base).take()
 }
 
 /// It becomes the name of a directory.

@@ -25,7 +25,7 @@ use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use super::queue::Queue;
 use super::reserve::Reserve;
-use crate::host::cgroup::{Ground, Group, enter};
+use crate::host::cgroup::{Ground, Group, Place};
 use crate::host::failpoint;
 use crate::host::proc::Here;
 use crate::host::socket::Directory;
@@ -419,19 +419,9 @@ impl Keeper {
         false
     }
 
-    /// Out of our own cgroup, so that it can be removed; whatever fails leaves an empty directory.
     fn leave_cgroup(&self) {
-        let Some(Ground::Cgroup { base }) = &self.ground else { return };
-        if let Some(root) = base.ancestors().nth(2) {
-            let _ = enter(root);
-        }
-        for dir in [Some(own_cgroup(base).as_path()), Some(base), base.parent()].into_iter().flatten() {
-            let _ = std::fs::remove_dir(dir);
+        if let Some(Ground::Cgroup { base }) = &self.ground {
+            Place::of_keeper(base).leave();
         }
     }
-}
-
-/// The name of the cgroup that a keeper moves itself to.
-pub fn own_cgroup(base: &Path) -> std::path::PathBuf {
-    base.join("keeper")
 }
