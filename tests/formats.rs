@@ -373,6 +373,7 @@ fn answers() -> Vec<Answer> {
             version: 1,
             instance: Some("00112233445566aa".into()),
             watching: true,
+            polling: None,
             last_pass: Some(LastPass { at: "2025-11-13T02:13:20Z".into(), age_ms: 20, steps: 1 }),
             services: phases().into_iter().map(service_status).collect(),
             manifests: vec![manifest()],

@@ -110,6 +110,9 @@ fn remarks(status: &Status) -> Vec<String> {
     } else if !status.watching {
         remarks.push("nothing watches these services; `reconcile up -d` does".to_owned());
     }
+    if let Some(why) = &status.polling {
+        remarks.push(format!("changes are looked for every two seconds: {why}"));
+    }
     let bad = status.manifests.iter().filter(|file| !file.ok).count();
     if bad > 0 {
         remarks.push(format!("{} not accepted; `reconcile validate` says why", count(bad, "manifest")));
@@ -127,6 +130,8 @@ mod tests {
         assert_eq!(remarks(&samples::status()), ["1 manifest not accepted; `reconcile validate` says why"]);
         let unwatched = Status { watching: false, manifests: vec![], ..samples::status() };
         assert_eq!(remarks(&unwatched), ["nothing watches these services; `reconcile up -d` does"]);
+        let polling = Status { polling: Some("it is NFS".into()), manifests: vec![], ..samples::status() };
+        assert_eq!(remarks(&polling), ["changes are looked for every two seconds: it is NFS"]);
         let empty = Status { services: vec![], ..unwatched };
         assert_eq!(remarks(&empty), ["there is no service; `reconcile init` makes a first manifest"]);
     }

@@ -147,6 +147,9 @@ pub trait Host {
     /// Who else manages the roots, from another state directory. Looked for among processes: once a full pass.
     fn sharers(&mut self) -> Vec<Sharer>;
 
+    /// Why changes of files are looked for every two seconds and not told of at once; a sentence.
+    fn why_polling(&self) -> Option<String>;
+
     /// Waits for something to happen, `None` for ever; never returns an empty list before `at_most` is over.
     /// Cancel safe.
     fn wait(&mut self, at_most: Option<Duration>) -> impl Future<Output = Vec<Event>>;

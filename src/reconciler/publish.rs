@@ -26,6 +26,7 @@ impl<H: Host> Reconciler<H> {
             version: VERSION,
             instance: Some(self.settings.instance.to_string()),
             watching: self.settings.watching,
+            polling: self.host.why_polling(),
             last_pass,
             services: self.last_plan.phases.iter().map(|(id, view)| self.service_status(id, view)).collect(),
             manifests: self.manifest_statuses(),

@@ -250,7 +250,7 @@ impl Session {
 
     /// Watches may run out, and be had again, at any time.
     fn tell_if_watched_otherwise(&mut self) {
-        let polling = self.reconciler.host().why_polling().map(str::to_owned);
+        let polling = self.reconciler.host().why_polling();
         match (&self.polling, &polling) {
             (Some(_), None) => tracing::info!("changes are noticed at once again"),
             (None, Some(why)) => tracing::warn!("changes are looked for every two seconds: {why}"),

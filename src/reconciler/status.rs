@@ -21,6 +21,9 @@ pub struct Status {
     pub instance: Option<String>,
     /// A watcher is running.
     pub watching: bool,
+    /// Why changes of files are noticed within two seconds and not at once; a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub polling: Option<String>,
     pub last_pass: Option<LastPass>,
     /// Ordered by project, then name.
     pub services: Vec<ServiceStatus>,

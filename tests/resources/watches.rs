@@ -100,6 +100,10 @@ fn falls_back(limits: &str, sysctl: &str) {
     let before = world.pid("web");
     let said = |world: &World| super::support::read(&world.path("watcher.log"));
     world.until("it says so", |world| said(world).contains(sysctl));
+    let status = world.run(&["status"]);
+    assert!(status.stderr.contains("every two seconds") && status.stderr.contains(sysctl), "{status:?}");
+    let status = world.status().unwrap();
+    assert!(status["polling"].as_str().is_some_and(|why| why.contains(sysctl)), "{status}");
     write(&world.manifests().join("more/new.toml"), "new");
     world.until_phase("new", "running");
     std::fs::remove_file(world.manifests().join("more/new.toml")).unwrap();
@@ -133,6 +137,7 @@ fn watches_that_run_out_later_are_told_of_and_taken_up_again_when_there_are_some
     world.until("changes are noticed at once again, and it says so", |world| {
         said(world).contains("noticed at once")
     });
+    assert_eq!(world.status().unwrap()["polling"], serde_json::Value::Null);
     let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
     child.wait().unwrap();
 }

@@ -100,6 +100,7 @@ pub fn status() -> Status {
         version: VERSION,
         instance: Some("0123456789abcdef".into()),
         watching: true,
+        polling: None,
         last_pass: Some(LastPass { at: "2026-08-22T11:02:05.000Z".into(), age_ms: 400, steps: 0 }),
         services: vec![
             service("old", Phase::Stopped, "stopped by the operator; `reconcile start` ends that"),

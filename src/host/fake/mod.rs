@@ -315,6 +315,10 @@ impl Host for FakeHost {
         Vec::new()
     }
 
+    fn why_polling(&self) -> Option<String> {
+        None
+    }
+
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
         self.call(|world| world.wait(at_most))
     }

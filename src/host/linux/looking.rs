@@ -148,6 +148,11 @@ impl Host for Looking {
         here.map(|here| sharers(here, self.scanner.roots())).unwrap_or_default()
     }
 
+    /// Nothing is watched.
+    fn why_polling(&self) -> Option<String> {
+        None
+    }
+
     async fn wait(&mut self, _at_most: Option<Duration>) -> Vec<Event> {
         unreachable!("a preview waits for nothing")
     }

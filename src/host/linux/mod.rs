@@ -34,7 +34,7 @@ use super::probe::Prober;
 use super::proc::Here;
 use super::scan::Scanner;
 use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
-use super::watch::{Watcher, scan_and_watch};
+use super::watch::{Mode, Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
     SpawnRequest, StateLayout, UserFacts, clock, durable, sys, trust,
@@ -106,14 +106,6 @@ impl LinuxHost {
 
     pub fn layout(&self) -> &StateLayout {
         self.state_dir.layout()
-    }
-
-    /// What is to be said of how changes are noticed, if it is not at once.
-    pub fn why_polling(&self) -> Option<&str> {
-        match self.watcher.as_ref()?.mode() {
-            super::watch::Mode::Inotify => None,
-            super::watch::Mode::Polling { why } => Some(why),
-        }
     }
 
     /// Meets the keeper that there is, if there is one: before the first pass.
@@ -337,6 +329,13 @@ impl Host for LinuxHost {
 
     fn sharers(&mut self) -> Vec<Sharer> {
         sharers(&self.state_dir.layout().dir, self.scanner.roots())
+    }
+
+    fn why_polling(&self) -> Option<String> {
+        match self.watcher.as_ref()?.mode() {
+            Mode::Inotify => None,
+            Mode::Polling { why } => Some(why.clone()),
+        }
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
