@@ -78,19 +78,23 @@ fn read_line(section: &mut Section<'_, '_, '_>, line: &Text<'_>, known: &Known<'
     if !section.is_clean(path, line, Layout::Lines) {
         return None;
     }
-    if let Some((part, found)) = shell_syntax(line.text) {
-        let place = line.part(section.problems.text(), part);
-        let message = format!("{}, and no shell runs `{path}`", found.describe());
-        section.problems.add(place, code::NEEDS_SHELL, message).help(found.help(line.text));
-        return None;
-    }
+    // Before what a shell would act on: of a quote that is open nobody knows what it was to hold.
     let words = match shell_words::split(line.text) {
         Ok(words) => words,
         Err(error) => {
-            section.problems.add(line.place.clone(), code::BAD_COMMAND, format!("`{path}`: {error}"));
+            let at = unclosed_quote(line.text).map_or(0..line.text.len(), |at| at..at + 1);
+            let place = line.part(section.problems.text(), at);
+            let report = section.problems.add(place, code::BAD_COMMAND, format!("`{path}`: {error}"));
+            report.help("close it, or write the command as an array, a string for each word");
             return None;
         }
     };
+    if let Some((part, found)) = shell_syntax(line.text) {
+        let place = line.part(section.problems.text(), part);
+        let message = format!("{}, and no shell runs `{path}`", found.describe());
+        section.problems.add(place, code::NEEDS_SHELL, message).help(found.help(&words));
+        return None;
+    }
     if words.first().is_none_or(String::is_empty) {
         let none_is_possible = may_be_none(section.find("command").map(|(field, _)| &field.kind));
         let report = section.problems.add(line.place.clone(), code::EMPTY, format!("`{path}` is empty"));
@@ -160,8 +164,8 @@ impl Syntax<'_> {
         }
     }
 
-    fn help(&self, line: &str) -> String {
-        let words = shell_words::split(line).unwrap_or_default();
+    /// `words` are those of the line.
+    fn help(&self, words: &[String]) -> String {
         match self {
             Self::Assignment(_) => {
                 let is_assignment = |word: &&String| assignment(word).is_some();
@@ -173,10 +177,10 @@ impl Syntax<'_> {
             Self::Operator('$') => format!(
                 "write `shell = true`, or `{{{{env.KEY}}}}` for a declared variable, or for the text itself: \
                  `command = {}`",
-                array(&words)
+                array(words)
             ),
             Self::Operator(_) | Self::Comment => {
-                format!("write `shell = true`, or for the text itself: `command = {}`", array(&words))
+                format!("write `shell = true`, or for the text itself: `command = {}`", array(words))
             }
         }
     }
@@ -224,6 +228,23 @@ fn shell_syntax(line: &str) -> Option<(Range<usize>, Syntax<'_>)> {
         }
     }
     None
+}
+
+/// Where the quote begins that nothing closes, by the same rules.
+fn unclosed_quote(line: &str) -> Option<usize> {
+    let mut open: Option<(usize, char)> = None;
+    let mut chars = line.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match (open, c) {
+            (None | Some((_, '"')), '\\') => {
+                chars.next();
+            }
+            (None, '\'' | '"') => open = Some((at, c)),
+            (Some((_, quote)), _) if quote == c => open = None,
+            _ => {}
+        }
+    }
+    open.map(|(at, _)| at)
 }
 
 #[derive(Clone, Copy)]
@@ -278,8 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn a_quote_that_is_never_closed_is_found() {
+        for (line, at) in
+            [("echo 'a", Some(5)), ("A=1 b \"c\\\"", Some(6)), ("'a' \"b\" c", None), ("'\\'", None)]
+        {
+            assert_eq!(unclosed_quote(line), at, "{line}");
+            assert_eq!(shell_words::split(line).is_err(), at.is_some(), "{line}");
+        }
+    }
+
+    #[test]
     fn help_can_be_pasted() {
-        let help = |line: &str| shell_syntax(line).map(|(_, syntax)| syntax.help(line)).unwrap_or_default();
+        let words = |line: &str| shell_words::split(line).unwrap();
+        let help = |line: &str| shell_syntax(line).map(|(_, it)| it.help(&words(line))).unwrap_or_default();
         assert_eq!(
             help("A=1 B='x y' node \"s.js\""),
             "write `env = { A = \"1\", B = \"x y\" }` and `command = [\"node\", \"s.js\"]`"
