@@ -277,6 +277,9 @@ impl Reason {
                 |status| format!("it ended with {status}"),
             )
         }
+        fn plural(count: u32) -> &'static str {
+            if count == 1 { "" } else { "s" }
+        }
         fn why(status: &Option<ExitStatus>, cause: &Option<Box<Reason>>) -> String {
             cause.as_ref().map_or_else(|| how(status), |cause| cause.message())
         }
@@ -299,7 +302,7 @@ impl Reason {
             }
             Self::PolicyRevoked { problem } => format!("the policy in force refuses it: {problem}"),
             Self::Unhealthy { failures, last_error } => {
-                format!("{failures} health checks in a row failed: {last_error}")
+                format!("{failures} health check{} in a row failed: {last_error}", plural(*failures))
             }
             Self::StartTimeout { timeout, last_error } => {
                 format!("not ready within {}: {last_error}", human(*timeout))
@@ -373,7 +376,7 @@ impl Reason {
             Self::Running => "up; it has no health check".into(),
             Self::Ready => "up and healthy".into(),
             Self::Unwell { failures, last_error } => {
-                format!("{failures} health checks in a row failed: {last_error}")
+                format!("{failures} health check{} in a row failed: {last_error}", plural(*failures))
             }
             Self::Stopping => "being stopped".into(),
             Self::Backoff { failures, max_failures, status, left, cause } => {
@@ -384,7 +387,8 @@ impl Reason {
                 )
             }
             Self::Failed { failures, status, cause } => format!(
-                "{failures} failures in a row, {}; mend it, then `reconcile reset NAME`, or change its manifest",
+                "{failures} failure{} in a row, {}; mend it, then `reconcile reset NAME`, or change its manifest",
+                plural(*failures),
                 why(status, cause)
             ),
             Self::Completed { status } => {
