@@ -234,11 +234,12 @@ impl<H: Host> Reconciler<H> {
         let service = ServiceId::parse(&step.service).ok();
         let view = service.and_then(|service| self.last_plan.phases.get(&service));
         let outcome = match (step.action, view.map(|view| view.phase)) {
-            (Action::Start, Some(Phase::Ready | Phase::Running | Phase::Completed)) => Outcome::Done,
-            (Action::Start, Some(Phase::Backoff | Phase::Failed | Phase::Pending | Phase::Unhealthy)) => {
-                Outcome::Failed
-            }
-            (Action::Start, Some(Phase::Starting)) => Outcome::Begun,
+            (
+                // A restart is done once it is up again: that it was stopped is half of it.
+                Action::Start | Action::Restart,
+                Some(Phase::Backoff | Phase::Failed | Phase::Pending | Phase::Unhealthy | Phase::Held),
+            ) => Outcome::Failed,
+            (Action::Start | Action::Restart, Some(Phase::Starting)) => Outcome::Begun,
             (Action::Stop | Action::Restart | Action::Signal | Action::Kill, Some(Phase::Stopping)) => {
                 Outcome::Begun
             }

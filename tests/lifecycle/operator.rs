@@ -1,7 +1,7 @@
 //! What the operator asks for, and how long it lasts.
 
 use reconcile::host::fake::{Behaviour, Birth, JobScript};
-use reconcile::plan::Phase;
+use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::Command;
 use reconcile::state::ExitStatus;
 
@@ -118,6 +118,20 @@ fn down_stops_everything_and_the_next_watcher_starts_it_again() {
     rig.die(Birth::Never);
     rig.run_for(secs(10));
     rig.host.assert_alive(&["db", "web"]);
+}
+
+#[test]
+fn a_restart_is_done_once_it_is_up_again() {
+    let mut rig = running("restart.max_failures = 1");
+    let outcome = |rig: &mut Rig| {
+        let report = rig.done(Command::Restart { names: vec!["web".to_owned()] });
+        let restart = report.steps.into_iter().find(|step| step.action == Action::Restart);
+        restart.and_then(|step| step.outcome)
+    };
+    assert_eq!(outcome(&mut rig).as_deref(), Some("done"));
+    rig.host.behave("web", Behaviour::default().exits(secs(0), ExitStatus::Code(3)));
+    assert_eq!(outcome(&mut rig).as_deref(), Some("failed"));
+    assert_eq!(rig.phase("web"), Some(Phase::Failed));
 }
 
 #[test]
