@@ -633,7 +633,7 @@ fn a_refused_and_a_doubled_service_have_their_line_and_column() {
     assert_eq!(
         places,
         [
-            ("exec-not-allowed".to_owned(), Some(3), Some(10)),
+            ("exec-not-allowed".to_owned(), Some(4), Some(11)),
             (doubled(), Some(1), Some(10)),
             (doubled(), Some(2), Some(10)),
         ]
@@ -672,4 +672,35 @@ fn converged_means_exit_code_0() {
         let ran = world.run("--once -o json");
         assert_eq!((ran.code, &ran.json()["converged"]), (Some(code), &json!(code == 0)), "{ran:?}");
     }
+}
+
+/// Line and code of each problem of a manifest with these lines below `[service.web]`.
+fn validated_places(lines: &str) -> (Option<i32>, Vec<(u64, String)>) {
+    let world = World::new();
+    fs::create_dir(world.path().join("manifests")).unwrap();
+    fs::write(world.path().join("manifests/a.toml"), format!("[service.web]\n{lines}")).unwrap();
+    fs::write(world.path().join("reconcile.toml"), "[policy]\nexecutables = [\"true\"]\n").unwrap();
+    let ran = world.run("validate -o json");
+    let problems = ran.json()["manifests"][0]["problems"].as_array().unwrap().clone();
+    let place =
+        |problem: &Value| (problem["line"].as_u64().unwrap(), problem["code"].as_str().unwrap().to_owned());
+    let mut places: Vec<_> = problems.iter().map(place).collect();
+    places.sort();
+    (ran.code, places)
+}
+
+#[test]
+fn what_the_policy_refuses_is_placed_at_the_field_at_fault() {
+    let lines = "command = [\"cat\"]\nnice = 0\n[service.web.env]\nA = \"1\"\nLD_PRELOAD = \"x\"\n\
+                 [service.web.health]\ncommand = [\"sleep\"]\n[service.web.stop]\ncommand = \"cat\"\nshell = true\n";
+    let (code, places) = validated_places(lines);
+    let found: Vec<_> = places.iter().map(|(line, code)| (*line, code.as_str())).collect();
+    let expected = [
+        (2, "exec-not-allowed"),
+        (6, "env-hijack"),
+        (8, "exec-not-allowed"),
+        (10, "exec-not-allowed"),
+        (11, "shell-not-allowed"),
+    ];
+    assert_eq!((code, found), (Some(4), expected.to_vec()));
 }

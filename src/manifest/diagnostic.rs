@@ -86,6 +86,9 @@ pub struct Problem {
     pub severity: Severity,
     /// The service it is about, by the name in the file, where there is one.
     pub service: Option<String>,
+    /// The field that it is about, as `env.PORT`, where it has no place yet.
+    #[serde(skip)]
+    pub field: Option<String>,
     /// What is wrong: a lower-case fragment without a full stop.
     pub message: String,
     /// How to mend it, in the imperative; may hold a line to paste.
@@ -99,6 +102,7 @@ impl Problem {
             code: code.to_owned(),
             severity: Severity::Invalid,
             service: None,
+            field: None,
             message: message.into(),
             help: None,
         }
@@ -126,6 +130,12 @@ impl Problem {
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    #[must_use]
+    pub fn about(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
         self
     }
 

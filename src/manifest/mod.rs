@@ -25,7 +25,7 @@ mod template;
 mod units;
 mod unread;
 
-pub use check::{Declared, Loaded, load, output_regex};
+pub use check::{Declared, Loaded, Places, load, output_regex};
 pub use diagnostic::{Problem, Severity, Span, escape};
 pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
 pub use fields::Class;

@@ -9,7 +9,7 @@ use super::syntax::line_around;
 use super::template::is_templated;
 
 /// More than these are not listed: nobody reads on, and a hostile text has a million.
-pub(super) const MAX_LISTED: usize = 100;
+pub(in crate::manifest) const MAX_LISTED: usize = 100;
 
 /// What all patterns of one text may compile to. A MiB takes 5 ms, and a text has room for ten thousand patterns.
 const MAX_COMPILED_BYTES: usize = 16 << 20;

@@ -63,12 +63,15 @@ impl Policy {
             Some(HealthCheck::Command { command, .. }) => Some(command),
             _ => None,
         };
-        let commands =
-            [("command", Some(&spec.command)), ("health", health), ("stop", spec.stop.command.as_ref())];
-        for (key, _) in commands.into_iter().filter(|(_, c)| c.is_some_and(CommandLine::is_shell)) {
+        let commands = [
+            ("command", "shell", Some(&spec.command)),
+            ("health", "health.shell", health),
+            ("stop", "stop.shell", spec.stop.command.as_ref()),
+        ];
+        for (key, field, _) in commands.into_iter().filter(|(_, _, c)| c.is_some_and(CommandLine::is_shell)) {
             if !self.allow_shell {
                 let message = format!("`{key}` wants a shell, and the policy allows none");
-                found.push(Problem::refused(code::SHELL_NOT_ALLOWED, message).help(
+                found.push(Problem::refused(code::SHELL_NOT_ALLOWED, message).about(field).help(
                     "write the command as a list of words without `shell`, or allow shells below `[policy]` \
                      with `allow_shell = true`",
                 ));
@@ -106,7 +109,7 @@ impl Policy {
             let Some(value) = value.filter(|value| *value < 0) else { continue };
             let message = format!("`{key} = {value}` puts it before others, which the policy does not allow");
             let help = "write 0 or more, or allow it below `[policy]` with `allow_priority = true`";
-            found.push(Problem::refused(code::PRIORITY_NOT_ALLOWED, message).help(help));
+            found.push(Problem::refused(code::PRIORITY_NOT_ALLOWED, message).about(key).help(help));
         }
     }
 
@@ -172,6 +175,7 @@ impl Policy {
 
     fn check_env(&self, spec: &Spec, facts: &Facts<'_>, found: &mut Vec<Problem>) {
         for key in facts.env.keys() {
+            let field = || format!("env.{key}");
             let verdicts = self.env.iter().map(|rules| rules.sets(key));
             match verdicts.max().unwrap_or(EnvVerdict::Allowed) {
                 EnvVerdict::Allowed => {}
@@ -180,12 +184,12 @@ impl Policy {
                     let message =
                         format!("`{shown}` can make the process run something else than its command");
                     let help = self.env_help(key, "only that very key below `[policy]` allows it");
-                    found.push(Problem::refused(code::ENV_HIJACK, message).help(help));
+                    found.push(Problem::refused(code::ENV_HIJACK, message).about(field()).help(help));
                 }
                 EnvVerdict::NotListed => {
                     let message = format!("the policy does not allow a manifest to set `{}`", escape(key));
                     let help = self.env_help(key, "allow it below `[policy]`");
-                    found.push(Problem::refused(code::ENV_NOT_ALLOWED, message).help(help));
+                    found.push(Problem::refused(code::ENV_NOT_ALLOWED, message).about(field()).help(help));
                 }
             }
         }

@@ -40,6 +40,17 @@ pub enum Purpose {
     Stop,
 }
 
+impl Purpose {
+    /// The field of a manifest that the command is in.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Health => "health.command",
+            Self::Stop => "stop.command",
+        }
+    }
+}
+
 /// Which list of executables refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {

@@ -24,7 +24,7 @@ pub(super) fn problem(purpose: Purpose, refused: &[Refused<'_>], listed: &[ExecE
     let first = &refused[0];
     let (code, why) = first.why();
     let message = format!("{} {}: {why}", what(purpose, first.role), first.shown());
-    Problem::refused(code, message).help(first.help(refused, listed))
+    Problem::refused(code, message).about(purpose.field()).help(first.help(refused, listed))
 }
 
 fn what(purpose: Purpose, role: Role) -> &'static str {

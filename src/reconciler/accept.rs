@@ -13,8 +13,9 @@ use super::pass::LEDGER_UNWRITABLE;
 use super::roots::inode_of;
 use crate::host::{FileScan, Host, RootScan};
 use crate::identity::ServiceId;
-use crate::manifest::{Problem, Severity};
+use crate::manifest::{Places, Problem, Severity};
 use crate::plan::Accepted;
+use crate::policy::code::key_of;
 use crate::state::{FileKey, Ledger, Record, RootKey};
 
 /// A file that declared services and has nothing in it any more is what a failed save leaves, not a decision.
@@ -44,7 +45,10 @@ impl<H: Host> Reconciler<H> {
                 if let Some(loaded) = candidate.as_ref().filter(|_| is_new_text) {
                     match &self.without_policy {
                         Some(why) => problems.push(why.clone()),
-                        None => problems.extend(self.judge_candidate(&key, loaded)),
+                        None => {
+                            let text = file.content.as_deref().unwrap_or_default();
+                            problems.extend(self.judge_candidate(&key, loaded, text));
+                        }
                     }
                     let owned = self.owned_by(&key);
                     problems.extend(emptied(file, owned.len()));
@@ -62,13 +66,22 @@ impl<H: Host> Reconciler<H> {
         standings
     }
 
-    /// Problems of a text that is not accepted yet, under the policy. An executable that is not there is a
-    /// problem only where an accepted version would be given up for it; else it is a gate.
-    fn judge_candidate(&mut self, key: &FileKey, loaded: &Loaded) -> Vec<Problem> {
+    /// Problems of a text that is not accepted yet, under the policy. An executable, user or directory that is not
+    /// there is a problem only where an accepted version would be given up for it, or where somebody asks for all
+    /// that stands in the way of a start; else it is a gate.
+    fn judge_candidate(&mut self, key: &FileKey, loaded: &Loaded, text: &str) -> Vec<Problem> {
+        let places = Places::of(text);
         let mut problems: Vec<Problem> = self.policy.check_file(loaded.services.len()).into_iter().collect();
         for accepted in &loaded.services {
             let judgement = self.judge(accepted);
-            let placed = |problem| loaded.placed(problem, &accepted.spec.id);
+            let id = &accepted.spec.id;
+            let placed = |problem: Problem| {
+                let field = problem.field.as_deref().or_else(|| key_of(&problem.code));
+                match field.and_then(|field| places.find(id.name(), field)) {
+                    Some(span) => problem.at(span),
+                    None => loaded.placed(problem, id),
+                }
+            };
             problems.extend(judgement.problems.into_iter().map(placed));
             let has_accepted = self
                 .memory

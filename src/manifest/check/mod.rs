@@ -8,10 +8,12 @@ mod command;
 mod environment;
 mod health;
 mod marks;
+mod places;
 mod service;
 mod templates;
 
 pub use health::output_regex;
+pub use places::Places;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
