@@ -704,3 +704,17 @@ fn what_the_policy_refuses_is_placed_at_the_field_at_fault() {
     ];
     assert_eq!((code, found), (Some(4), expected.to_vec()));
 }
+
+#[test]
+fn what_a_start_would_wait_for_is_an_error_of_the_manifest() {
+    for (lines, line, code) in [
+        ("command = [\"true\"]\ncwd = \"nope\"\n", 3, "no-directory"),
+        ("command = [\"true\"]\ncwd = \"manifests/a.toml\"\n", 3, "no-directory"),
+        ("command = [\"true\"]\nuser = \"no-such-user\"\n", 3, "unknown-user"),
+        ("command = [\"no-such-program\"]\n", 2, "executable-not-found"),
+    ] {
+        let expected = (Some(3), vec![(line, code.to_owned())]);
+        assert_eq!(validated_places(lines), expected, "{lines}");
+    }
+    assert_eq!(validated_places("command = [\"true\"]\ncwd = \"manifests\"\n"), (Some(0), vec![]));
+}

@@ -89,7 +89,11 @@ impl<H: Host> Reconciler<H> {
                 .entry(&accepted.spec.id)
                 .is_some_and(|entry| entry.file.as_ref() == Some(key) || entry.run.is_some());
             problems.extend(judgement.unresolved.map(placed).map(|problem| {
-                if has_accepted { problem } else { Problem { severity: Severity::Warning, ..problem } }
+                if has_accepted || self.is_strict {
+                    problem
+                } else {
+                    Problem { severity: Severity::Warning, ..problem }
+                }
             }));
         }
         problems

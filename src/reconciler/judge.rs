@@ -9,10 +9,13 @@ use std::path::Path;
 use super::Reconciler;
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::manifest::{self, Problem, Rendered, RenderedCheck, Spec, Surroundings};
+use crate::manifest::{self, Problem, Rendered, RenderedCheck, Spec, Surroundings, escape};
 use crate::plan::Accepted;
 use crate::policy::{Facts, Purpose, ResolvedFile, StartedFrom};
 use crate::state::Reason;
+
+/// Of a `user` that cannot be looked up.
+pub(super) const UNKNOWN_USER: &str = "unknown-user";
 
 /// The verdict on one accepted or candidate spec.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub(super) struct Judgement {
     pub problems: Vec<Problem>,
     /// A start must wait for this.
     pub gate: Option<Reason>,
-    /// The problem behind the gate: a command that resolves to nothing.
+    /// The problem behind the gate: a command that resolves to nothing, a user or a directory that is not there.
     pub unresolved: Option<Problem>,
     /// What the command itself resolves to, if it does.
     pub files: Vec<ResolvedFile>,
@@ -31,6 +34,15 @@ impl Judgement {
     /// Nothing to say against it, and nothing looked up.
     pub(super) fn fine() -> Self {
         Self { problems: Vec::new(), gate: None, unresolved: None, files: Vec::new() }
+    }
+
+    /// What was found first is told.
+    fn wait_for(&mut self, problem: Problem) {
+        self.gate.get_or_insert_with(|| Reason::Gate {
+            gate: problem.code.clone(),
+            message: problem.message.clone(),
+        });
+        self.unresolved.get_or_insert(problem);
     }
 }
 
@@ -105,6 +117,22 @@ impl<H: Host> Reconciler<H> {
         Some(self.policy.permit_executed(&started).map_err(|problem| problem.of(spec.id.name())))
     }
 
+    /// What a start needs beside its commands, and is not there.
+    fn missing(&mut self, spec: &Spec, rendered: &Rendered) -> Option<Problem> {
+        let problem = match spec.user.as_ref().map(|user| self.host.user(user)) {
+            // In its home may be where the directory is.
+            Some(Err(sentence)) => Problem::new(UNKNOWN_USER, sentence).about("user"),
+            Some(Ok(_)) | None if self.host.is_no_directory(&rendered.cwd) => {
+                let message = format!("there is no directory `{}`", escape(&rendered.cwd.to_string_lossy()));
+                Problem::new("no-directory", message)
+                    .about("cwd")
+                    .help("make it, or mend `cwd`; relative paths start at the project directory")
+            }
+            Some(Ok(_)) | None => return None,
+        };
+        Some(problem.of(spec.id.name()))
+    }
+
     fn judge_by_known_entries(&mut self, spec: &Spec, rendered: &Rendered) -> Judgement {
         let is_git_worktree = self.policy.wants_git_workdir() && self.host.is_git_worktree(&rendered.cwd);
         let facts = Facts { argv: &rendered.argv, env: &rendered.env, is_git_worktree };
@@ -114,6 +142,9 @@ impl<H: Host> Reconciler<H> {
             unresolved: None,
             files: Vec::new(),
         };
+        if let Some(problem) = self.missing(spec, rendered) {
+            judgement.wait_for(problem);
+        }
         let health = match &rendered.health {
             Some(RenderedCheck::Command { argv, .. }) => Some(argv.as_slice()),
             Some(RenderedCheck::Http { .. } | RenderedCheck::Tcp { .. }) | None => None,
@@ -131,12 +162,8 @@ impl<H: Host> Reconciler<H> {
                     }
                 }
                 Err(error) => {
-                    let problem = Problem::new(error.code(), error.to_string()).of(spec.id.name());
-                    judgement.gate.get_or_insert_with(|| Reason::Gate {
-                        gate: error.code().to_owned(),
-                        message: error.to_string(),
-                    });
-                    judgement.unresolved.get_or_insert(problem);
+                    let problem = Problem::new(error.code(), error.to_string()).about(purpose.field());
+                    judgement.wait_for(problem.of(spec.id.name()));
                 }
             }
         }

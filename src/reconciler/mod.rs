@@ -104,6 +104,8 @@ pub struct Reconciler<H> {
     disk: Retry,
     /// Steps are carried out for these alone; `None` for all.
     only: Option<BTreeSet<ServiceId>>,
+    /// What a new service would wait for is a problem of its manifest: for who asks whether it can be started.
+    is_strict: bool,
     /// Somebody only waits for others to act: nothing is carried out.
     hands_off: bool,
     /// Runs that have become a file which is not allowed, while `on_exec_away = "stop"`; with what became of them.
@@ -146,6 +148,7 @@ impl<H: Host> Reconciler<H> {
             text_is_refused: false,
             disk: Retry::default(),
             only: None,
+            is_strict: false,
             hands_off: false,
             execed_away: BTreeMap::new(),
             drift: BTreeMap::new(),

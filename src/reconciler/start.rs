@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Reconciler;
-use super::judge::Judgement;
+use super::judge::{Judgement, UNKNOWN_USER};
 use crate::host::{
     ExecTarget, Host, JobPurpose, JobRequest, ProbeRequest, ProbeTarget, SpawnRequest, UserFacts, rlimits,
 };
@@ -83,7 +83,7 @@ impl<H: Host> Reconciler<H> {
     ) -> Result<SpawnRequest, Reason> {
         let user = match &spec.user {
             None => None,
-            Some(name) => Some(self.host.user(name).map_err(|message| gate("unknown-user", &message))?),
+            Some(name) => Some(self.host.user(name).map_err(|message| gate(UNKNOWN_USER, &message))?),
         };
         let first =
             files.first().ok_or_else(|| gate("executable-not-found", "its command resolves to nothing"))?;

@@ -37,7 +37,9 @@ pub fn validate(options: &Options, paths: &[PathBuf]) -> Result<Vec<ManifestStat
 }
 
 fn below_roots(options: &Options) -> Result<Vec<ManifestStatus>, OpenError> {
-    Ok(preview(options, &Place::of(options), None)?.previewed().manifests)
+    let mut reconciler = preview(options, &Place::of(options), None)?;
+    reconciler.is_strict = true;
+    Ok(reconciler.previewed().manifests)
 }
 
 /// Files of one tree are looked at as one root, or what is below two roots would be declared twice. What such a

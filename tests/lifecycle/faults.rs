@@ -180,6 +180,23 @@ fn without_a_descriptor_to_look_at_executables_what_runs_goes_on() {
 }
 
 #[test]
+fn a_directory_that_is_gone_restarts_nothing_and_is_waited_for() {
+    let mut rig = running();
+    rig.host.lose_directory("/srv/app/sub", true);
+    rig.declare("web", "cwd = \"sub\"");
+    rig.run_for(secs(120));
+    rig.host.assert_alive(&["web"]);
+    assert_eq!((rig.counts().spawns, rig.problem_codes("web.toml")), (1, vec!["no-directory".to_owned()]));
+    rig.declare("new", "cwd = \"sub\"");
+    rig.run_for(secs(120));
+    assert_eq!((rig.phase("new"), rig.counts().spawns), (Some(Phase::Pending), 1));
+    rig.host.lose_directory("/srv/app/sub", false);
+    rig.run_for(secs(120));
+    rig.host.assert_alive(&["new", "web"]);
+    assert_eq!(rig.counts().spawns, 3);
+}
+
+#[test]
 fn an_executable_that_was_replaced_is_shown_as_drift_and_restarts_nothing() {
     let mut rig = running();
     rig.host.replace_executable("node");

@@ -113,6 +113,16 @@ impl FakeHost {
         self.world.borrow_mut().git_worktrees.remove(path.as_ref());
     }
 
+    /// A directory that services are started in is not there, or is there again.
+    pub fn lose_directory(&self, path: impl Into<PathBuf>, is_lost: bool) {
+        let (path, lost) = (path.into(), &mut self.world.borrow_mut().lost_directories);
+        if is_lost {
+            lost.insert(path)
+        } else {
+            lost.remove(&path)
+        };
+    }
+
     /// Services get a cgroup each, instead of a holder.
     pub fn use_cgroups(&self) {
         self.world.borrow_mut().cgroups = true;

@@ -181,6 +181,10 @@ impl Host for FakeHost {
         self.world.borrow().git_worktrees.contains(path)
     }
 
+    fn is_no_directory(&self, path: &Path) -> bool {
+        self.world.borrow().lost_directories.contains(path)
+    }
+
     fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         self.world.borrow().identify(pid)
     }

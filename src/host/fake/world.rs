@@ -95,6 +95,8 @@ pub(super) struct World {
     pub executables: Executables,
     pub users: BTreeMap<String, UserFacts>,
     pub git_worktrees: BTreeSet<PathBuf>,
+    /// Every other one is there.
+    pub lost_directories: BTreeSet<PathBuf>,
     pub purged_logs: BTreeSet<ServiceId>,
     pub journal: Journal,
     pub pids: Pids,
@@ -135,6 +137,7 @@ impl World {
             executables: Executables::default(),
             users: BTreeMap::new(),
             git_worktrees: BTreeSet::new(),
+            lost_directories: BTreeSet::new(),
             purged_logs: BTreeSet::new(),
             journal: Journal::default(),
             pids: Pids::new(),

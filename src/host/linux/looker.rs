@@ -1,8 +1,9 @@
 //! What acting and looking hosts do alike.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::host::cores::Over;
 use crate::host::observe::ObserveError;
@@ -74,4 +75,12 @@ pub(super) fn observed(outcome: Result<Vec<Sighting>, ObserveError>, claims: &[C
         };
         claims.iter().map(unverifiable).collect()
     })
+}
+
+/// True for what is not there, or is something else; what may not be looked at may be one.
+pub fn is_no_directory(path: &Path) -> bool {
+    match std::fs::metadata(path) {
+        Ok(metadata) => !metadata.is_dir(),
+        Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    }
 }

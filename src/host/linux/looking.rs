@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::looker::{Looker, observed};
+use super::looker::{Looker, is_no_directory, observed};
 use crate::host::cores::Over;
 use crate::host::observe::{Intents, observe};
 use crate::host::proc::Here;
@@ -67,6 +67,10 @@ impl Host for Looking {
 
     fn is_git_worktree(&mut self, path: &Path) -> bool {
         trust::is_git_worktree(path)
+    }
+
+    fn is_no_directory(&self, path: &Path) -> bool {
+        is_no_directory(path)
     }
 
     fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {

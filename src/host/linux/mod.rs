@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use intents::OpenIntents;
 use link::KeeperLink;
-use looker::{Looker, observed};
+use looker::{Looker, is_no_directory, observed};
 pub use looking::Looking;
 use tending::{Rules, Tender};
 
@@ -194,6 +194,10 @@ impl Host for LinuxHost {
 
     fn is_git_worktree(&mut self, path: &Path) -> bool {
         trust::is_git_worktree(path)
+    }
+
+    fn is_no_directory(&self, path: &Path) -> bool {
+        is_no_directory(path)
     }
 
     fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
