@@ -421,3 +421,18 @@ pub(super) fn tell(report: &OpenReport) {
         tracing::error!(code = "ledger-unwritable", "{unwritable}: {}", unwritable.source);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_once_it_is_quiet_and_in_any_case_within_a_minute() {
+        let now = Instant::now();
+        assert!(give_back_at(Some(now)) >= now + QUIET);
+        assert!(give_back_at(Some(now)) <= Instant::now() + QUIET);
+        // As seen a minute from now, after one of noise.
+        let noisy_since = now - GIVE_BACK_WITHIN;
+        assert!(give_back_at(Some(noisy_since)) <= now);
+    }
+}
