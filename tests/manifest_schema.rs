@@ -31,6 +31,7 @@ fn obeys(keyword: &str, rule: &Value, rules: &Map<String, Value>, root: &Value, 
             "string" => value.is_string(),
             "integer" => value.is_i64() || value.is_u64(),
             "number" => value.is_number(),
+            "boolean" => value.is_boolean(),
             other => panic!("unknown type {other}"),
         },
         "enum" => rule.as_array().expect("a list").contains(value),
@@ -93,6 +94,8 @@ const GOOD: &[&str] = &[
     "attrs = { a = [1, { b = 'c' }] }",
     "umask = '0022'",
     "project = 'my-shop'",
+    "depends_on = ['db', 'shop/cache']",
+    "depends_on = { db = 'completed', 'shop/cache' = { condition = 'started', restart = true } }",
 ];
 
 const BAD: &[&str] = &[
@@ -127,6 +130,12 @@ const BAD: &[&str] = &[
     "limits.nofile = 0",
     "limits.core = '10'",
     "limits.core = '10mb'",
+    "depends_on = 'db'",
+    "depends_on = ['DB']",
+    "depends_on = { 'a/b/c' = 'ready' }",
+    "depends_on = { db = 'healthy' }",
+    "depends_on = { db = { condition = 'ready', restrat = true } }",
+    "depends_on = { db = { restart = 'yes' } }",
 ];
 
 fn service(fields: &str) -> String {

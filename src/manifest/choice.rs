@@ -1,6 +1,6 @@
 //! The enums of a spec as the words that a manifest uses for them.
 
-use super::spec::{OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState};
+use super::spec::{Condition, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState};
 
 /// An enum that a manifest writes as one word.
 pub(super) trait Choice: Copy + 'static {
@@ -41,6 +41,7 @@ pub(super) enum CheckType {
 }
 
 choice!(Stdin { Null = "null", Open = "open" });
+choice!(Condition { Started = "started", Ready = "ready", Completed = "completed" });
 choice!(WantedState { Running = "running", Stopped = "stopped" });
 choice!(OnUnhealthy { Restart = "restart", Report = "report" });
 choice!(RestartPolicy { Always = "always", OnFailure = "on-failure", Never = "never" });

@@ -72,6 +72,8 @@ codes! {
     BAD_TEMPLATE = "bad-template";
     /// A template that names nothing known.
     UNKNOWN_TEMPLATE = "unknown-template";
+    /// Services that depend on each other in a circle.
+    DEPENDENCY_CYCLE = "dependency-cycle";
     /// Templates that refer to each other in a circle.
     TEMPLATE_CYCLE = "template-cycle";
     /// Templates that fill in to more than a process can be given.

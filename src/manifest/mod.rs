@@ -33,8 +33,8 @@ pub use parse::MAX_DEPTH;
 pub use render::{Rendered, RenderedCheck, Surroundings, render};
 pub use schema::schema;
 pub use spec::{
-    CommandLine, Health, HealthCheck, Limits, OnUnhealthy, Restart, RestartPolicy, Shell, SignalName,
-    SignalTo, Spec, Stdin, Stop, WantedState,
+    CommandLine, Condition, Dependency, Health, HealthCheck, Limits, OnUnhealthy, Restart, RestartPolicy,
+    Shell, SignalName, SignalTo, Spec, Stdin, Stop, WantedState,
 };
 pub(crate) use suggest::nearest;
 pub use units::{format_duration, parse_duration, parse_size};

@@ -5,11 +5,13 @@
 
 use serde_json::{Map, Value, json};
 
+use super::choice::words;
 use super::fields::{Field, Kind, TABLES, Table, with_defaults};
-use super::spec::SignalName;
+use super::spec::{Condition, SignalName};
 use crate::identity::MAX_NAME_BYTES;
 
 const NAME: &str = "^[a-z0-9]+(-[a-z0-9]+)*$";
+const SERVICE: &str = "^([a-z0-9]+(-[a-z0-9]+)*/)?[a-z0-9]+(-[a-z0-9]+)*$";
 const DURATION: &str = "^\\s*([0-9]+(\\.[0-9]+)?\\s*[a-z]+\\s*)+$";
 const SIZE: &str = "^([0-9]+ *([kMGT]?B|[KMGT]iB)|unlimited)$";
 
@@ -109,10 +111,29 @@ fn accepted(kind: &Kind) -> Value {
         }
         Kind::Signal => signal(),
         Kind::Signals => json!({ "type": "array", "items": signal() }),
+        Kind::Dependencies => dependencies(),
         Kind::ExitCodes => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
         }
     }
+}
+
+fn dependencies() -> Value {
+    let name = json!({ "type": "string", "pattern": SERVICE });
+    let condition = json!({ "type": "string", "enum": words::<Condition>() });
+    let full = json!({
+        "type": "object",
+        "properties": { "condition": condition, "restart": { "type": "boolean" } },
+        "additionalProperties": false,
+    });
+    json!({ "anyOf": [
+        { "type": "array", "items": name },
+        {
+            "type": "object",
+            "propertyNames": { "pattern": SERVICE },
+            "additionalProperties": { "anyOf": [condition, full] },
+        },
+    ] })
 }
 
 fn signal() -> Value {

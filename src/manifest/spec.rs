@@ -28,6 +28,8 @@ pub struct Spec {
     pub umask: u32,
     pub nice: Option<i32>,
     pub oom_score_adj: Option<i32>,
+    /// What must be up, or done, before it is started; a change touches nothing that runs.
+    pub depends_on: BTreeMap<ServiceId, Dependency>,
     pub state: WantedState,
     pub url: Option<String>,
     pub description: String,
@@ -76,6 +78,7 @@ impl Spec {
             umask: 0o022,
             nice: None,
             oom_score_adj: None,
+            depends_on: BTreeMap::new(),
             state: WantedState::Running,
             url: None,
             description: String::new(),
@@ -148,6 +151,31 @@ pub enum Stdin {
 pub enum WantedState {
     Running,
     Stopped,
+}
+
+/// What one service wants of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dependency {
+    pub condition: Condition,
+    /// Restarted after each new start of the other one.
+    pub restart: bool,
+}
+
+impl Dependency {
+    /// What stands for a name alone.
+    pub const PLAIN: Self = Self { condition: Condition::Ready, restart: false };
+}
+
+/// How far another service must have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// It is up: settled, whatever its health check says. A job that is done has been up.
+    Started,
+    /// Its health check has passed; without one, as `Started`.
+    Ready,
+    /// It has ended cleanly and is not to be started again.
+    Completed,
 }
 
 #[derive(Debug, Clone, PartialEq)]

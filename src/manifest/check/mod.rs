@@ -5,6 +5,7 @@
 
 mod address;
 mod command;
+mod dependencies;
 mod environment;
 mod health;
 mod marks;
@@ -15,6 +16,7 @@ mod templates;
 pub use health::output_regex;
 pub use places::Places;
 
+use dependencies::Needs;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -47,6 +49,8 @@ pub struct Loaded {
 pub struct Declared {
     pub spec: Spec,
     pub span: Span,
+    /// Where each service that it depends on is named.
+    pub needs: Vec<(ServiceId, Span)>,
 }
 
 /// Reads a manifest. A text of nothing but comments is valid and declares nothing.
@@ -67,8 +71,12 @@ pub fn load(text: &str) -> Loaded {
     Loaded { services: place(text, root.services), rejected: root.rejected, problems, unread }
 }
 
-/// A service with the start and end of its name in the text.
-type Placed = (Spec, std::ops::Range<usize>);
+/// A service with the place of its name in the text, and those of the names that it depends on.
+struct Placed {
+    spec: Spec,
+    place: std::ops::Range<usize>,
+    needs: Needs,
+}
 
 #[derive(Default)]
 struct Root {
@@ -80,9 +88,21 @@ fn place(text: &str, mut services: Vec<Placed>) -> Vec<Declared> {
     if services.is_empty() {
         return Vec::new();
     }
-    services.sort_by_key(|(_, place)| place.start);
+    services.sort_by_key(|placed| placed.place.start);
     let mut lines = Lines::new(text);
-    services.into_iter().map(|(spec, place)| Declared { spec, span: lines.locate(place) }).collect()
+    let mut needs = Vec::new();
+    let mut declared: Vec<Declared> = Vec::with_capacity(services.len());
+    for (index, placed) in services.into_iter().enumerate() {
+        needs.extend(placed.needs.into_iter().map(|(service, place)| (place, index, service)));
+        declared.push(Declared { spec: placed.spec, span: lines.locate(placed.place), needs: Vec::new() });
+    }
+    // They may stand after the name of a later service, and places are found in the order of the text.
+    needs.sort_by_key(|(place, ..)| place.start);
+    let mut lines = Lines::new(text);
+    for (place, index, service) in needs {
+        declared[index].needs.push((service, lines.locate(place)));
+    }
+    declared
 }
 
 fn read_root(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Root {
@@ -151,10 +171,10 @@ fn read(
     };
     problems.enter_service(name.get_ref());
     let before = problems.count();
-    let spec = service::read(name, table, problems);
+    let (spec, needs) = service::read(name, table, problems);
     let is_good = problems.count() == before;
     problems.leave_service();
-    is_good.then(|| (spec, name.span()))
+    is_good.then(|| Placed { spec, place: name.span(), needs })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::dependencies::{self, Needs};
 use super::marks::Marks;
 use super::templates::{self, Known};
 use super::{address, command, environment, health};
@@ -19,7 +20,11 @@ use crate::manifest::spec::{CommandLine, Limits, Restart, Spec, Stop};
 const TABLES: [&str; 4] = ["health", "restart", "stop", "limits"];
 
 /// Reads a service; the result counts only if no problem was added.
-pub(super) fn read(name: &Spanned<Cow<'_, str>>, table: &DeTable<'_>, problems: &mut Problems<'_>) -> Spec {
+pub(super) fn read(
+    name: &Spanned<Cow<'_, str>>,
+    table: &DeTable<'_>,
+    problems: &mut Problems<'_>,
+) -> (Spec, Needs) {
     let mut section = Section::open(problems, "", table, name.span(), &TABLES);
     let id = read_id(name, &mut section);
     let env = environment::read(&mut section);
@@ -34,6 +39,7 @@ pub(super) fn read(name: &Spanned<Cow<'_, str>>, table: &DeTable<'_>, problems: 
     read_process(&mut section, &mut spec, &known);
     let url = read_url(&mut section, &mut spec, &known);
     read_rest(&mut section, &mut spec);
+    let needs = dependencies::read(&mut section, &mut spec);
 
     if let Some((values, place)) = sub_table("restart", table, section.problems) {
         spec.restart = read_restart(Section::open(section.problems, "restart", values, place, &[]));
@@ -52,7 +58,7 @@ pub(super) fn read(name: &Spanned<Cow<'_, str>>, table: &DeTable<'_>, problems: 
     let marks = Marks { service: name.span(), table };
     let fills_in = templates::check(&spec, &marks, section.problems);
     address::check(&spec, &marks, fills_in, section.problems);
-    spec
+    (spec, needs)
 }
 
 /// A table below a service; anything else in its place is reported.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::manifest::diagnostic::Severity;
-use crate::manifest::spec::{CommandLine, HealthCheck, Shell, SignalName};
+use crate::manifest::spec::{CommandLine, Condition, Dependency, HealthCheck, Shell, SignalName};
 use std::time::Duration;
 
 /// A code, and the fields of a service, or a whole text, that have it as their one problem.
@@ -11,7 +11,8 @@ const ONE_PROBLEM: &[(&str, &str)] = &[
     (code::SYNTAX, "description = 'a\u{0}b'"),
     (code::DUPLICATE_KEY, "cwd = 'a'\ncwd = 'b'"),
     (code::DUPLICATE_SERVICE, "[service.web]"),
-    (code::UNKNOWN_KEY, "depends_on = ['db']"),
+    (code::UNKNOWN_KEY, "wants = ['db']"),
+    (code::UNKNOWN_KEY, "depends_on = { db = { conditoin = 'ready' } }"),
     (code::UNKNOWN_KEY, "stop.graze = '1s'"),
     (code::UNKNOWN_KEY, "[services.web]"),
     (code::MISSING_KEY, "[service.other]"),
@@ -38,6 +39,12 @@ const ONE_PROBLEM: &[(&str, &str)] = &[
     (code::WRONG_TYPE, "limits.core = false"),
     (code::WRONG_TYPE, "stop.command = ['a', 1]"),
     (code::WRONG_TYPE, "[service]\nother = 1"),
+    (code::WRONG_TYPE, "depends_on = 'db'"),
+    (code::WRONG_TYPE, "depends_on = [1]"),
+    (code::WRONG_TYPE, "depends_on = { db = true }"),
+    (code::WRONG_TYPE, "depends_on = { db = { restart = 'yes' } }"),
+    (code::WRONG_TYPE, "depends_on = { db = { condition = 1 } }"),
+    (code::CONFLICTING_KEYS, "depends_on = ['db', 'default/db']"),
     (code::CONFLICTING_KEYS, "shell = true"),
     (code::CONFLICTING_KEYS, "health = { port = 1, command = ['a'] }"),
     (code::CONFLICTING_KEYS, "health = { type = 'tcp', port = 1, url = 'http://h' }"),
@@ -46,8 +53,12 @@ const ONE_PROBLEM: &[(&str, &str)] = &[
     (code::BAD_NAME, "[service.Web_2]\ncommand = ['a']"),
     (code::BAD_NAME, "[service.'']\ncommand = ['a']"),
     (code::BAD_NAME, "project = 'My Shop'"),
+    (code::BAD_NAME, "depends_on = ['a/b/c']"),
+    (code::BAD_NAME, "depends_on = { DB = 'ready' }"),
+    (code::DEPENDENCY_CYCLE, "depends_on = ['default/web']"),
     (code::BAD_CHOICE, "state = 'runing'"),
     (code::BAD_CHOICE, "stdin = 'tty'"),
+    (code::BAD_CHOICE, "depends_on = { db = 'healthy' }"),
     (code::BAD_CHOICE, "restart.policy = 'unless-stopped'"),
     (code::OUT_OF_RANGE, "nice = 20"),
     (code::OUT_OF_RANGE, "nice = 9999999999999999999999"),
@@ -386,4 +397,24 @@ fn the_patterns_of_a_file_are_compiled_within_bounds() {
     let problems = load(&file(100, r"\pL{99}")).problems;
     assert!(problems[0].message.contains("too large a program"), "{:?}", problems[0]);
     assert!(problems[99].message.contains("together"), "{:?}", problems[99]);
+}
+
+#[test]
+fn names_of_dependencies_are_seen_from_the_project_and_have_their_places() {
+    let text = "[service.web]\nproject = 'shop'\ncommand = ['a']\n[service.db]\ncommand = ['b']\n\
+                [service.web.depends_on]\ndb = { restart = true }\n'default/db' = 'completed'\n";
+    let loaded = load(text);
+    assert_eq!(loaded.problems, []);
+    let web = &loaded.services[0];
+    let needs: Vec<_> = web.needs.iter().map(|(id, span)| (id.key(), span.line)).collect();
+    assert_eq!(needs, [("shop/db", 7), ("default/db", 8)]);
+    let wanted: Vec<_> = web.spec.depends_on.iter().map(|(id, wanted)| (id.key(), *wanted)).collect();
+    let (ready, completed) = (Condition::Ready, Condition::Completed);
+    assert_eq!(
+        wanted,
+        [
+            ("default/db", Dependency { condition: completed, restart: false }),
+            ("shop/db", Dependency { condition: ready, restart: true }),
+        ]
+    );
 }

@@ -43,6 +43,8 @@ pub(in crate::manifest) enum Kind {
     Signals,
     /// A list of exit codes.
     ExitCodes,
+    /// A list of services, or a table of them with conditions.
+    Dependencies,
 }
 
 impl Kind {
@@ -63,6 +65,7 @@ impl Kind {
             Self::Signal => "the name of a signal",
             Self::Signals => "an array of names of signals",
             Self::ExitCodes => "an array of integers",
+            Self::Dependencies => "an array of services, or a table of services and conditions",
         }
     }
 }

@@ -8,13 +8,16 @@ mod kind;
 mod service;
 mod tables;
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
 pub(super) use kind::Kind;
 
-use super::spec::{CommandLine, Health, HealthCheck, Shell, Spec};
+use super::choice::Choice;
+use super::spec::{CommandLine, Dependency, Health, HealthCheck, Shell, Spec};
+use crate::identity::ServiceId;
 
 /// What a change of a field does to a running service; a later class includes what an earlier one does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,6 +151,19 @@ fn in_check(spec: &Spec, value: impl Fn(&HealthCheck) -> Value) -> Value {
         Some(health) if health.check != Spec::baseline_check() => value(&health.check),
         _ => Value::Null,
     }
+}
+
+/// Always with the project and the condition, however it is written.
+fn dependencies(depends_on: &BTreeMap<ServiceId, Dependency>) -> Value {
+    if depends_on.is_empty() {
+        return Value::Array(Vec::new());
+    }
+    let entry = |(service, dependency): (&ServiceId, &Dependency)| {
+        let Dependency { condition, restart } = dependency;
+        let value = serde_json::json!({ "condition": condition.word(), "restart": restart });
+        (service.key().to_owned(), value)
+    };
+    Value::Object(depends_on.iter().map(entry).collect())
 }
 
 /// A list whose order and repetitions mean nothing.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Class, Field, Kind, Table, command, duration, set, shell};
+use super::{Class, Field, Kind, Table, command, dependencies, duration, set, shell};
 use crate::manifest::choice::{Choice, words};
 use crate::manifest::spec::{Stdin, WantedState};
 
@@ -98,6 +98,16 @@ pub(super) static SERVICE: Table = Table {
             doc: "How soon it is killed when memory runs out, from -1000 (never) to 1000 (first). Without it: \
                   as the reconciler.",
             value: |spec| spec.oom_score_adj.into(),
+        },
+        Field {
+            path: "depends_on",
+            class: Class::Live,
+            kind: Kind::Dependencies,
+            doc: "Services that it is started after, by `name` in its own project or `project/name`: a list, or a \
+                  table with a condition of each. started: up; ready: its health check has passed, without one as \
+                  started; completed: ended cleanly. A name alone is ready. With `restart = true` it is restarted \
+                  after each new start of the other. What runs is never stopped because another does not.",
+            value: |spec| dependencies(&spec.depends_on),
         },
         Field {
             path: "state",

@@ -19,6 +19,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("umask", "", "umask = '077'"),
     ("nice", "nice = 1", "nice = 0"),
     ("oom_score_adj", "", "oom_score_adj = -5"),
+    ("depends_on", "depends_on = ['a']", "depends_on = { a = 'completed' }"),
     ("state", "", "state = 'stopped'"),
     ("url", "", "url = 'http://h'"),
     ("description", "", "description = 'x'"),
@@ -114,7 +115,7 @@ fn every_field_has_the_class_that_it_is_documented_with() {
         ["command", "shell", "cwd", "env", "inherit_env", "stdin", "user", "umask", "nice", "oom_score_adj"]
     );
     assert!(restart.iter().filter(|path| path.contains('.')).all(|path| path.starts_with("limits.")));
-    let live = ["state", "ttl", "start_settle", "health.", "restart.", "stop."];
+    let live = ["depends_on", "state", "ttl", "start_settle", "health.", "restart.", "stop."];
     assert!(of_class(Class::Live).iter().all(|path| live.iter().any(|start| path.starts_with(start))));
 }
 
@@ -149,7 +150,7 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, inherit_env, stdin, user, umask, nice, oom_score_adj, state, url, description, labels,
+        id, command, cwd, env, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
     // What has another shape in a manifest: the identity, the variants of a check, and tables.
@@ -222,6 +223,8 @@ fn the_same_thing_written_otherwise_changes_nothing() {
         ("stop.signal = 'SIGTERM'", "stop.command = []"),
         ("url = 'http://h:1/x'\nhealth = '/y'", "url = 'http://h:1/x'\nhealth.url = 'http://h:1/y'"),
         ("command = 'a'\nshell = false", "command = 'a'"),
+        ("depends_on = ['b', 'shop/c']", "depends_on = { 'shop/c' = 'ready', 'default/b' = {} }"),
+        ("depends_on = []", "depends_on = {}"),
     ] {
         let (one, other) = (spec(one), spec(other));
         assert_eq!(fingerprint(&one), fingerprint(&other));
