@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ledger_samples::{at, cgroup, failure, intent, nonce, process, service};
+use ledger_samples::{accepted, at, cgroup, failure, intent, journal as journal_of, nonce, process, service};
 use reconcile::api::protocol::{Body, Hello, ProtocolError, Request as ApiRequest, Response};
 use reconcile::host::holder::Report;
 use reconcile::host::keeper::journal::{self, BirthEntry, ExitEntry};
@@ -26,16 +26,16 @@ use reconcile::host::keeper::protocol::{CellInfo, CellState, JobEnd, Message, Re
 use reconcile::host::ledger_file::read_text;
 use reconcile::host::{Claim, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
 use reconcile::identity::{Digest, InstanceId, Pid};
-use reconcile::manifest::{Problem, SignalTo, load};
+use reconcile::manifest::{Condition, Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
 use reconcile::reconciler::status::{
-    Apart, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status,
-    StepReport,
+    Apart, DependencyStatus, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport,
+    ServiceStatus, Status, StepReport,
 };
 use reconcile::state::{
-    BirthLine, Containment, End, ExitLine, ExitStatus, FileIdentity, Ledger, Reason, Record,
-    Request as Asked, SharedCgroup, SpawnStage, decode_journal, decode_lines, encode_line,
+    BirthLine, Containment, End, ExitLine, ExitStatus, FileIdentity, Intent, Ledger, Reason, Record,
+    Request as Asked, SharedCgroup, SpawnStage, Unmet, decode_journal, decode_lines, encode_line,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +63,14 @@ fn assert_form<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, 
         assert_eq!(read, *sample, "{name}: it is read as something else");
     }
     assert_eq!(written, lines, "{name}: it is written otherwise");
+}
+
+/// What was written before there was more to say is read as what it means.
+#[track_caller]
+fn assert_reads<T: DeserializeOwned + PartialEq + Debug>(name: &str, samples: &[T]) {
+    let text = fs::read_to_string(fixture(name)).unwrap();
+    let read: Vec<T> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(read, samples, "{name}");
 }
 
 /// The kinds that serde knows of an enum, by what it says to one that it does not.
@@ -154,7 +162,20 @@ fn reasons() -> Vec<Reason> {
         Reason::Gate { gate: "executable".into(), message: text() },
         Reason::GuardCheckout { lock: "/srv/shop/.git/index.lock".into() },
         Reason::LedgerUnwritable { detail: text() },
+        Reason::DependencyRestarted { dependency: service("shop/db") },
+        Reason::Dependency {
+            unmet: vec![
+                unmet("shop/db", Condition::Ready, Some("shop/disk")),
+                unmet("cache", Condition::Started, None),
+                unmet("migrate", Condition::Completed, None),
+            ],
+        },
+        Reason::DependentsFirst { dependents: vec![service("web"), service("shop/api")] },
     ]
+}
+
+fn unmet(name: &str, condition: Condition, root: Option<&str>) -> Unmet {
+    Unmet { service: service(name), condition, why: "it is starting".into(), root: root.map(service) }
 }
 
 fn containments() -> Vec<Containment> {
@@ -333,6 +354,7 @@ fn service_status(phase: Phase) -> ServiceStatus {
         log: "/srv/state/logs/shop.db.log".into(),
         containment: Some("cgroup".into()),
         drift: vec![Drift { code: "exe-changed".into(), message: "it was replaced".into() }],
+        depends_on: vec![],
         labels: [("owner".to_owned(), "agent-7".to_owned())].into(),
         attrs: serde_json::Map::new(),
     }
@@ -366,6 +388,8 @@ fn answers() -> Vec<Answer> {
         message: "command changed".into(),
         fields: vec!["command".into()],
         evidence: serde_json::json!({ "pid": 1_003 }),
+        wave: None,
+        after: vec![],
         outcome: (action == Action::Start).then(|| "done".to_owned()),
     });
     vec![
@@ -385,6 +409,7 @@ fn answers() -> Vec<Answer> {
             converged: Some(false),
             unwell: vec![service_status(Phase::Failed)],
             apart: vec![],
+            also: vec![],
             manifests: vec![manifest()],
         })),
         Answer::Refused(Refusal {
@@ -393,6 +418,26 @@ fn answers() -> Vec<Answer> {
             help: Some("see `reconcile status`".into()),
         }),
     ]
+}
+
+/// The same answer where services depend on each other.
+fn depend(response: &mut Response) {
+    let dependency =
+        || DependencyStatus { service: "cache".into(), condition: Condition::Started, restart: true };
+    match &mut response.body {
+        Body::Answer(Answer::Status(status)) => {
+            status.services.iter_mut().for_each(|service| service.depends_on.push(dependency()));
+        }
+        Body::Answer(Answer::Report(report)) => {
+            report.also.push("cache".into());
+            report.unwell.iter_mut().for_each(|service| service.depends_on.push(dependency()));
+            for step in &mut report.steps {
+                step.wave = Some(2);
+                step.after.push("cache".into());
+            }
+        }
+        Body::Answer(Answer::Refused(_)) | Body::Error(_) => {}
+    }
 }
 
 #[test]
@@ -424,11 +469,40 @@ fn every_kind_of_value_in_a_record_has_its_form() {
 fn every_kind_of_record_is_in_the_ledger_of_version_1() {
     let decoded = decode_journal(&fs::read(fixture("ledger.journal")).unwrap());
     // Of the rare shapes only one is there, and a later one may be added in a file of its own.
-    assert_complete("record", &decoded.records);
+    let later = decode_journal(&fs::read(fixture("ledger-beside.journal")).unwrap());
+    assert_complete("record", &[decoded.records.clone(), later.records].concat());
     let compacted = decode_journal(&fs::read(fixture("ledger-compacted.journal")).unwrap());
     let (folded, remembered) = (Ledger::replay(&decoded.records), Ledger::replay(&compacted.records));
     assert_eq!(folded, remembered, "what was written then is folded to something else now");
     assert!(compacted.records.iter().any(|record| matches!(record, Record::Entry { .. })));
+}
+
+/// What is remembered of the runs that a service is beside: said by its intent, by a record of its own, by compaction.
+#[test]
+fn the_runs_of_dependencies_have_their_form() {
+    let beside = |n: u64| [(service("shop/db"), nonce(n))].into();
+    let records = [
+        accepted("web.toml", &["web"]),
+        Record::Intent(Box::new(Intent { beside: beside(3), ..intent("web", 1, 10) })),
+        Record::Beside { service: service("web"), nonce: nonce(1), beside: beside(4) },
+    ];
+    let snapshot = Ledger::replay(&records).snapshot();
+    let run = snapshot.iter().find_map(|record| match record {
+        Record::Entry { entry, .. } => entry.run.clone(),
+        _ => None,
+    });
+    assert_eq!(run.unwrap().beside, beside(4));
+    for (name, records) in
+        [("ledger-beside.journal", &records[..]), ("ledger-beside-compacted.journal", &snapshot)]
+    {
+        let bytes = journal_of(records);
+        if std::env::var_os("RECONCILE_WRITE_FIXTURES").is_some() && !fixture(name).exists() {
+            fs::write(fixture(name), &bytes).unwrap();
+        }
+        let there = fs::read(fixture(name)).unwrap();
+        assert_eq!(decode_journal(&there).records, records, "{name}: it is read as something else");
+        assert_eq!(String::from_utf8_lossy(&bytes), String::from_utf8_lossy(&there), "{name}");
+    }
 }
 
 #[test]
@@ -519,10 +593,13 @@ fn what_is_said_on_the_control_socket_has_its_form() {
         converged: Some(true),
         unwell: vec![],
         apart: vec![Apart { service: "web".into(), phase: Phase::Stopped }],
+        also: vec![],
         manifests: vec![],
     }));
     responses.push(Response { id: Some(7), body: Body::Answer(nothing_to_do) });
-    assert_form("control-responses.jsonl", &responses);
+    assert_reads("control-responses.jsonl", &responses);
+    responses.iter_mut().for_each(depend);
+    assert_form("control-responses-dependencies.jsonl", &responses);
     assert_complete("answer", &answers());
     assert_complete_words(&phases());
     assert_complete_words(&actions());

@@ -7,6 +7,8 @@
 #![expect(unsafe_code, reason = "JUSTIFICATION: only a global allocator can count allocations")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[path = "plan/worlds.rs"]
@@ -14,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 mod worlds;
 
 use reconcile::identity::{Digest, Nonce};
+use reconcile::manifest::Dependency;
 use reconcile::plan::{Desired, Observed, Presence, Seen, Service, Want, plan};
 use reconcile::state::{Entry, Reason, Run};
 
@@ -66,6 +69,7 @@ fn converged() -> (Desired, Observed) {
             why: Reason::New,
             intent_at: at(0),
             epoch: 1,
+            beside: BTreeMap::new(),
             process: Some(process()),
             containment: Some(containment()),
             started_at: Some(at(0)),
@@ -101,4 +105,20 @@ fn what_is_converged_costs_no_allocation_but_its_line_in_the_table_of_phases() {
     let (with_a_change, steps) = allocations_of(&desired, &observed);
     assert_eq!(steps, 1);
     assert!(with_a_change <= allocations + 10, "{with_a_change} instead of {allocations} allocations");
+}
+
+/// A service of each project after the other: ten thousand of them in forty chains.
+#[test]
+fn a_chain_of_dependencies_costs_no_allocation_a_service() {
+    let (mut desired, observed) = converged();
+    let (unlinked, _) = allocations_of(&desired, &observed);
+    for index in 40..SERVICES {
+        let name = |index: usize| id(&format!("project-{}/service-{index}", index % 40));
+        let want = desired.services.get_mut(&name(index)).unwrap();
+        let accepted = Arc::make_mut(want.accepted.as_mut().unwrap());
+        accepted.spec.depends_on.insert(name(index - 40), Dependency::PLAIN);
+    }
+    let (linked, steps) = allocations_of(&desired, &observed);
+    assert_eq!(steps, 0);
+    assert!(linked <= unlinked + 200, "{linked} instead of {unlinked} allocations");
 }

@@ -62,7 +62,10 @@ fn main() {
         show(&[pure::load(size.manifests, size.rounds)]);
     }
     if chosen("b") {
-        show(&[pure::planning(size.manifests, size.rounds)]);
+        show(&[
+            pure::planning(size.manifests, size.rounds),
+            pure::planning_chains(size.manifests, size.rounds),
+        ]);
     }
     for containment in both.into_iter().filter(|_| chosen("c")) {
         show(&latency::of_a_rename(&program, containment, size.starts));

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use reconcile::host::scan::Scanner;
 use reconcile::host::{Dirty, clock};
-use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity};
-use reconcile::manifest;
+use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use reconcile::manifest::{self, Dependency};
 use reconcile::plan::{
     Accepted, Action, Desired, Flight, Health, Observed, Presence, RootState, Seen, Service, Want, plan,
 };
@@ -112,8 +112,25 @@ fn parse_alone(root: &Path, count: usize) {
 
 /// (b) The plan over many services, of which one has changed.
 pub fn planning(count: usize, rounds: usize) -> Figure {
+    planning_of(format!("plan {count} services, one of them changed"), count, rounds, |_| {})
+}
+
+/// The same where they depend on each other, in chains of a hundred.
+pub fn planning_chains(count: usize, rounds: usize) -> Figure {
+    let name = format!("plan {count} services in chains of 100, one of them changed");
+    planning_of(name, count, rounds, |desired| {
+        let ids: Vec<ServiceId> = desired.services.keys().cloned().collect();
+        for (n, want) in desired.services.values_mut().enumerate().filter(|(n, _)| n % 100 != 0) {
+            let accepted = want.accepted.as_mut().expect("each was accepted");
+            Arc::make_mut(accepted).spec.depends_on.insert(ids[n - 1].clone(), Dependency::PLAIN);
+        }
+    })
+}
+
+fn planning_of(name: String, count: usize, rounds: usize, link: impl Fn(&mut Desired)) -> Figure {
     let now = clock::now();
-    let (desired, observed) = world(count, &now);
+    let (mut desired, observed) = world(count, &now);
+    link(&mut desired);
     let samples: Samples = (0..rounds)
         .map(|_| {
             timed(|| {
@@ -123,8 +140,7 @@ pub fn planning(count: usize, rounds: usize) -> Figure {
             })
         })
         .collect();
-    Figure::new(format!("plan {count} services, one of them changed"), samples.p50())
-        .aim(Aim::Below(Duration::from_millis(10).into()))
+    Figure::new(name, samples.p50()).aim(Aim::Below(Duration::from_millis(10).into()))
 }
 
 fn world(count: usize, now: &Stamp) -> (Desired, Observed) {
@@ -176,6 +192,7 @@ fn running(n: usize, fingerprint: &str, accepted: &Arc<Accepted>, root: &RootKey
         why: Reason::New,
         intent_at: now.clone(),
         epoch: 1,
+        beside: BTreeMap::new(),
         process: Some(ProcessIdentity {
             pid: Pid::new(1000 + n as i32).expect("above 1"),
             start_ticks: n as u64,

@@ -75,9 +75,11 @@ fn keep_what_was_asked_for(report: &mut PassReport, names: &[String]) {
         let alone = BTreeSet::from([id]);
         names.iter().any(|name| select(std::slice::from_ref(name), &alone).is_ok())
     };
-    report.steps.retain(|step| step.action.is_change() || asked(&step.service));
-    report.unwell.retain(|service| names.is_empty() || asked(&service.name));
-    report.apart.retain(|apart| names.is_empty() || asked(&apart.service));
+    let also = report.also.clone();
+    let is_theirs = |service: &str| asked(service) || also.iter().any(|other| other == service);
+    report.steps.retain(|step| step.action.is_change() || is_theirs(&step.service));
+    report.unwell.retain(|service| names.is_empty() || is_theirs(&service.name));
+    report.apart.retain(|apart| names.is_empty() || is_theirs(&apart.service));
     let theirs: Vec<_> = report.unwell.iter().filter_map(|service| service.manifest.as_ref()).collect();
     report.manifests.retain(|file| theirs.contains(&&file.path));
 }
@@ -102,10 +104,18 @@ fn show_report(run: &Run<'_>, report: &PassReport, aim: Aim) -> Result<Ended, Fa
     show_rest(run, report)
 }
 
+/// Who is named beside what was typed, because that depends on it.
+pub fn tell_also(run: &Run<'_>, report: &PassReport) {
+    if !report.also.is_empty() {
+        run.console.say(&format!("with what is depended on: {}", report.also.join(", ")));
+    }
+}
+
 /// Everything but the steps; in JSON, everything.
 fn show_rest(run: &Run<'_>, report: &PassReport) -> Result<Ended, Failure> {
     let codes = verdict::of_report(report);
     manifests::tell(run, &report.manifests);
+    tell_also(run, report);
     if run.console.is_json() {
         run.console.json(&ReportView::new(report, &codes))?;
     } else {

@@ -6,9 +6,7 @@ use super::failure::Failure;
 use super::report::{self, ReportView};
 use super::verdict::{self, Changes};
 use super::{Run, act, backend, manifests};
-use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command};
-use crate::reconciler::selection::select;
 use crate::reconciler::status::PassReport;
 
 pub fn run(run: &Run<'_>, args: &PlanArgs) -> Result<Ended, Failure> {
@@ -34,27 +32,17 @@ fn ask_watcher(run: &Run<'_>, names: &[String]) -> Result<Option<Answer>, Failur
 }
 
 fn look(run: &Run<'_>, names: &[String]) -> Result<Answer, Failure> {
-    let seen = backend::observe(&run.options)?;
-    let ids = |name: &str| ServiceId::parse(name).ok();
-    let status = seen.status();
-    let mut plan = seen.plan();
-    let services = status.services.iter().map(|service| service.name.as_str());
-    let in_plan = plan.steps.iter().map(|step| step.service.as_str());
-    let known = services.chain(in_plan).filter_map(ids).collect();
-    let selected = match select(names, &known) {
-        Ok(selected) => selected,
-        Err(refusal) => return Ok(Answer::Refused(refusal)),
-    };
-    plan.steps.retain(|step| ids(&step.service).is_none_or(|id| selected.contains(&id)));
-    plan.apart.retain(|apart| ids(&apart.service).is_none_or(|id| selected.contains(&id)));
-    plan.changes = plan.steps.iter().any(|step| step.action.is_change());
-    Ok(Answer::Report(Box::new(plan)))
+    Ok(match backend::observe(&run.options)?.plan(names) {
+        Ok(plan) => Answer::Report(Box::new(plan)),
+        Err(refusal) => Answer::Refused(refusal),
+    })
 }
 
 fn show(run: &Run<'_>, args: &PlanArgs, report: &PassReport) -> Result<Ended, Failure> {
     let changes = if args.detailed_exitcode { Changes::Count } else { Changes::Ignore };
     let codes = verdict::of_plan(report, changes);
     manifests::tell(run, &report.manifests);
+    act::tell_also(run, report);
     if run.console.is_json() {
         run.console.json(&ReportView::new(report, &codes))?;
     } else {

@@ -292,6 +292,7 @@ fn was_decided_by_people(record: &Record) -> bool {
         | Record::SpawnFailed { .. }
         | Record::Ready { .. }
         | Record::Updated { .. }
+        | Record::Beside { .. }
         | Record::Stopping { .. }
         | Record::Exited { .. }
         | Record::Gone { .. }

@@ -3,12 +3,16 @@
 //! Pure. A process is only ended for a restart if a start may follow: a manifest that asks for a program which
 //! is not installed does not stop the good service that runs.
 
+use std::time::Duration;
+
 use super::case::Case;
+use super::dependencies::Before;
 use super::health::{self, Probe, Standing};
 use super::input::Accepted;
 use super::output::{Action, Phase};
 use super::phase;
 use super::verdict::Verdict;
+use crate::identity::ServiceId;
 use crate::manifest::Spec;
 use crate::state::{LOST_FINGERPRINT, Reason, Record, Request, Run};
 
@@ -17,11 +21,37 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
     let spec = case.spec_in_force();
     let standing = health::standing(run, spec, health, case.now);
     let bad = || health::complaint(&standing, health).filter(|_| health::restarts_when_bad(spec));
-    match (restart_wanted(case, run).or_else(bad), &case.want.gate, &case.want.accepted) {
-        (Some(why), None, Some(_)) => Verdict::with_step(Action::Restart, Phase::Stopping, why),
-        (Some(_), Some(gate), _) => supervised(case, run, spec, &standing).hold_if_unchanged(gate),
-        (Some(_), None, None) | (None, _, _) => supervised(case, run, spec, &standing),
+    let anew = || case.needs.started_anew(run);
+    let wanted = restart_wanted(case, run).or_else(bad).or_else(anew);
+    match (wanted, &case.want.accepted) {
+        (Some(why), Some(_)) => match gate_of_restart(case) {
+            None => Verdict::with_step(Action::Restart, Phase::Stopping, why),
+            Some((gate, wake)) => {
+                supervised(case, run, spec, &standing).hold_if_unchanged(&gate).wake_if(wake)
+            }
+        },
+        (Some(_), None) => match &case.want.gate {
+            Some(gate) => supervised(case, run, spec, &standing).hold_if_unchanged(gate),
+            None => supervised(case, run, spec, &standing),
+        },
+        (None, _) => supervised(case, run, spec, &standing),
     }
+}
+
+/// What the start after a restart would have to wait for, and when that may be over.
+fn gate_of_restart(case: &Case<'_>) -> Option<(Reason, Option<Duration>)> {
+    let gate = case.want.gate.clone().map(|gate| (gate, None));
+    gate.or_else(|| case.needs.blocked(Before::Restart).map(|blocked| (blocked.reason, blocked.wake)))
+}
+
+/// Of one that is to be stopped, once these that depend on it have ended.
+pub(super) fn until_dependents_end(case: &Case<'_>, run: &Run, dependents: Vec<ServiceId>) -> Verdict {
+    let spec = case.spec_in_force();
+    let standing = health::standing(run, spec, &case.service.health, case.now);
+    let mut verdict = supervised(case, run, spec, &standing);
+    verdict.step.take_if(|(action, _)| *action != Action::Adopt);
+    verdict.view.reason = Reason::DependentsFirst { dependents };
+    verdict.wake_if(case.expires_in())
 }
 
 /// Row 7.
@@ -50,7 +80,8 @@ pub(super) fn needs_restart(fingerprint: &str, accepted: &Accepted, changed: &[S
 /// Rows 9 and 10, with what supervision brings: first readiness, probes, deadlines.
 fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standing) -> Verdict {
     let service = case.service;
-    let mut verdict = Verdict::from(phase::of_alive(standing, spec, &service.health));
+    let mut verdict = Verdict::from(phase::of_alive(standing, spec, &service.health))
+        .note_if(case.needs.beside(case.id, run));
     match standing {
         Standing::Starting { left } => verdict = verdict.wake_if(*left),
         Standing::Up if run.ready_at.is_none() && spec.is_some() => {

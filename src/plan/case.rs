@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::dependencies::Needs;
 use super::expiry::{Expiry, expiry};
 use super::input::{Service, Want};
 use super::output::Phase;
@@ -21,9 +22,10 @@ pub(super) struct Case<'a> {
     pub id: &'a ServiceId,
     pub want: &'a Want,
     pub service: &'a Service,
-    pub removal: Removal,
+    pub removal: &'a Removal,
     pub shutdown: Shutdown,
     pub now: &'a Stamp,
+    pub needs: Needs<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl<'a> Case<'a> {
         if self.shutdown != Shutdown::No {
             return Some(Unwanted::Shutdown);
         }
-        if self.removal == Removal::Due {
+        if *self.removal == Removal::Due {
             return Some(Unwanted::Removed);
         }
         if let Some(refusal) = &self.want.refused {

@@ -16,6 +16,7 @@
 //! | 6 | not wanted, no process | absent: forget; refused: reject; else nothing, and the activation ends unless its TTL is over |
 //! | 7 | P alive: restart asked for, or a field of class restart differs | restart, if a start may follow |
 //! | 8 | P alive: unhealthy, or start deadline over, and `on_unhealthy = "restart"` | restart as a failure, if a start may follow |
+//! | 8a | P alive: a dependency with `restart = true` was started anew, and is up | restart, if a start may follow |
 //! | 9 | P alive: a field of class live differs, or the text it was started from is lost | update |
 //! | 10 | P alive | nothing; the first time adopt |
 //! | 11 | no process: start, restart or reset asked for, or class restart differs from the last start | start, counters cleared |
@@ -26,7 +27,12 @@
 //!
 //! *Not wanted* is, in this order: a shutdown · absent, with no guard or delay before it · E refused by the
 //! policy in force · `state = "stopped"` · operator stop · TTL over. Rows 11 to 14 are in `start`, and every
-//! start passes the same gates there. Absent behind a guard is wanted as before, and the hold is shown.
+//! start passes the same gates there: what the reconciler found closed, then the dependencies (`dependencies`).
+//! Absent behind a guard is wanted as before, and the hold is shown.
+//!
+//! The stop of rows 5, 7, 8 and 8a is begun once nothing that depends on the service is ending any more; until then it
+//! is supervised as before, and shown as `dependents-first`. A kill waits for nobody, and nobody waits for what was
+//! killed.
 
 use std::time::Duration;
 
@@ -124,7 +130,7 @@ fn spawning(case: &Case<'_>) -> Option<Verdict> {
 
 /// Row 2a.
 fn elsewhere(case: &Case<'_>) -> Option<Verdict> {
-    match &case.removal {
+    match case.removal {
         Removal::Elsewhere { path } => {
             Some(Verdict::of(Phase::Held, Reason::ForeignRoot { path: path.clone() }))
         }
@@ -197,7 +203,7 @@ fn at_rest(case: &Case<'_>) -> Verdict {
 
 /// Row 4. One that is absent, and not yet to be forgotten, has nothing to be rejected.
 fn without_spec(case: &Case<'_>) -> Verdict {
-    match &case.removal {
+    match case.removal {
         Removal::Held(why) => Verdict::of(Phase::Held, why.clone()),
         Removal::Waits { .. } => Verdict::of(Phase::Stopped, Reason::PruneDelay),
         Removal::No | Removal::Due | Removal::Elsewhere { .. } => {
@@ -217,7 +223,7 @@ const CHECKOUT_AGAIN: Duration = Duration::from_secs(5);
 
 /// A removal that waits is seen, whatever else becomes of the service.
 fn show_guard(case: &Case<'_>, verdict: Verdict) -> Verdict {
-    let (why, verdict) = match &case.removal {
+    let (why, verdict) = match case.removal {
         Removal::No | Removal::Due | Removal::Elsewhere { .. } => return verdict,
         Removal::Waits { left } => (&Reason::PruneDelay, verdict.wake(*left)),
         Removal::Held(why @ Reason::GuardCheckout { .. }) => (why, verdict.wake(CHECKOUT_AGAIN)),

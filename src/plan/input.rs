@@ -25,6 +25,8 @@ pub struct Desired {
     pub shutdown: bool,
     /// With `shutdown`: what belongs to roots that this run was not given is to be stopped too (`down`).
     pub everywhere: bool,
+    /// Steps are for these alone; all others are looked at, and left as they are. `None`: for all.
+    pub only: Option<BTreeSet<ServiceId>>,
     /// With `shutdown`: every grace is over (a second Ctrl-C).
     pub kill: bool,
 }

@@ -7,7 +7,9 @@
 mod alive;
 mod case;
 mod decide;
+mod dependencies;
 mod expiry;
+pub(crate) mod graph;
 mod health;
 mod input;
 mod order;
@@ -25,6 +27,6 @@ pub use input::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
     UnreadFile, Want,
 };
-pub use output::{Action, Phase, PhaseView, Plan, Step};
+pub use output::{Action, Later, Phase, PhaseView, Plan, Step};
 pub use restart::{Remains, failures_after, failures_now};
 pub use sweep::plan;

@@ -2,7 +2,7 @@
 //!
 //! A service that was renamed needs the port of its predecessor. Pure; called once a plan.
 
-use super::output::Step;
+use super::output::{Later, Step};
 
 /// Which way the names go within one kind of step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,4 +21,9 @@ pub(super) fn order(steps: &mut [Step], direction: Direction) {
         };
         a.action.cmp(&b.action).then(names)
     });
+}
+
+/// What comes later: wave by wave, then by service.
+pub(super) fn order_later(later: &mut [Later]) {
+    later.sort_by(|a, b| a.wave.cmp(&b.wave).then_with(|| a.step.service.cmp(&b.step.service)));
 }

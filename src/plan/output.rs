@@ -12,6 +12,8 @@ use crate::state::{Reason, Record};
 pub struct Plan {
     /// In the order they are carried out: removals first.
     pub steps: Vec<Step>,
+    /// What follows once the steps of others have come about, wave by wave; planned anew then.
+    pub later: Vec<Later>,
     /// What the ledger is to remember although nothing happens to a process.
     pub notes: Vec<Record>,
     /// Services whose next probe is due.
@@ -29,6 +31,15 @@ pub struct Step {
     pub action: Action,
     /// Of a start, also whether the counters of failures begin anew: [`Reason::clears_failures`].
     pub reason: Reason,
+}
+
+/// A step that waits for those of other services: for a dependency that is on its way, or a dependent that ends first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Later {
+    pub step: Step,
+    /// The steps of this pass are the first.
+    pub wave: u32,
+    pub after: Vec<ServiceId>,
 }
 
 /// One thing to do. `Hold` and `Reject` do nothing, and say why.

@@ -137,7 +137,7 @@ fn is_success(status: ExitStatus, restart: &Restart) -> bool {
 pub(super) fn rule(entry: &Entry, last: &LastRun, restart: &Restart, now: &Stamp) -> Ruling {
     let status = match ending_of(last, restart) {
         Ending::OtherBoot => return Ruling::Start(Reason::OtherBoot),
-        Ending::Ours => return Ruling::Start(Reason::WantedAgain),
+        Ending::Ours => return Ruling::Start(after_our_stop(last)),
         Ending::Clean(status) => return after_clean_end(last, status, restart, now),
         Ending::Failure(status) => status,
     };
@@ -165,6 +165,14 @@ pub(super) fn rule(entry: &Entry, last: &LastRun, restart: &Restart, now: &Stamp
                 None => Ruling::Start(at_fault.cloned().unwrap_or(Reason::Crashed { status, failures })),
             }
         }
+    }
+}
+
+/// A stop that was made for a start has its reason.
+fn after_our_stop(last: &LastRun) -> Reason {
+    match &last.stopped_why {
+        Some(why @ Reason::DependencyRestarted { .. }) => why.clone(),
+        Some(_) | None => Reason::WantedAgain,
     }
 }
 

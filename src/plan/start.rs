@@ -1,15 +1,16 @@
 //! Rows 11 to 14 of the table in `decide`: a service that is wanted and of which nothing runs.
 //!
 //! Pure. Whatever row asks for a start, it passes the same gates: the delay before a removal, the gate that the
-//! reconciler found closed, and the wait after a spawn that came to nothing.
+//! reconciler found closed, the dependencies, and the wait after a spawn that came to nothing.
 
 use super::alive::needs_restart;
 use super::case::Case;
+use super::dependencies::{Before, Blocked};
 use super::input::Accepted;
 use super::output::{Action, Phase};
 use super::prune::Removal;
 use super::restart::{Ruling, rule, spawn_wait, was_interrupted};
-use super::verdict::Verdict;
+use super::verdict::{LaterStep, Verdict};
 use crate::state::{LastRun, Reason, Request};
 
 pub(super) fn start_if_due(case: &Case<'_>, accepted: &Accepted) -> Verdict {
@@ -71,11 +72,17 @@ fn spec_changed(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> Option<
 }
 
 fn through_gates(case: &Case<'_>, accepted: &Accepted, why: Reason) -> Verdict {
-    if matches!(case.removal, Removal::Waits { .. }) {
+    if matches!(*case.removal, Removal::Waits { .. }) {
         return Verdict::of(Phase::Pending, Reason::PruneDelay);
     }
     if let Some(gate) = &case.want.gate {
         return Verdict::of(Phase::Pending, gate.clone());
+    }
+    if let Some(Blocked { reason, wake, after }) = case.needs.blocked(Before::Start) {
+        let mut verdict = Verdict::of(Phase::Pending, reason).wake_if(wake);
+        verdict.later =
+            after.map(|(wave, after)| LaterStep { action: Action::Start, reason: why, wave, after });
+        return verdict;
     }
     let entry = &case.service.entry;
     let at_once = case.want.retry || requested(entry.request.as_ref()).is_some();

@@ -4,17 +4,38 @@
 //! thousand of them are planned at every event.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use super::alive::until_dependents_end;
 use super::case::{Case, Shutdown};
 use super::decide::decide;
-use super::input::{Desired, Observed, Presence, Service, Want};
-use super::order::{Direction, order};
-use super::output::{Action, PhaseView, Plan, Step};
+use super::dependencies::{Links, Needs, Offer};
+use super::input::{Desired, Flight, Observed, Presence, Seen, Service, Want};
+use super::order::{Direction, order, order_later};
+use super::output::{Action, Later, PhaseView, Plan, Step};
 use super::prune::{Guards, Removal};
-use super::verdict::Verdict;
+use super::verdict::{LaterStep, Verdict};
 use crate::identity::ServiceId;
+use crate::manifest::Spec;
+use crate::state::Run;
 use crate::time::Stamp;
+
+/// One service in both inputs, with what is decided of it before all else.
+#[derive(Debug)]
+pub(super) struct Side<'a> {
+    pub id: &'a ServiceId,
+    want: &'a Want,
+    service: &'a Service,
+    removal: Removal,
+    shutdown: Shutdown,
+}
+
+impl<'a> Side<'a> {
+    pub(super) fn spec_in_force(&self) -> Option<&'a Spec> {
+        self.want.accepted.as_ref().or(self.service.running.as_ref()).map(|accepted| &accepted.spec)
+    }
+}
 
 /// What to do about every service of either input.
 ///
@@ -29,21 +50,143 @@ pub fn plan(desired: &Desired, observed: &Observed, now: &Stamp) -> Plan {
     };
     let undesired = undesired();
     let unobserved = Service::default();
-    let mut plan = Plan::default();
-    let mut phases = Vec::with_capacity(desired.services.len());
+    let mut sweep = Sweep { only: desired.only.as_ref(), now, plan: Plan::default(), postponed: Vec::new() };
+    let mut sides = Vec::with_capacity(desired.services.len());
     for (id, want, service) in pairs(desired, observed) {
         let (want, service) = (want.unwrap_or(&undesired), service.unwrap_or(&unobserved));
         let (removal, note) = guards.judge(id, want, service);
-        plan.notes.extend(note);
+        let note = note.filter(|_| sweep.is_about(id));
+        sweep.plan.notes.extend(note);
         let is_concerned = desired.everywhere || !matches!(removal, Removal::Elsewhere { .. });
         let shutdown = if is_concerned { shutdown } else { Shutdown::No };
-        let case = Case { id, want, service, removal, shutdown, now };
-        phases.push((id.clone(), plan.add(id, decide(&case))));
+        sides.push(Side { id, want, service, removal, shutdown });
     }
+    let views = match Links::of(&sides) {
+        None => sides.iter().map(|side| sweep.judge(side)).collect(),
+        Some(links) => sweep.judge_linked(&sides, &links),
+    };
+    let mut plan = sweep.plan;
     let direction = if desired.shutdown { Direction::Reverse } else { Direction::Forward };
     order(&mut plan.steps, direction);
-    plan.phases = phases.into_iter().collect();
+    order_later(&mut plan.later);
+    let phases = sides.iter().zip(views).map(|(side, view)| (side.id.clone(), view));
+    plan.phases = phases.collect::<Vec<_>>().into_iter().collect();
     plan
+}
+
+struct Sweep<'a> {
+    only: Option<&'a BTreeSet<ServiceId>>,
+    now: &'a Stamp,
+    plan: Plan,
+    /// Stops that may have to wait for dependents.
+    postponed: Vec<(u32, Verdict)>,
+}
+
+impl<'a> Sweep<'a> {
+    fn is_about(&self, id: &ServiceId) -> bool {
+        self.only.is_none_or(|only| only.contains(id))
+    }
+
+    fn case<'s>(&self, side: &'s Side<'a>, needs: Needs<'s>) -> Case<'s>
+    where
+        'a: 's,
+    {
+        Case {
+            id: side.id,
+            want: side.want,
+            service: side.service,
+            removal: &side.removal,
+            shutdown: side.shutdown,
+            now: self.now,
+            needs,
+        }
+    }
+
+    fn decide(&self, case: &Case<'_>) -> Verdict {
+        let verdict = decide(case);
+        if self.is_about(case.id) { verdict } else { verdict.only_shown() }
+    }
+
+    fn judge(&mut self, side: &Side<'a>) -> PhaseView {
+        let verdict = self.decide(&self.case(side, Needs::default()));
+        self.plan.add(side.id, verdict)
+    }
+
+    /// What is depended on first, so that everything knows what it waits for; then, the other way round, the stops.
+    fn judge_linked(&mut self, sides: &[Side<'a>], links: &Links<'_>) -> Vec<PhaseView> {
+        let mut views: Vec<Option<PhaseView>> = vec![None; sides.len()];
+        let mut offers = vec![Offer::default(); sides.len()];
+        let mut ending = vec![false; sides.len()];
+        for at in links.order.iter().copied() {
+            let side = &sides[at as usize];
+            let (verdict, offer) = {
+                let case = self.case(side, Needs { list: links.of_place(at), offers: &offers });
+                let verdict = self.decide(&case);
+                let offer = Offer::of(side.service, &case, &verdict);
+                (verdict, offer)
+            };
+            offers[at as usize] = offer;
+            ending[at as usize] = is_ending(side, &verdict);
+            if begins_a_stop(side, &verdict) {
+                self.postponed.push((at, verdict));
+            } else {
+                views[at as usize] = Some(self.plan.add(side.id, verdict));
+            }
+        }
+        if !self.postponed.is_empty() {
+            let held_by = links.held_back(|at| ending[at as usize]);
+            let mut waves = BTreeMap::new();
+            // Dependents first: they were pushed after what they depend on.
+            for (at, verdict) in std::mem::take(&mut self.postponed).into_iter().rev() {
+                let side = &sides[at as usize];
+                let held = held_by[at as usize].as_slice();
+                let verdict = if held.is_empty() {
+                    verdict
+                } else {
+                    let case = self.case(side, Needs { list: links.of_place(at), offers: &offers });
+                    let wave = 1 + held.iter().filter_map(|at| waves.get(at)).max().copied().unwrap_or(1_u32);
+                    waves.insert(at, wave);
+                    let after = held.iter().map(|at| sides[*at as usize].id.clone()).collect();
+                    put_off(&case, verdict, wave, after)
+                };
+                views[at as usize] = Some(self.plan.add(side.id, verdict));
+            }
+        }
+        views.into_iter().map(|view| view.expect("every place is in the order once")).collect()
+    }
+}
+
+/// The first step of a stop, of a service whose leader lives.
+fn begins_a_stop(side: &Side<'_>, verdict: &Verdict) -> bool {
+    matches!(verdict.step, Some((Action::Stop | Action::Restart, _)))
+        && side.shutdown != Shutdown::AtOnce
+        && side.service.flight == Flight::None
+        && side.service.seen == Seen::Alive
+        && side.service.entry.run.as_ref().is_some_and(Run::goes_on)
+}
+
+/// It ends, or is to end, and what it depends on waits for that; not for one that was killed or that nobody sees.
+fn is_ending(side: &Side<'_>, verdict: &Verdict) -> bool {
+    let is_seen = matches!(side.service.seen, Seen::Alive | Seen::Leftovers);
+    let stops = matches!(verdict.step, Some((Action::Stop | Action::Restart | Action::Signal, _)));
+    let kills = matches!(verdict.step, Some((Action::Kill, _)));
+    match side.service.flight {
+        Flight::Killed { .. } => false,
+        Flight::StopCommand { .. } | Flight::Signalled { .. } => is_seen && !kills,
+        // It will be born, and stopped then.
+        Flight::Spawning { .. } => side.shutdown == Shutdown::Graceful && !kills,
+        Flight::None => is_seen && stops,
+    }
+}
+
+/// The stop follows when its dependents have ended.
+fn put_off(case: &Case<'_>, verdict: Verdict, wave: u32, after: Vec<ServiceId>) -> Verdict {
+    let (Some((action, reason)), Some(run)) = (verdict.step.clone(), &case.service.entry.run) else {
+        return verdict;
+    };
+    let mut instead = until_dependents_end(case, run, after.clone());
+    instead.later = Some(LaterStep { action, reason, wave, after });
+    instead
 }
 
 impl Plan {
@@ -53,6 +196,10 @@ impl Plan {
         }
         if let Some(reason) = verdict.held {
             self.steps.push(Step { service: id.clone(), action: Action::Hold, reason });
+        }
+        if let Some(LaterStep { action, reason, wave, after }) = verdict.later {
+            let step = Step { service: id.clone(), action, reason };
+            self.later.push(Later { step, wave, after });
         }
         self.notes.extend(verdict.notes);
         if verdict.probe {

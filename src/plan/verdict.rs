@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::output::{Action, Phase, PhaseView};
+use crate::identity::ServiceId;
 use crate::state::{Reason, Record};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -16,11 +17,23 @@ pub(super) struct Verdict {
     pub notes: Vec<Record>,
     pub probe: bool,
     pub wake: Option<Duration>,
+    /// What follows once the steps of others have come about.
+    pub later: Option<LaterStep>,
+}
+
+/// A step that waits for those of other services.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LaterStep {
+    pub action: Action,
+    pub reason: Reason,
+    /// The steps of this pass are the first.
+    pub wave: u32,
+    pub after: Vec<ServiceId>,
 }
 
 impl From<PhaseView> for Verdict {
     fn from(view: PhaseView) -> Self {
-        Self { step: None, held: None, view, notes: Vec::new(), probe: false, wake: None }
+        Self { step: None, held: None, view, notes: Vec::new(), probe: false, wake: None, later: None }
     }
 }
 
@@ -50,6 +63,18 @@ impl Verdict {
     pub(super) fn note(mut self, record: Record) -> Self {
         self.notes.push(record);
         self
+    }
+
+    pub(super) fn note_if(self, record: Option<Record>) -> Self {
+        match record {
+            Some(record) => self.note(record),
+            None => self,
+        }
+    }
+
+    /// Nothing is done about it: the command names others.
+    pub(super) fn only_shown(self) -> Self {
+        Self { wake: self.wake, ..self.view.into() }
     }
 
     pub(super) fn probe(mut self) -> Self {

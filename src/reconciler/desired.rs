@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::Reconciler;
+use super::dependencies::warn_of_unknown;
 use super::news::{FileNews, TARGET};
 use super::ownership::{FileStanding, InForce, settle};
 use super::roots::{lost_directories, recognise, shown_path, unread_files};
@@ -57,6 +58,8 @@ impl<H: Host> Reconciler<H> {
             in_force = self.settle(&mut files);
         }
         self.note_accepted(&keyed, &files, &in_force);
+        let ledger = self.memory.ledger();
+        warn_of_unknown(&mut files, &in_force, |service| ledger.services.contains_key(service));
         self.desired.roots = keyed
             .iter()
             .map(|(key, scan)| {

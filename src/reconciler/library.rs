@@ -23,6 +23,8 @@ pub struct Loaded {
     by_name: Box<[u32]>,
     /// Where the names of `services` stand.
     spans: Box<[Span]>,
+    /// Where each dependency of each service is named.
+    needs: HashMap<(ServiceId, ServiceId), Span>,
     /// The services with a problem, as far as it can be told which they are.
     pub rejected: Vec<ServiceId>,
     pub problems: Vec<Problem>,
@@ -34,6 +36,11 @@ impl Loaded {
     fn from_text(digest: Digest, text: &str, default_ttl: Option<Duration>) -> Self {
         let loaded = manifest::load(text);
         let spans = loaded.services.iter().map(|declared| declared.span).collect();
+        let mut needs = HashMap::new();
+        for declared in &loaded.services {
+            let service = &declared.spec.id;
+            needs.extend(declared.needs.iter().map(|(need, span)| ((service.clone(), need.clone()), *span)));
+        }
         let mut services: Vec<Arc<Accepted>> = loaded
             .services
             .into_iter()
@@ -53,6 +60,7 @@ impl Loaded {
             digest,
             by_name,
             spans,
+            needs,
             rejected: loaded.rejected,
             problems: loaded.problems,
             unread: Arc::new(loaded.unread),
@@ -62,6 +70,11 @@ impl Loaded {
 
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<Accepted>> {
         self.place(id).map(|place| &self.services[place])
+    }
+
+    /// Where `service` names `dependency`.
+    pub fn place_of_need(&self, service: &ServiceId, dependency: &ServiceId) -> Option<Span> {
+        self.needs.get(&(service.clone(), dependency.clone())).copied()
     }
 
     fn place(&self, id: &ServiceId) -> Option<usize> {

@@ -14,6 +14,7 @@ mod accept;
 mod act;
 pub mod command;
 mod compare;
+mod dependencies;
 mod desired;
 mod events;
 pub mod inbox;
@@ -102,8 +103,6 @@ pub struct Reconciler<H> {
     text_is_refused: bool,
     /// When the disk is asked again.
     disk: Retry,
-    /// Steps are carried out for these alone; `None` for all.
-    only: Option<BTreeSet<ServiceId>>,
     /// What a new service would wait for is a problem of its manifest: for who asks whether it can be started.
     is_strict: bool,
     /// Somebody only waits for others to act: nothing is carried out.
@@ -147,7 +146,6 @@ impl<H: Host> Reconciler<H> {
             files_changed: true,
             text_is_refused: false,
             disk: Retry::default(),
-            only: None,
             is_strict: false,
             hands_off: false,
             execed_away: BTreeMap::new(),

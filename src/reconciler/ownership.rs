@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::dependencies::circles;
 use super::library::Loaded;
 use crate::host::FileScan;
 use crate::identity::ServiceId;
@@ -77,11 +78,11 @@ impl InForce {
     }
 }
 
-/// Settles each file; adds `duplicate-service` to the problems of those that lose.
+/// Settles each file; adds `duplicate-service`, and `dependency-cycle`, to the problems of those that lose.
 ///
 /// A file that loses falls back to its last version, which may declare what another one has taken up in the
-/// meantime: so it goes on until no service is declared twice. Each round costs a candidate, or a last version
-/// a service.
+/// meantime: so it goes on until no service is declared twice, and none at its present version depends on itself in a
+/// circle. Each round costs a candidate, or a last version a service.
 pub fn settle<'a>(
     files: &mut [FileStanding],
     owner_of: impl Fn(&ServiceId) -> Option<&'a FileKey>,
@@ -90,7 +91,15 @@ pub fn settle<'a>(
     loop {
         let lost = lost_services(files, &in_force, &owner_of);
         if lost.is_empty() {
-            return in_force;
+            let circles = circles(files, &in_force);
+            if circles.is_empty() {
+                return in_force;
+            }
+            for (position, problem) in circles {
+                add_once(&mut files[position].problems, problem);
+                in_force[position] = last_of(&files[position]);
+            }
+            continue;
         }
         for (position, lost) in lost {
             for (service, other) in &lost {

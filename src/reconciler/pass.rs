@@ -74,16 +74,11 @@ impl<H: Host> Reconciler<H> {
         self.plan_for(&now)
     }
 
-    /// The plan, of the services alone that the command names, if it names any.
     fn plan_for(&self, now: &Stamp) -> Plan {
         let mut plan = plan(&self.desired, &self.observed, now);
-        if let Some(only) = &self.only {
-            plan.steps.retain(|step| only.contains(&step.service));
-            plan.notes.retain(|note| note.service().is_none_or(|service| only.contains(service)));
-            plan.probes.retain(|service| only.contains(service));
-        }
         if self.hands_off {
             plan.steps.retain(|step| step.action == Action::Adopt);
+            plan.later.clear();
             plan.notes.clear();
         }
         plan

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Reconciler;
+use super::command::Refusal;
 use super::library::Library;
 use super::options::Options;
 use super::place::Place;
@@ -29,8 +30,9 @@ impl Observation {
         self.0.status()
     }
 
-    pub fn plan(&self) -> PassReport {
-        self.0.plan_report(|_| true)
+    /// Of these services and what they depend on, or of all.
+    pub fn plan(&self, names: &[String]) -> Result<PassReport, Refusal> {
+        self.0.plan_of(names)
     }
 }
 

@@ -4,12 +4,12 @@
 
 use super::Reconciler;
 use super::status::{
-    Apart, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status, StepReport,
-    VERSION,
+    Apart, DependencyStatus, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus,
+    Status, StepReport, VERSION,
 };
 use crate::host::Host;
 use crate::identity::{ProcessIdentity, ServiceId};
-use crate::manifest::WantedState;
+use crate::manifest::{Dependency, Spec, WantedState};
 use crate::plan::{Phase, PhaseView, Seen, Step, Want, failures_now};
 use crate::state::{Containment, Entry, ExitStatus, Reason, Run};
 use crate::time::{Clock, rfc3339};
@@ -41,14 +41,23 @@ impl<H: Host> Reconciler<H> {
 
     /// The last plan as a report; of the services that `chosen` says.
     pub(super) fn plan_report(&self, chosen: impl Fn(&ServiceId) -> bool) -> PassReport {
-        let steps: Vec<&Step> = self.last_plan.steps.iter().filter(|step| chosen(&step.service)).collect();
+        let steps = self.last_plan.steps.iter().filter(|step| chosen(&step.service));
+        let now = steps.map(|step| StepReport { wave: Some(1), ..self.preview_step(step) });
+        let later = self.last_plan.later.iter().filter(|later| chosen(&later.step.service));
+        let later = later.map(|later| StepReport {
+            wave: Some(later.wave),
+            after: later.after.iter().map(ToString::to_string).collect(),
+            ..self.preview_step(&later.step)
+        });
+        let steps: Vec<StepReport> = now.chain(later).collect();
         PassReport {
             version: VERSION,
             changes: steps.iter().any(|step| step.action.is_change()),
-            steps: steps.into_iter().map(|step| self.preview_step(step)).collect(),
+            steps,
             converged: None,
             unwell: Vec::new(),
             apart: self.apart(chosen),
+            also: Vec::new(),
             manifests: self.manifest_statuses(),
         }
     }
@@ -90,6 +99,8 @@ impl<H: Host> Reconciler<H> {
             message: step.reason.message(),
             fields,
             evidence: self.evidence(step),
+            wave: None,
+            after: Vec::new(),
             outcome: None,
         }
     }
@@ -161,6 +172,7 @@ impl<H: Host> Reconciler<H> {
                 .to_owned()
             }),
             drift: self.drift.get(service).cloned().unwrap_or_default(),
+            depends_on: spec.map(depends_on).unwrap_or_default(),
             labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
             attrs: spec.map(|spec| spec.attrs.clone()).unwrap_or_default(),
         }
@@ -204,6 +216,15 @@ fn ttl_expires_at(want: &Want, entry: &Entry) -> Option<String> {
     }
     let activation = entry.activation.as_ref()?;
     Some(rfc3339(activation.wall_ms.saturating_add(spec.ttl?.as_millis() as i64)))
+}
+
+fn depends_on(spec: &Spec) -> Vec<DependencyStatus> {
+    let status = |(service, dependency): (&ServiceId, &Dependency)| DependencyStatus {
+        service: service.to_string(),
+        condition: dependency.condition,
+        restart: dependency.restart,
+    };
+    spec.depends_on.iter().map(status).collect()
 }
 
 fn last_exit(entry: &Entry) -> Option<LastExit> {

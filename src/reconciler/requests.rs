@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 
 use super::Reconciler;
 use super::command::{Answer, Command, Refusal, WaitFor};
+use super::dependencies::Wider;
 use super::selection::select;
+use super::status::PassReport;
 use super::waiting::{Goal, Waiting};
 use crate::host::{Dirty, Host};
 use crate::identity::{Pid, ServiceId};
@@ -29,7 +31,7 @@ impl<H: Host> Reconciler<H> {
         let purge_logs = matches!(command, Command::Down { purge: true, .. });
         let immediate = match self.carry_out(command) {
             Ok(Reply::Now(answer)) => answer,
-            Ok(Reply::Later { goal, services, timeout }) => {
+            Ok(Reply::Later { goal, services, also, timeout }) => {
                 let since = self.host.now();
                 let entries = self.memory.ledger().services.iter();
                 let failures_before = entries
@@ -45,6 +47,7 @@ impl<H: Host> Reconciler<H> {
                     failures_before,
                     steps,
                     purge_logs,
+                    also,
                     answer,
                 });
                 return;
@@ -61,19 +64,22 @@ impl<H: Host> Reconciler<H> {
             Command::Plan { names } => {
                 self.dirty = Some(Dirty::Everything);
                 self.preview();
-                let chosen = self.selected(&names)?;
-                let report = self.plan_report(|service| chosen.contains(service));
+                let report = self.plan_of(&names)?;
                 Ok(Reply::Now(Answer::Report(Box::new(report))))
             }
             Command::Converge { names, timeout, allow_prune } => {
                 self.last_resync = None;
                 self.preview();
                 let services = if names.is_empty() { None } else { Some(self.selected(&names)?) };
+                let (services, also) = match services.map(|named| self.with_dependencies(&named)) {
+                    Some(Wider { services, also }) => (Some(services), also),
+                    None => (None, BTreeSet::new()),
+                };
                 self.act_on_these_alone(services.as_ref());
                 if allow_prune {
                     self.confirm_absent();
                 }
-                Ok(Reply::Later { goal: Goal::Settled, services, timeout })
+                Ok(Reply::Later { goal: Goal::Settled, services, also, timeout })
             }
             Command::Wait { names, until, timeout } => {
                 let goal = match until {
@@ -82,7 +88,8 @@ impl<H: Host> Reconciler<H> {
                 };
                 self.hands_off = !self.settings.watching;
                 self.preview();
-                Ok(Reply::Later { goal, services: Some(self.selected(&names)?), timeout })
+                let services = Some(self.selected(&names)?);
+                Ok(Reply::Later { goal, services, also: BTreeSet::new(), timeout })
             }
             Command::Stop { names } => self.request_all(&names, &Request::Stop, Goal::Down),
             Command::Start { names } => self.request_all(&names, &Request::Start, Goal::Settled),
@@ -92,7 +99,7 @@ impl<H: Host> Reconciler<H> {
             Command::Down { project: None, .. } => {
                 self.desired.shutdown = true;
                 self.desired.everywhere = true;
-                Ok(Reply::Later { goal: Goal::Down, services: None, timeout: ACT_TIMEOUT })
+                Ok(Reply::acting(Goal::Down, None))
             }
             Command::Down { project: Some(project), .. } => {
                 self.request_all(&[format!("{project}/*")], &Request::Stop, Goal::Down)
@@ -107,38 +114,58 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
+    /// The last plan, of the services that these names name and of what they depend on.
+    pub(super) fn plan_of(&self, names: &[String]) -> Refused<PassReport> {
+        let named = self.selected(names)?;
+        let Wider { services, also } = self.with_dependencies(&named);
+        let also = also.iter().map(ToString::to_string).collect();
+        Ok(PassReport { also, ..self.plan_report(|service| services.contains(service)) })
+    }
+
     fn selected(&self, names: &[String]) -> Refused<BTreeSet<ServiceId>> {
         select(names, &self.last_plan.phases.keys().cloned().collect())
     }
 
-    /// One refusal refuses all.
+    /// One refusal refuses all. What is to be brought up takes along what it depends on, and a stop of the operator
+    /// there is lifted by the same words as its own.
     fn request_all(&mut self, names: &[String], request: &Request, goal: Goal) -> Refused<Reply> {
         self.preview();
-        let services = self.selected(names)?;
-        for service in &services {
+        let named = self.selected(names)?;
+        for service in &named {
             self.check_request(service, request)?;
         }
+        let Wider { services, also } = match request {
+            Request::Start | Request::Restart | Request::Reset | Request::Renew => {
+                self.with_dependencies(&named)
+            }
+            Request::Stop => Wider { services: named, also: BTreeSet::new() },
+        };
+        let lifts_stops = matches!(request, Request::Start | Request::Restart);
         let at = self.host.now();
-        let records: Vec<Record> = services
-            .iter()
-            .filter(|service| self.request_changes_something(service, request))
-            .map(|service| Record::Request {
-                service: service.clone(),
-                request: request.clone(),
-                at: at.clone(),
-            })
-            .collect();
+        let record = |service: &ServiceId, request: &Request| Record::Request {
+            service: service.clone(),
+            request: request.clone(),
+            at: at.clone(),
+        };
+        let named = services.difference(&also).filter(|it| self.request_changes_something(it, request));
+        let mut records: Vec<Record> = named.map(|service| record(service, request)).collect();
+        let is_stopped = |service: &&ServiceId| {
+            self.memory.ledger().entry(service).is_some_and(|entry| entry.stopped.is_some())
+                && self.check_request(service, &Request::Start).is_ok()
+        };
+        let stopped = also.iter().filter(|service| lifts_stops && is_stopped(service));
+        records.extend(stopped.map(|service| record(service, &Request::Start)));
         if !records.is_empty() {
             self.promise_records(&records)?;
         }
         self.act_on_these_alone(Some(&services));
-        Ok(Reply::Later { goal, services: Some(services), timeout: ACT_TIMEOUT })
+        Ok(Reply::Later { goal, services: Some(services), also, timeout: ACT_TIMEOUT })
     }
 
     /// A command without a watcher that names services leaves all others as they are.
     fn act_on_these_alone(&mut self, services: Option<&BTreeSet<ServiceId>>) {
         if !self.settings.watching {
-            self.only = services.cloned();
+            self.desired.only = services.cloned();
         }
     }
 
@@ -236,7 +263,7 @@ impl<H: Host> Reconciler<H> {
         }
         self.desired.prune.named.extend(services.iter().cloned());
         self.act_on_these_alone(Some(&services));
-        Ok(Reply::Later { goal: Goal::Down, services: Some(services), timeout: ACT_TIMEOUT })
+        Ok(Reply::acting(Goal::Down, Some(services)))
     }
 
     /// The services that the names mean; refused unless each is held for what its process is.
@@ -264,7 +291,7 @@ impl<H: Host> Reconciler<H> {
             self.promise_records(&records)?;
         }
         services.iter().for_each(|service| self.clear_run(service));
-        Ok(Reply::Later { goal: Goal::Settled, services: Some(services), timeout: ACT_TIMEOUT })
+        Ok(Reply::acting(Goal::Settled, Some(services)))
     }
 
     fn adopt_by_hand(&mut self, name: &str, pid: Pid) -> Refused<Reply> {
@@ -300,7 +327,7 @@ impl<H: Host> Reconciler<H> {
         let record = Record::Started { service: service.clone(), nonce, process, containment, at };
         self.promise_records(&[record])?;
         self.observe_everything();
-        Ok(Reply::Later { goal: Goal::Settled, services: Some([service].into()), timeout: ACT_TIMEOUT })
+        Ok(Reply::acting(Goal::Settled, Some([service].into())))
     }
 
     fn take_over(&mut self) -> Refused<Reply> {
@@ -315,7 +342,7 @@ impl<H: Host> Reconciler<H> {
             self.host.claim_instance().map_err(|message| refusal("state-dir", message, None))?;
         self.foreign = None;
         self.observe_everything();
-        Ok(Reply::Later { goal: Goal::Settled, services: None, timeout: ACT_TIMEOUT })
+        Ok(Reply::acting(Goal::Settled, None))
     }
 }
 
@@ -323,7 +350,13 @@ impl<H: Host> Reconciler<H> {
 #[derive(Debug)]
 enum Reply {
     Now(Answer),
-    Later { goal: Goal, services: Option<BTreeSet<ServiceId>>, timeout: Duration },
+    Later { goal: Goal, services: Option<BTreeSet<ServiceId>>, also: BTreeSet<ServiceId>, timeout: Duration },
+}
+
+impl Reply {
+    fn acting(goal: Goal, services: Option<BTreeSet<ServiceId>>) -> Self {
+        Self::Later { goal, services, also: BTreeSet::new(), timeout: ACT_TIMEOUT }
+    }
 }
 
 fn refusal(code: &str, message: String, help: Option<&str>) -> Refusal {

@@ -13,7 +13,7 @@ use super::judge::{Judgement, UNKNOWN_USER};
 use crate::host::{
     ExecTarget, Host, JobPurpose, JobRequest, ProbeRequest, ProbeTarget, SpawnRequest, UserFacts, rlimits,
 };
-use crate::identity::ServiceId;
+use crate::identity::{Nonce, ServiceId};
 use crate::manifest::{Rendered, RenderedCheck, Spec};
 use crate::plan::{Accepted, Step};
 use crate::policy::{Purpose, ResolveError, ResolvedFile};
@@ -53,10 +53,23 @@ impl<H: Host> Reconciler<H> {
             at: self.host.now(),
             epoch: request.epoch,
             clears_failures: step.reason.clears_failures(),
+            beside: self.runs_to_follow(spec),
         };
         let intent = Box::new(intent);
         request.intent = Some(intent.clone());
         Ok(Prepared { intent: Record::Intent(intent), request })
+    }
+
+    /// The runs of those dependencies whose restarts it follows; of what is done, the last.
+    fn runs_to_follow(&self, spec: &Spec) -> BTreeMap<ServiceId, Nonce> {
+        let followed = spec.depends_on.iter().filter(|(_, dependency)| dependency.restart);
+        followed
+            .filter_map(|(service, _)| {
+                let entry = self.memory.ledger().entry(service)?;
+                let run = entry.run.as_ref().map(|run| &run.nonce);
+                Some((service.clone(), run.or(entry.last.as_ref().map(|last| &last.nonce))?.clone()))
+            })
+            .collect()
     }
 
     /// The version in force of a service, wanted or not.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::host::FileVersion;
 use crate::identity::Pid;
-use crate::manifest::Problem;
+use crate::manifest::{Condition, Problem};
 use crate::plan::{Action, Phase};
 
 pub const VERSION: u32 = 1;
@@ -73,8 +73,19 @@ pub struct ServiceStatus {
     /// `cgroup`, `holder`, or null while nothing runs.
     pub containment: Option<String>,
     pub drift: Vec<Drift>,
+    /// As accepted, by name.
+    #[serde(default)]
+    pub depends_on: Vec<DependencyStatus>,
     pub labels: BTreeMap<String, String>,
     pub attrs: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependencyStatus {
+    /// As in [`ServiceStatus::name`].
+    pub service: String,
+    pub condition: Condition,
+    pub restart: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -149,6 +160,9 @@ pub struct PassReport {
     /// Services that are not as their newest manifest says, although no step is due.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub apart: Vec<Apart>,
+    /// Services beside those that were named, which depend on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<ManifestStatus>,
 }
@@ -173,6 +187,12 @@ pub struct StepReport {
     pub fields: Vec<String>,
     /// The typed reason, and pid, start ticks and the like where they apply.
     pub evidence: serde_json::Value,
+    /// Only of a plan: 1 for what a pass does, more for what follows once others have come up or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<u32>,
+    /// Whom it waits for, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
     /// `done`, `failed`, `pending`, …; only of a step that was carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,

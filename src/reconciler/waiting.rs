@@ -2,7 +2,7 @@
 //!
 //! Looked at after each pass, on the phases that the pass found. Says whether; never brings about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use super::status::{PassReport, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::plan::{Action, Phase, Step};
-use crate::state::{Entry, Reason};
+use crate::state::{Entry, Reason, Unmet};
 use crate::time::{Clock, Stamp};
 
 /// A start that failed this often is not waited for.
@@ -43,6 +43,8 @@ pub(super) struct Waiting {
     /// What was done since the command came.
     pub steps: Vec<StepReport>,
     pub purge_logs: bool,
+    /// Brought up beside what was named, because that depends on it.
+    pub also: BTreeSet<ServiceId>,
     pub answer: oneshot::Sender<Answer>,
 }
 
@@ -76,8 +78,11 @@ impl<H: Host> Reconciler<H> {
             let own: Vec<StepReport> = steps.iter().filter(is_its_own).cloned().collect();
             one.steps.extend(own);
             // The last word is that of a pass that did nothing: what was just done is not seen yet.
-            let standing =
-                if self.acted || self.is_being_written() { Standing::UnderWay } else { self.standing(&one) };
+            let standing = if self.acted || self.is_being_written() {
+                Standing::UnderWay
+            } else {
+                self.standing(&one, &self.with_steps())
+            };
             let time_is_over = now.left_of(&one.since, one.timeout, Clock::Awake).is_none();
             if standing == Standing::UnderWay && !time_is_over {
                 self.waiting.push(one);
@@ -128,7 +133,15 @@ impl<H: Host> Reconciler<H> {
         self.waiting.iter().map(left).min()
     }
 
-    fn standing(&self, one: &Waiting) -> Standing {
+    /// The services that the last plan does something about, now or once others have come up.
+    fn with_steps(&self) -> HashSet<&ServiceId> {
+        let steps = self.last_plan.steps.iter();
+        let now = steps.filter(|step| step.action.is_change() || step.reason == Reason::PruneDelay);
+        let later = self.last_plan.later.iter().map(|later| &later.step);
+        now.chain(later).map(|step| &step.service).collect()
+    }
+
+    fn standing(&self, one: &Waiting, with_steps: &HashSet<&ServiceId>) -> Standing {
         let all;
         let services = match &one.services {
             Some(services) => services,
@@ -139,7 +152,7 @@ impl<H: Host> Reconciler<H> {
         };
         let mut worst = Standing::Reached;
         for service in services {
-            match self.standing_of(service, one) {
+            match self.standing_of(service, one, with_steps) {
                 Standing::Reached => {}
                 // One that cannot come up makes waiting for the others pointless; not so one that cannot go down.
                 Standing::Missed if one.goal == Goal::Up => return Standing::Missed,
@@ -155,11 +168,9 @@ impl<H: Host> Reconciler<H> {
         entry.failures.max(entry.spawn_failures).max(entry.restarts)
     }
 
-    fn standing_of(&self, service: &ServiceId, one: &Waiting) -> Standing {
+    fn standing_of(&self, service: &ServiceId, one: &Waiting, with_steps: &HashSet<&ServiceId>) -> Standing {
         let goal = one.goal;
-        if self.last_plan.steps.iter().any(|step| {
-            step.service == *service && (step.action.is_change() || step.reason == Reason::PruneDelay)
-        }) {
+        if with_steps.contains(service) {
             return Standing::UnderWay;
         }
         let Some(view) = self.last_plan.phases.get(service) else { return Standing::Reached };
@@ -196,6 +207,9 @@ impl<H: Host> Reconciler<H> {
             Phase::Pending if matches!(view.reason, Reason::ExecFailed { .. }) && failures < TRIES => {
                 if goal == Goal::Settled { Standing::Missed } else { Standing::UnderWay }
             }
+            Phase::Pending if let Reason::Dependency { unmet } = &view.reason => {
+                self.standing_of_waiting(unmet, one, with_steps)
+            }
             Phase::Pending if goal == Goal::Up => Standing::UnderWay,
             Phase::Backoff | Phase::Pending => Standing::Missed,
             Phase::Unhealthy if goal == Goal::Up => Standing::UnderWay,
@@ -203,14 +217,42 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
+    /// Of a service that waits for others: as that of whom all wait for in the end, where that one can still become
+    /// what is wanted of it.
+    fn standing_of_waiting(
+        &self,
+        unmet: &[Unmet],
+        one: &Waiting,
+        with_steps: &HashSet<&ServiceId>,
+    ) -> Standing {
+        let may_come = |unmet: &Unmet| {
+            let cause = unmet.root.as_ref().unwrap_or(&unmet.service);
+            let Some(view) = self.last_plan.phases.get(cause) else { return false };
+            match view.phase {
+                // It waits for what is no service, or for itself.
+                Phase::Pending if matches!(view.reason, Reason::Dependency { .. }) => false,
+                Phase::Stopped | Phase::Expired | Phase::Completed => with_steps.contains(cause),
+                Phase::Running | Phase::Ready => true,
+                Phase::Failed | Phase::Rejected | Phase::Held => false,
+                Phase::Pending | Phase::Starting | Phase::Backoff | Phase::Stopping | Phase::Unhealthy => {
+                    self.standing_of(cause, one, with_steps) != Standing::Missed
+                }
+            }
+        };
+        if unmet.iter().all(may_come) { Standing::UnderWay } else { Standing::Missed }
+    }
+
     fn convergence_report(&self, one: &Waiting, converged: bool) -> PassReport {
         let chosen =
             |service: &ServiceId| one.services.as_ref().is_none_or(|chosen| chosen.contains(service));
+        let with_steps = self.with_steps();
         let unwell = self
             .last_plan
             .phases
             .iter()
-            .filter(|(service, _)| chosen(service) && self.standing_of(service, one) != Standing::Reached)
+            .filter(|(service, _)| {
+                chosen(service) && self.standing_of(service, one, &with_steps) != Standing::Reached
+            })
             .map(|(service, view)| self.service_status(service, view))
             .collect();
         let held = self.held_steps().into_iter().filter(|step| one.is_about(&step.service));
@@ -222,6 +264,7 @@ impl<H: Host> Reconciler<H> {
             converged: Some(converged),
             unwell,
             apart: self.apart(chosen),
+            also: one.also.iter().map(ToString::to_string).collect(),
             manifests: self.manifest_statuses(),
         }
     }

@@ -3,10 +3,12 @@
 //! Serialized as a whole in [`Record::Entry`](super::Record::Entry): stored for ever, new fields have a
 //! default. Every change is total: it does as much as it can and never panics. Called by `ledger`; pure.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Containment, End, ExecFacts, ExitStatus, FileKey, Intent, Reason, Request, SpawnFailure};
-use crate::identity::{Digest, Nonce, ProcessIdentity};
+use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
 use crate::time::Stamp;
 
 /// What is remembered of one service. Boxed is what most have not: there is one of these a service, for ever.
@@ -60,6 +62,9 @@ pub struct Run {
     pub why: Reason,
     pub intent_at: Stamp,
     pub epoch: u64,
+    /// The runs of its dependencies that it goes on beside, of those that it follows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<ServiceId, Nonce>,
     /// `None` while the intent is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessIdentity>,
@@ -166,6 +171,7 @@ impl Entry {
             why: intent.why.clone(),
             intent_at: intent.at.clone(),
             epoch: intent.epoch,
+            beside: intent.beside.clone(),
             process: None,
             containment: None,
             started_at: None,

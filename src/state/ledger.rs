@@ -134,6 +134,9 @@ impl Ledger {
             Record::Updated { service, nonce, digest } => {
                 self.alter_run(service, nonce, |run| run.digest = digest.clone());
             }
+            Record::Beside { service, nonce, beside } => {
+                self.alter_run(service, nonce, |run| run.beside.clone_from(beside));
+            }
             Record::Stopping { service, nonce, why, at } => {
                 self.alter_run(service, nonce, |run| run.stop(why, at));
             }

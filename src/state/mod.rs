@@ -21,7 +21,7 @@ pub use entry::{Entry, LastRun, Run, Stopping};
 pub use journals::{Lines, decode_lines, encode_line};
 pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
 pub use lost::{Unknown, unknown_births};
-pub use reason::Reason;
+pub use reason::{Reason, Unmet};
 pub use record::{
     BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, LOST_FINGERPRINT,
     Record, Request, SharedCgroup, SpawnFailure, SpawnStage, is_shortage,

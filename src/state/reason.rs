@@ -4,12 +4,14 @@
 //! `message` is a sentence fragment for people that says what to do where there is something to do. A
 //! test fails for every variant that no scenario produces.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{ExitStatus, SpawnFailure};
-use crate::identity::Pid;
+use crate::identity::{Pid, ServiceId};
+use crate::manifest::Condition;
 use crate::time::human;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +35,10 @@ pub enum Reason {
         status: ExitStatus,
     },
     OtherBoot,
+    /// A dependency that it follows was started anew; also why a process is stopped.
+    DependencyRestarted {
+        dependency: ServiceId,
+    },
     /// A spawn was interrupted before anything was executed.
     NeverBorn,
     /// We stopped it for a reason that no longer holds.
@@ -179,6 +185,41 @@ pub enum Reason {
     LedgerUnwritable {
         detail: String,
     },
+    /// What it depends on is not as it wants it.
+    Dependency {
+        unmet: Vec<Unmet>,
+    },
+    /// It is to be stopped, and what depends on it ends first.
+    DependentsFirst {
+        dependents: Vec<ServiceId>,
+    },
+}
+
+/// A dependency that is not as it is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unmet {
+    pub service: ServiceId,
+    pub condition: Condition,
+    /// How it stands, for people.
+    pub why: String,
+    /// Whom it waits for itself, and they in turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<ServiceId>,
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, why, .. } = self;
+        match self.condition {
+            Condition::Started => write!(f, "{service} to be started ({why}")?,
+            Condition::Ready => write!(f, "{service} to be ready ({why}")?,
+            Condition::Completed => write!(f, "{service} to be completed ({why}")?,
+        }
+        match &self.root {
+            Some(root) => write!(f, ", in the end for {root})"),
+            None => f.write_str(")"),
+        }
+    }
 }
 
 impl Reason {
@@ -222,6 +263,7 @@ impl Reason {
             Self::Crashed { .. } => "crashed",
             Self::Ended { .. } => "ended",
             Self::OtherBoot => "other-boot",
+            Self::DependencyRestarted { .. } => "dependency-restarted",
             Self::NeverBorn => "never-born",
             Self::WantedAgain => "wanted-again",
             Self::SpawnRetry { .. } => "spawn-retry",
@@ -266,6 +308,8 @@ impl Reason {
             Self::ExecFailed { .. } => "exec-failed",
             Self::Gate { .. } => "gate",
             Self::LedgerUnwritable { .. } => "ledger-unwritable",
+            Self::Dependency { .. } => "dependency",
+            Self::DependentsFirst { .. } => "dependents-first",
         }
     }
 
@@ -291,6 +335,9 @@ impl Reason {
             Self::Crashed { status, failures } => format!("{}, failure {failures} in a row", how(status)),
             Self::Ended { status } => format!("it ended with {status}, and its policy is always"),
             Self::OtherBoot => "the machine, or the container it ran in, was started anew since".into(),
+            Self::DependencyRestarted { dependency } => {
+                format!("{dependency}, which it depends on, was started anew")
+            }
             Self::NeverBorn => "its last start was interrupted before anything was executed".into(),
             Self::WantedAgain => "it is wanted again".into(),
             Self::SpawnRetry { failure } => format!("tried again after: {}", failure.message),
@@ -400,8 +447,16 @@ impl Reason {
             Self::ExecFailed { failure } => failure.message.clone(),
             Self::Gate { message, .. } => message.clone(),
             Self::LedgerUnwritable { detail } => format!("{detail}; it is tried again until it can be"),
+            Self::Dependency { unmet } => format!("it waits for {}", listed(unmet)),
+            Self::DependentsFirst { dependents } => {
+                format!("it is stopped once what depends on it has ended: {}", listed(dependents))
+            }
         }
     }
+}
+
+fn listed(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 mod millis {

@@ -5,6 +5,7 @@
 //! meaning, new fields have a default, and an older binary that meets a variant it does not know keeps the
 //! line and says so.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +72,13 @@ pub enum Record {
         nonce: Nonce,
         digest: Digest,
     },
+    /// The runs of its dependencies that this run goes on beside, of those that it follows: all of them. What a start
+    /// finds is in its intent.
+    Beside {
+        service: ServiceId,
+        nonce: Nonce,
+        beside: BTreeMap<ServiceId, Nonce>,
+    },
     /// The first step of a stop is about to be taken.
     Stopping {
         service: ServiceId,
@@ -136,6 +144,9 @@ pub struct Intent {
     /// True if the counters of failures begin anew (a changed spec, a request).
     #[serde(default)]
     pub clears_failures: bool,
+    /// The runs of its dependencies that it is started beside, of those that it follows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<ServiceId, Nonce>,
 }
 
 /// The fingerprint of a start that is not known any more: equal to none, and of no version.
@@ -155,6 +166,7 @@ impl Intent {
             at,
             epoch: 0,
             clears_failures: false,
+            beside: BTreeMap::new(),
         }
     }
 }
@@ -342,6 +354,7 @@ impl Record {
             | Self::SpawnFailed { service, .. }
             | Self::Ready { service, .. }
             | Self::Updated { service, .. }
+            | Self::Beside { service, .. }
             | Self::Stopping { service, .. }
             | Self::Exited { service, .. }
             | Self::Gone { service, .. }

@@ -1,5 +1,6 @@
 //! Sample records for the tests of the ledger: one of every kind, and a history that makes sense.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
@@ -74,6 +75,7 @@ pub fn intent(name: &str, n: u64, seconds: u64) -> Intent {
         at: at(seconds),
         epoch: 7,
         clears_failures: false,
+        beside: BTreeMap::new(),
     }
 }
 

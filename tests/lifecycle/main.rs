@@ -5,6 +5,7 @@
 
 mod chaos;
 mod deaths;
+mod dependencies;
 mod edits;
 mod faults;
 mod guards;

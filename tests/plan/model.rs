@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, ServiceId};
-use reconcile::manifest::{Health as Check, RestartPolicy, Spec};
+use reconcile::manifest::{Condition, Dependency, Health as Check, RestartPolicy, Spec};
 use reconcile::plan::{
     Action, Desired, Flight, Health, Observed, Phase, Plan, Presence, PruneRules, Remains, RootState, Seen,
     Service, Step, Want, failures_after, fold, plan,
@@ -36,12 +36,17 @@ pub struct Behaviour {
     /// Probes that fail before one passes, per start, for the first `sick_starts` starts.
     sick_starts: u32,
     always: bool,
+    /// Others by index, of which those before it are its dependencies.
+    needs: Vec<(usize, Condition, bool)>,
 }
 
 pub fn behaviours() -> impl Strategy<Value = Behaviour> {
     let flags = (any::<bool>(), prop::bool::weighted(0.8), any::<bool>(), any::<bool>());
-    (0_u32..3, 0_u32..12, 0_i32..2, flags, 0_u32..3).prop_map(
-        |(spawn_failures, ends, end_code, (forks, obeys, checked, always), sick_starts)| Behaviour {
+    let conditions =
+        prop_oneof![Just(Condition::Started), Just(Condition::Ready), Just(Condition::Completed)];
+    let needs = prop::collection::vec((0_usize..7, conditions, any::<bool>()), 0..3);
+    (0_u32..3, 0_u32..12, 0_i32..2, flags, 0_u32..3, needs).prop_map(
+        |(spawn_failures, ends, end_code, (forks, obeys, checked, always), sick_starts, needs)| Behaviour {
             spawn_failures,
             ends,
             end_code,
@@ -50,6 +55,7 @@ pub fn behaviours() -> impl Strategy<Value = Behaviour> {
             checked,
             sick_starts,
             always,
+            needs,
         },
     )
 }
@@ -106,6 +112,7 @@ struct Processes {
 #[derive(Debug, Clone)]
 struct Machine {
     behaviour: Behaviour,
+    needs: BTreeMap<ServiceId, Dependency>,
     processes: Option<Processes>,
     flight: Flight,
     health: Health,
@@ -135,7 +142,12 @@ pub struct Model {
 impl Model {
     pub fn new(behaviours: Vec<Behaviour>) -> Self {
         let machines = behaviours.into_iter().enumerate().map(|(index, behaviour)| {
+            let needs = behaviour.needs.iter().filter(|(other, ..)| *other < index);
+            let needs = needs.map(|(other, condition, restart)| {
+                (name(*other), Dependency { condition: *condition, restart: *restart })
+            });
             let machine = Machine {
+                needs: needs.collect(),
                 behaviour,
                 processes: None,
                 flight: Flight::None,
@@ -175,7 +187,7 @@ impl Model {
         let mut quiet = 0;
         for _ in 0..MOST_PASSES {
             let plan = self.pass();
-            let waits = plan.phases.values().any(|view| !is_settled(view.phase));
+            let waits = plan.phases.values().any(|view| !is_settled(view.phase) && !is_blocked(&view.reason));
             quiet = if waits || changes(&plan) { 0 } else { quiet + 1 };
             if quiet == 5 {
                 return;
@@ -191,12 +203,15 @@ impl Model {
         for (id, machine) in self.living() {
             let entry = self.ledger.entry(id).cloned().unwrap_or_default();
             let wanted = machine.declared && entry.stopped.is_none() && machine.verifiable;
-            let phase = plan.phases[id].phase;
+            let view = &plan.phases[id];
+            let phase = view.phase;
             let runs = machine.processes.is_some();
-            assert!(!wanted || runs || is_parked(phase), "{id} is wanted and {phase:?}: {self:#?}");
+            let is_held = plan.steps.iter().any(|step| step.service == *id && is_blocked(&step.reason));
+            let waits = is_blocked(&view.reason) || is_held;
+            assert!(!wanted || runs || is_parked(phase) || waits, "{id} is wanted and {phase:?}: {self:#?}");
             assert!(entry.stopped.is_none() || !runs || !machine.verifiable, "{id} runs though stopped");
             let newest = entry.run.as_ref().is_none_or(|run| run.fingerprint == machine.fingerprint);
-            assert!(newest || !wanted, "{id} runs an old spec: {self:#?}");
+            assert!(newest || !wanted || waits, "{id} runs an old spec: {self:#?}");
         }
     }
 
@@ -276,6 +291,8 @@ impl Model {
         self.nonces += 1;
         let nonce = Nonce::from_u64(self.nonces);
         let at = self.stamp();
+        self.check_dependencies(&step.service);
+        let beside = self.runs_to_follow(&step.service);
         let machine = self.machines.get_mut(&step.service).unwrap();
         // Promise 1: never two.
         assert!(machine.processes.is_none(), "a start beside a process: {step:?} {machine:?}");
@@ -294,12 +311,55 @@ impl Model {
             at,
             epoch: 1,
             clears_failures: step.reason.clears_failures(),
+            beside,
         };
         self.ledger.apply(&Record::Intent(Box::new(intent)));
     }
 
+    /// Each dependency has come as far as is wanted of it.
+    fn check_dependencies(&self, service: &ServiceId) {
+        for (dependency, wanted) in &self.machines[service].needs {
+            let machine = &self.machines[dependency];
+            let leads = machine.processes.as_ref().is_some_and(|processes| processes.leader);
+            let ended = self.ledger.entry(dependency).is_some_and(|entry| {
+                entry.run.is_none()
+                    && entry.last.as_ref().is_some_and(|last| last.status() == Some(ExitStatus::Code(0)))
+            });
+            let is_met = match wanted.condition {
+                Condition::Started => leads || ended,
+                Condition::Ready => leads || (ended && !machine.behaviour.checked),
+                Condition::Completed => ended,
+            };
+            assert!(is_met, "{service} is started before {dependency} is {wanted:?}: {self:#?}");
+        }
+    }
+
+    /// Nothing that depends on it is being stopped.
+    fn check_dependents(&self, service: &ServiceId) {
+        for (dependent, machine) in &self.machines {
+            let ends = matches!(machine.flight, Flight::Signalled { .. }) && machine.processes.is_some();
+            let waits = machine.needs.contains_key(service) && ends && machine.verifiable;
+            assert!(!waits, "{service} is stopped before {dependent}, which depends on it: {self:#?}");
+        }
+    }
+
+    fn runs_to_follow(&self, service: &ServiceId) -> BTreeMap<ServiceId, Nonce> {
+        let followed = self.machines[service].needs.iter().filter(|(_, wanted)| wanted.restart);
+        followed
+            .filter_map(|(dependency, _)| {
+                let entry = self.ledger.entry(dependency)?;
+                let run = entry.run.as_ref().map(|run| &run.nonce);
+                Some((dependency.clone(), run.or(entry.last.as_ref().map(|last| &last.nonce))?.clone()))
+            })
+            .collect()
+    }
+
     fn stop(&mut self, step: &Step) {
         let at = self.stamp();
+        let begins = self.ledger.services[&step.service].run.as_ref().is_some_and(|run| run.goes_on());
+        if begins {
+            self.check_dependents(&step.service);
+        }
         let machine = self.machines.get_mut(&step.service).unwrap();
         // Promise 2: only what is there.
         let nonce = machine.processes.as_ref().unwrap_or_else(|| panic!("{step:?}")).nonce.clone();
@@ -547,6 +607,7 @@ impl Model {
 impl Machine {
     fn spec(&self, id: &ServiceId) -> Spec {
         let mut spec = spec(id.key());
+        spec.depends_on.clone_from(&self.needs);
         // Short enough that a start that misses it does not fill the passes with probes.
         spec.health =
             self.behaviour.checked.then(|| Check { start_timeout: Duration::from_secs(3), ..check() });
@@ -591,6 +652,10 @@ fn changes(plan: &Plan) -> bool {
 
 fn is_parked(phase: Phase) -> bool {
     matches!(phase, Phase::Failed | Phase::Completed)
+}
+
+fn is_blocked(reason: &Reason) -> bool {
+    matches!(reason, Reason::Dependency { .. })
 }
 
 fn is_settled(phase: Phase) -> bool {

@@ -1,5 +1,7 @@
 //! What an exit does to the count of failures, and a probe to the health of a run.
 
+use std::collections::BTreeMap;
+
 use reconcile::identity::{Digest, Nonce};
 use reconcile::manifest::Spec;
 use reconcile::plan::{Health, Remains, failures_after, failures_now, fold};
@@ -22,6 +24,7 @@ fn entry() -> Entry {
         why: Reason::New,
         intent_at: at(STARTED_MS),
         epoch: 1,
+        beside: BTreeMap::new(),
         process: Some(process()),
         containment: Some(containment()),
         started_at: Some(at(STARTED_MS)),

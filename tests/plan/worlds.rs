@@ -7,7 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    CommandLine, Health as Check, HealthCheck, OnUnhealthy, RestartPolicy, Spec, WantedState,
+    CommandLine, Condition, Dependency, Health as Check, HealthCheck, OnUnhealthy, RestartPolicy, Spec,
+    WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
@@ -153,6 +154,7 @@ fn runs() -> BoxedStrategy<Run> {
             why: Reason::New,
             intent_at: started.clone(),
             epoch: 1,
+            beside: BTreeMap::new(),
             process: born.then(process),
             containment: born.then(containment),
             started_at: born.then_some(started),
@@ -346,6 +348,26 @@ pub fn worlds() -> BoxedStrategy<(Desired, Observed)> {
                 let id = id(&format!("service-{index}"));
                 desired.services.extend(want.map(|want| (id.clone(), want)));
                 observed.services.extend(service.map(|service| (id, service)));
+            }
+            (desired, observed)
+        })
+        .boxed()
+}
+
+/// The same where services depend on each other, in circles too, and on what there is not.
+pub fn linked_worlds() -> BoxedStrategy<(Desired, Observed)> {
+    let conditions =
+        prop_oneof![Just(Condition::Started), Just(Condition::Ready), Just(Condition::Completed)];
+    let links = prop::collection::vec((0_usize..8, 0_usize..9, conditions, any::<bool>()), 0..12);
+    (worlds(), links)
+        .prop_map(|((mut desired, observed), links)| {
+            for (from, to, condition, restart) in links.into_iter().filter(|(from, to, ..)| from != to) {
+                let want = desired.services.get_mut(&id(&format!("service-{from}")));
+                if let Some(accepted) = want.and_then(|want| want.accepted.as_mut()) {
+                    let to = id(&format!("service-{to}"));
+                    let depends_on = &mut Arc::make_mut(accepted).spec.depends_on;
+                    depends_on.insert(to, Dependency { condition, restart });
+                }
             }
             (desired, observed)
         })

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    self, CommandLine, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec, Unread,
-    WantedState,
+    self, CommandLine, Dependency, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec,
+    Unread, WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
@@ -114,6 +114,7 @@ impl Case {
             shutdown: self.shutdown,
             kill: self.kill,
             everywhere: self.everywhere,
+            only: self.only.as_ref().map(|only| only.iter().map(id).collect()),
         }
     }
 
@@ -173,6 +174,7 @@ impl ServiceCase {
                 StateCase::Running => WantedState::Running,
                 StateCase::Stopped => WantedState::Stopped,
             },
+            depends_on: self.depends_on.iter().map(|(name, wanted)| dependency(name, wanted)).collect(),
             ttl: self.ttl.as_ref().map(Span::get),
             start_settle: span(&self.start_settle, minimal.start_settle),
             health: self.health.as_ref().map(HealthSpecCase::spec),
@@ -228,6 +230,15 @@ impl ServiceCase {
     }
 }
 
+fn dependency(name: &str, wanted: &str) -> (ServiceId, Dependency) {
+    let (condition, restart) = match wanted.strip_suffix(", restart") {
+        Some(condition) => (condition, true),
+        None => (wanted, false),
+    };
+    let condition = serde_json::from_value(condition.into()).unwrap();
+    (ServiceId::parse(name).unwrap(), Dependency { condition, restart })
+}
+
 impl HealthSpecCase {
     fn spec(&self) -> manifest::Health {
         let span = |given: &Option<Span>, default| given.as_ref().map_or(default, Span::get);
@@ -275,7 +286,7 @@ impl RunCase {
             pid_ns: 1,
         };
         Run {
-            nonce: Nonce::from_u64(1),
+            nonce: Nonce::from_u64(self.nonce),
             fingerprint: self.fingerprint.clone().unwrap_or_else(|| "v1:a".to_owned()),
             started_digest: Digest::of(b"started"),
             digest: Digest::of(b"started"),
@@ -283,6 +294,11 @@ impl RunCase {
             why: Reason::New,
             intent_at: self.started.get(),
             epoch: 1,
+            beside: self
+                .beside
+                .iter()
+                .map(|(name, nonce)| (ServiceId::parse(name).unwrap(), Nonce::from_u64(*nonce)))
+                .collect(),
             process: born.then_some(process),
             containment: born.then(|| Containment::Cgroup { path: "/sys/fs/cgroup/web".into() }),
             started_at: born.then(|| self.started.get()),

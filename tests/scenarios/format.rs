@@ -36,6 +36,9 @@ pub struct Case {
     kill: bool,
     #[serde(default)]
     everywhere: bool,
+    /// The services that the command names.
+    #[serde(default)]
+    only: Option<BTreeSet<String>>,
     /// How long the root has been quiet.
     #[serde(default = "one_hour")]
     quiet: Span,
@@ -69,6 +72,8 @@ struct ServiceCase {
     gate: Option<ReasonCase>,
     retry: bool,
     state: StateCase,
+    /// By name: `ready`, `started` or `completed`, and `, restart` if its restarts are followed.
+    depends_on: BTreeMap<String, String>,
     ttl: Option<Span>,
     start_settle: Option<Span>,
     grace: Option<Span>,
@@ -161,6 +166,11 @@ enum PolicyCase {
 #[serde(deny_unknown_fields)]
 struct RunCase {
     started: Time,
+    #[serde(default = "one_nonce")]
+    nonce: u64,
+    /// Runs of dependencies, by their nonces.
+    #[serde(default)]
+    beside: BTreeMap<String, u64>,
     #[serde(default)]
     fingerprint: Option<String>,
     #[serde(default)]
@@ -266,5 +276,9 @@ fn one_hour() -> Span {
 }
 
 fn one() -> u32 {
+    1
+}
+
+fn one_nonce() -> u64 {
     1
 }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use reconcile::plan::{Action, Plan, Step};
+use reconcile::plan::{Action, Later, Plan, Step};
 use reconcile::state::{Reason, Record};
 use serde_json::Value;
 
-/// Steps in their order, then notes, probes, phases, and the time of the next look.
+/// Steps in their order, then those that come later, notes, probes, phases, and the time of the next look.
 ///
 /// A phase shows its reason unless that is the reason of the step just above.
 pub fn plan(plan: &Plan) -> String {
     let mut lines: Vec<String> = plan.steps.iter().map(step).collect();
+    lines.extend(plan.later.iter().map(later));
     lines.extend(plan.notes.iter().map(note));
     lines.extend(plan.probes.iter().map(|service| format!("probe {service}")));
     for (service, view) in &plan.phases {
@@ -33,6 +34,11 @@ fn step(Step { service, action, reason: why }: &Step) -> String {
     format!("{} {service}: {}{counters}", word(action), reason(why))
 }
 
+fn later(Later { step, wave, after }: &Later) -> String {
+    let after: Vec<String> = after.iter().map(ToString::to_string).collect();
+    format!("in wave {wave}, after {}, {}", after.join(" "), self::step(step))
+}
+
 fn word(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value).unwrap().as_str().unwrap().to_owned()
 }
@@ -50,6 +56,10 @@ fn note(record: &Record) -> String {
     match record {
         Record::Ready { service, at, .. } => {
             format!("note {service}: ready since {}", span(Duration::from_millis(at.boottime_ms)))
+        }
+        Record::Beside { service, beside, .. } => {
+            let beside: Vec<String> = beside.iter().map(|(it, nonce)| format!("{it} {nonce}")).collect();
+            format!("note {service}: beside {}", beside.join(", "))
         }
         Record::Deactivated { service } => format!("note {service}: deactivated"),
         Record::GuardLatched { service, why } => format!("note {service}: guard latched, {}", reason(why)),

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use super::escape::visible;
 use super::style::{Cell, FAINT, STRONG, columns, of_phase, paint, word};
 use super::units::{bytes, last_exit, local, uptime};
-use crate::reconciler::status::{HealthStatus, ServiceStatus};
+use crate::reconciler::status::{DependencyStatus, HealthStatus, ServiceStatus};
 
 /// One line a fact, what is unknown or does not apply left out.
 pub fn detail(service: &ServiceStatus, zone: &TimeZone) -> String {
@@ -21,6 +21,7 @@ pub fn detail(service: &ServiceStatus, zone: &TimeZone) -> String {
     );
     facts.add("health", service.health.as_ref().map(|health| describe(health, zone)));
     facts.add("expires", service.ttl_expires_at.as_deref().map(|at| local(at, zone)));
+    service.depends_on.iter().for_each(|dependency| facts.add("depends on", Some(wanted(dependency))));
     facts.add("url", service.url.as_deref());
     service.ports.iter().for_each(|(name, port)| facts.add(&format!("port {name}"), Some(port)));
     facts.add("cpu", service.cpu_percent.map(|cpu| format!("{cpu:.1}%")));
@@ -53,6 +54,11 @@ impl Facts {
         let name = Cell::new(format!("  {}", visible(name))).style(FAINT);
         self.rows.push(vec![name, Cell::new(visible(&value.to_string()))]);
     }
+}
+
+fn wanted(dependency: &DependencyStatus) -> String {
+    let restart = if dependency.restart { ", restarted with it" } else { "" };
+    format!("{} ({}{restart})", dependency.service, word(dependency.condition))
 }
 
 fn failures(service: &ServiceStatus) -> Option<String> {

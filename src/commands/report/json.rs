@@ -48,6 +48,8 @@ pub struct ReportView<'a> {
     changes: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     converged: Option<bool>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    also: &'a [String],
     steps: Vec<StepView<'a>>,
     exit_codes: Vec<ExitCode>,
 }
@@ -60,6 +62,10 @@ struct StepView<'a> {
     message: &'a str,
     fields: &'a [String],
     evidence: &'a serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wave: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'a str>,
 }
@@ -123,6 +129,7 @@ impl<'a> ReportView<'a> {
             changes: report.changes,
             // One word for one thing: what the exit code 0 means.
             converged: report.converged.map(|_| codes.first() == ExitCode::Converged),
+            also: &report.also,
             steps: report.steps.iter().map(StepView::from).collect(),
             exit_codes: codes.all(),
         }
@@ -155,6 +162,8 @@ impl<'a> From<&'a StepReport> for StepView<'a> {
             message: &step.message,
             fields: &step.fields,
             evidence: &step.evidence,
+            wave: step.wave,
+            after: step.wave.map(|_| step.after.as_slice()),
             outcome: step.outcome.as_deref(),
         }
     }

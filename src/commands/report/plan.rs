@@ -39,14 +39,23 @@ fn worth_telling(report: &PassReport) -> Vec<&StepReport> {
     report.steps.iter().filter(|step| step.action != Action::Adopt).collect()
 }
 
-/// What a pass would do.
+/// What a pass would do, and what follows from it, wave by wave.
 pub fn plan(report: &PassReport) -> String {
     let steps = worth_telling(report);
     if steps.is_empty() {
         return nothing_to_do(report);
     }
-    let rows: Vec<_> = steps.iter().map(|step| row(step)).collect();
-    format!("{}\n{}\n", columns(&rows), summary(&steps))
+    let last = steps.iter().filter_map(|step| step.wave).max().unwrap_or(1);
+    let with_wave = |step: &&StepReport| {
+        let mut row = row(step);
+        if last > 1 {
+            row.insert(0, Cell::new(step.wave.unwrap_or(1).to_string()).style(FAINT));
+        }
+        row
+    };
+    let rows: Vec<_> = steps.iter().map(with_wave).collect();
+    let waves = if last > 1 { format!(", in {}", count(last as usize, "wave")) } else { String::new() };
+    format!("{}\n{}{waves}\n", columns(&rows), summary(&steps))
 }
 
 /// What a command wants of services.
@@ -121,11 +130,15 @@ pub fn evidence(report: &PassReport) -> String {
 
 fn row(step: &StepReport) -> Vec<Cell> {
     let style = of_action(step.action);
+    let message = match step.after.as_slice() {
+        [] => visible(&step.message).into_owned(),
+        after => format!("{}; after {}", visible(&step.message), after.join(", ")),
+    };
     vec![
         Cell::new(sign(step.action)).style(style),
         Cell::new(word(step.action)).style(style),
         Cell::new(step.service.clone()).style(STRONG),
-        Cell::new(visible(&step.message)),
+        Cell::new(message),
     ]
 }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::identity::Pid;
-use crate::manifest::{Problem, Span};
+use crate::manifest::{Condition, Problem, Span};
 use crate::plan::{Action, Phase};
 use crate::reconciler::status::{
-    Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus, Status, StepReport,
-    VERSION,
+    DependencyStatus, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus,
+    Status, StepReport, VERSION,
 };
 
 /// The manifest that [`problems`] is about.
@@ -40,6 +40,7 @@ pub fn service(name: &str, phase: Phase, message: &str) -> ServiceStatus {
         log: format!("/state/logs/{name}.log").into(),
         containment: None,
         drift: vec![],
+        depends_on: vec![],
         labels: BTreeMap::new(),
         attrs: serde_json::Map::new(),
     }
@@ -67,6 +68,11 @@ pub fn web() -> ServiceStatus {
         cpu_percent: Some(1.25),
         memory_bytes: Some(45 * 1024 * 1024),
         containment: Some("cgroup".into()),
+        depends_on: vec![DependencyStatus {
+            service: "shop/db".into(),
+            condition: Condition::Ready,
+            restart: true,
+        }],
         drift: vec![Drift { code: "exe-changed".into(), message: "/usr/bin/node was replaced".into() }],
         labels: BTreeMap::from([("owner".to_owned(), "agent\u{1b}[7m".to_owned())]),
         attrs: serde_json::Map::from_iter([("framework".to_owned(), json!("vite"))]),
@@ -134,6 +140,8 @@ pub fn step(action: Action, service: &str, reason: &str, message: &str) -> StepR
         message: message.to_owned(),
         fields: vec![],
         evidence: json!({ "code": reason }),
+        wave: None,
+        after: vec![],
         outcome: None,
     }
 }
@@ -153,20 +161,29 @@ pub fn plan() -> PassReport {
             changed,
             step(Action::Start, "shop/db", "new", "first start"),
             step(Action::Hold, "odd", "identity-unverifiable", "its process cannot be told from a stranger"),
-        ],
+        ]
+        .into_iter()
+        .map(|step| StepReport { wave: Some(1), ..step })
+        .chain([StepReport {
+            wave: Some(2),
+            after: vec!["shop/db".into()],
+            ..step(Action::Start, "shop/api", "new", "first start")
+        }])
+        .collect(),
         converged: None,
         unwell: vec![],
         apart: vec![],
+        also: vec![],
         manifests: vec![],
     }
 }
 
 pub fn convergence() -> PassReport {
     let outcomes = ["done", "done", "done", "failed", "held"];
-    let steps = plan()
-        .steps
-        .into_iter()
-        .zip(outcomes)
-        .map(|(step, outcome)| StepReport { outcome: Some(outcome.to_owned()), ..step });
+    let steps = plan().steps.into_iter().zip(outcomes).map(|(step, outcome)| StepReport {
+        outcome: Some(outcome.to_owned()),
+        wave: None,
+        ..step
+    });
     PassReport { steps: steps.collect(), converged: Some(false), unwell: vec![db()], ..plan() }
 }

@@ -118,6 +118,15 @@ impl World {
             Record::Gone { service, nonce } | Record::SpawnFailed { service, nonce, .. } => {
                 self.check_let_go(service, nonce);
             }
+            Record::Beside { service, beside, .. } => {
+                for (dependency, nonce) in beside {
+                    if self.runs.get(nonce).is_some_and(|run| run.service != *dependency) {
+                        let what =
+                            format_args!("{service} is beside {nonce}, which is no run of {dependency}");
+                        self.violation(what);
+                    }
+                }
+            }
             Record::Forgotten { service } => {
                 let runs = self.runs.iter().filter(|(_, run)| run.service == *service);
                 runs.for_each(|(nonce, _)| self.check_let_go(service, nonce));

@@ -1,5 +1,6 @@
 //! The model against itself: that it does what its scripts say, and notices what must never happen.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -80,6 +81,7 @@ impl Rig {
             at: self.host.now(),
             epoch: request.epoch,
             clears_failures: false,
+            beside: BTreeMap::new(),
         }))
     }
 

@@ -1,0 +1,204 @@
+//! Dependencies across manifests: circles, names that nobody declares, and what a command takes along.
+//!
+//! A circle may run through several files, and shows once it is settled which version of each is in force. It is a
+//! problem of every member that is at its present version, and of nobody else: they fall back to their last accepted
+//! version as for any problem. A circle of last versions alone, accepted at different times, is nobody's present
+//! problem: `plan` starts none of its members. Decides nothing about steps. Called by `ownership`, `desired` and
+//! `requests`.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::Reconciler;
+use super::ownership::{FileStanding, InForce};
+use crate::host::Host;
+use crate::identity::ServiceId;
+use crate::manifest::{Problem, code, nearest};
+use crate::plan::Accepted;
+use crate::plan::graph::Graph;
+
+/// More than these of one circle are not named.
+const NAMED: usize = 6;
+
+/// A dependency that no manifest declares.
+const UNKNOWN: &str = "unknown-dependency";
+
+/// What is in force, with the position of its file.
+fn services(in_force: &[InForce]) -> Vec<(usize, &Arc<Accepted>)> {
+    in_force
+        .iter()
+        .enumerate()
+        .flat_map(|(position, choice)| choice.services().iter().map(move |accepted| (position, accepted)))
+        .collect()
+}
+
+/// The problem of each service at its present version that is in a circle, with the position of its file.
+pub(super) fn circles(files: &[FileStanding], in_force: &[InForce]) -> Vec<(usize, Problem)> {
+    let services = services(in_force);
+    if services.iter().all(|(_, accepted)| accepted.spec.depends_on.is_empty()) {
+        return Vec::new();
+    }
+    let places: HashMap<&ServiceId, u32> =
+        (0..).zip(&services).map(|(place, (_, accepted))| (&accepted.spec.id, place)).collect();
+    let needs = |place: u32| {
+        let depends_on = services[place as usize].1.spec.depends_on.keys();
+        depends_on.filter_map(|service| places.get(service).copied())
+    };
+    let mut graph = Graph::default();
+    (0..services.len() as u32).for_each(|place| graph.push(needs(place)));
+    let parts = graph.parts();
+    let next = |place: u32| needs(place).find(|other| parts.are_in_one_circle(place, *other));
+    let id = |place: u32| &services[place as usize].1.spec.id;
+    let mut problems = Vec::new();
+    for member in (0..services.len() as u32).filter(|place| parts.is_in_a_circle(*place)) {
+        let (position, _) = services[member as usize];
+        if !matches!(in_force[position], InForce::Candidate(_)) {
+            continue;
+        }
+        let mut way = vec![member];
+        while let Some(place) = way.last().and_then(|at| next(*at)).filter(|_| way.len() <= NAMED) {
+            way.push(place);
+            if way[..way.len() - 1].contains(&place) {
+                break;
+            }
+        }
+        let names: Vec<String> = way.iter().map(|place| id(*place).to_string()).collect();
+        let message = format!("services depend on each other in a circle: {}", names.join(", "));
+        let problem = Problem::new(code::DEPENDENCY_CYCLE, message)
+            .of(id(member).name())
+            .help("take one of them out of the `depends_on` of the other");
+        problems.push((position, placed(&files[position], problem, id(member), id(way[1]))));
+    }
+    problems
+}
+
+/// At the name of the dependency.
+fn placed(file: &FileStanding, problem: Problem, service: &ServiceId, dependency: &ServiceId) -> Problem {
+    let Some(candidate) = &file.candidate else { return problem };
+    match candidate.place_of_need(service, dependency) {
+        Some(span) => problem.at(span),
+        None => candidate.placed(problem, service),
+    }
+}
+
+/// A warning for each name that neither a manifest declares nor the ledger remembers: what depends on it waits.
+pub(super) fn warn_of_unknown(
+    files: &mut [FileStanding],
+    in_force: &[InForce],
+    is_remembered: impl Fn(&ServiceId) -> bool,
+) {
+    let services = services(in_force);
+    let known: HashSet<&ServiceId> = services.iter().map(|(_, accepted)| &accepted.spec.id).collect();
+    for (position, accepted) in &services {
+        let spec = &accepted.spec;
+        for dependency in spec.depends_on.keys() {
+            let is_present = matches!(in_force[*position], InForce::Candidate(_));
+            if !is_present || known.contains(dependency) || is_remembered(dependency) {
+                continue;
+            }
+            let message = format!("no manifest declares `{dependency}`: {} waits for it", spec.id);
+            let problem = Problem::warning(UNKNOWN, message).of(spec.id.name());
+            let problem = match nearest(dependency.key(), known.iter().map(|id| id.key())) {
+                Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+                None => problem,
+            };
+            let problem = placed(&files[*position], problem, &spec.id, dependency);
+            files[*position].problems.push(problem);
+        }
+    }
+}
+
+/// What was named with what that depends on.
+#[derive(Debug)]
+pub(super) struct Wider {
+    pub services: BTreeSet<ServiceId>,
+    /// Those among them that were not named.
+    pub also: BTreeSet<ServiceId>,
+}
+
+impl<H: Host> Reconciler<H> {
+    /// With all that these depend on, directly or not, as far as it is known.
+    pub(super) fn with_dependencies(&self, named: &BTreeSet<ServiceId>) -> Wider {
+        let mut services = named.clone();
+        let mut open: Vec<ServiceId> = named.iter().cloned().collect();
+        while let Some(service) = open.pop() {
+            let Some(accepted) = self.accepted(&service) else { continue };
+            for dependency in accepted.spec.depends_on.keys() {
+                let is_known = self.last_plan.phases.contains_key(dependency);
+                if is_known && services.insert(dependency.clone()) {
+                    open.push(dependency.clone());
+                }
+            }
+        }
+        let also = services.difference(named).cloned().collect();
+        Wider { services, also }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconciler::library::Library;
+    use crate::reconciler::ownership::settle;
+    use crate::state::{FileKey, RootKey};
+
+    /// Files as `name: dependencies; …`, now and as last accepted; what is in force, and the codes of each file.
+    fn settled(files: &[(&str, &str)]) -> Vec<String> {
+        let read = |text: &str| {
+            let service = |line: &str| {
+                let (name, needs) = line.split_once(':').unwrap();
+                let needs: Vec<_> = needs.split_whitespace().collect();
+                format!("[service.{}]\ncommand = ['a']\ndepends_on = {needs:?}\n", name.trim())
+            };
+            Library::default().read(&text.split(';').map(service).collect::<String>())
+        };
+        let standing = |(index, (now, last)): (usize, &(&str, &str))| FileStanding {
+            key: FileKey { root: RootKey("r1".to_owned()), path: format!("{index}.toml").into() },
+            candidate: Some(read(now)),
+            problems: Vec::new(),
+            last: (!last.is_empty()).then(|| read(last)),
+        };
+        let mut files: Vec<FileStanding> = files.iter().enumerate().map(standing).collect();
+        let in_force = settle(&mut files, |_| None);
+        warn_of_unknown(&mut files, &in_force, |_| false);
+        let line = |(file, choice): (&FileStanding, &InForce)| {
+            let services = choice.services().iter().map(|accepted| {
+                let needs = accepted.spec.depends_on.keys().map(ServiceId::name).collect::<Vec<_>>();
+                format!("{}: {}", accepted.spec.id.name(), needs.join(" ")).trim().to_owned()
+            });
+            let problems = file.problems.iter().map(|problem| {
+                let line = problem.span.map_or(0, |span| span.line);
+                format!("{}@{line}", problem.code)
+            });
+            services.chain(problems).collect::<Vec<_>>().join("; ")
+        };
+        files.iter().zip(&in_force).map(line).collect()
+    }
+
+    #[test]
+    fn the_members_of_a_circle_keep_their_last_version_and_no_one_else_is_concerned() {
+        assert_eq!(
+            settled(&[("a: b", "a:"), ("b: c", ""), ("c: a", "c: d"), ("d:", ""), ("e: a", "")]),
+            ["a:; dependency-cycle@3", "dependency-cycle@3", "c: d; dependency-cycle@3", "d:", "e: a"]
+        );
+    }
+
+    #[test]
+    fn a_circle_in_one_file_is_a_problem_of_each_member() {
+        assert_eq!(settled(&[("a: b; b: a", "")]), ["dependency-cycle@3; dependency-cycle@6"]);
+    }
+
+    #[test]
+    fn falling_back_may_show_another_circle() {
+        // b gave up its dependency on c, which c relies on; for a circle with a, b is as it was.
+        assert_eq!(
+            settled(&[("a: b", "a:"), ("b: a", "b: c"), ("c: b", "c:")]),
+            ["a:; dependency-cycle@3", "b: c; dependency-cycle@3", "c:; dependency-cycle@3"]
+        );
+    }
+
+    #[test]
+    fn an_unknown_name_is_a_warning_and_the_text_is_in_force() {
+        assert_eq!(settled(&[("web: bd", ""), ("db:", "")]), ["web: bd; unknown-dependency@3", "db:"]);
+    }
+}
