@@ -186,6 +186,9 @@ pub enum Command {
     /// Claim what a copied state directory names
     Takeover,
 
+    /// Print who depends on whom, for Graphviz or Mermaid
+    Graph(GraphArgs),
+
     /// Create `manifests/` with an example and the reference of all fields
     Init,
 
@@ -309,6 +312,19 @@ pub struct SchemaArgs {
     /// Write `reconcile.schema.json` into each manifest directory instead, where `#:schema` finds it
     #[arg(long)]
     pub write: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct GraphArgs {
+    /// The language of the graph
+    #[arg(long, value_name = "LANGUAGE", value_enum, default_value_t = GraphFormat::Dot)]
+    pub format: GraphFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    Dot,
+    Mermaid,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -12,6 +12,7 @@ mod doctor;
 mod endings;
 pub mod exit_code;
 mod failure;
+mod graph;
 mod init;
 mod keeper;
 mod logs;
@@ -110,6 +111,7 @@ fn dispatch(run: &Run<'_>) -> Result<Ended, Failure> {
         Command::Validate(validate) => validate::run(run, validate),
         Command::Status(status) => status::run(run, status),
         Command::Logs(logs) => logs::run(run, logs),
+        Command::Graph(graph) => graph::run(run, graph),
         Command::Init => init::run(run),
         Command::Schema(schema) => schema::run(run, schema),
         Command::Doctor => doctor::run(run),
