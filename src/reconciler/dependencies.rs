@@ -138,6 +138,7 @@ impl<H: Host> Reconciler<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{FileScan, FileVersion};
     use crate::reconciler::library::Library;
     use crate::reconciler::ownership::settle;
     use crate::state::{FileKey, RootKey};
@@ -154,6 +155,12 @@ mod tests {
         };
         let standing = |(index, (now, last)): (usize, &(&str, &str))| FileStanding {
             key: FileKey { root: RootKey("r1".to_owned()), path: format!("{index}.toml").into() },
+            scan: Arc::new(FileScan {
+                version: FileVersion::default(),
+                content: Ok((*now).into()),
+                may_show_lines: true,
+            }),
+            directory_inode: 0,
             candidate: Some(read(now)),
             problems: Vec::new(),
             last: (!last.is_empty()).then(|| read(last)),
