@@ -30,6 +30,7 @@ pub mod linux;
 mod listing;
 pub mod logs;
 pub mod observe;
+pub mod ports;
 pub mod probe;
 pub mod proc;
 pub mod project_files;

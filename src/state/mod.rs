@@ -11,6 +11,7 @@ mod ledger;
 mod line;
 mod lost;
 pub(crate) mod paths;
+mod port;
 mod reason;
 mod record;
 
@@ -21,6 +22,7 @@ pub use entry::{Entry, LastRun, Run, Stopping};
 pub use journals::{Lines, decode_lines, encode_line};
 pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
 pub use lost::{Unknown, unknown_births};
+pub use port::PortHolder;
 pub use reason::{Reason, Unmet};
 pub use record::{
     BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, LOST_FINGERPRINT,
