@@ -150,7 +150,11 @@ fn cost_of(text: &str) -> Cost {
     PEAK.store(before, Ordering::Relaxed);
     let begun = cpu_time();
     let loaded = load(text);
-    let around = Surroundings { project_dir: std::path::Path::new("/srv"), home: None };
+    let around = Surroundings {
+        project_dir: std::path::Path::new("/srv"),
+        home: None,
+        ports: &reconcile::manifest::PortBlocks::new(),
+    };
     let accepted = if loaded.problems.is_empty() { loaded.services.as_slice() } else { &[] };
     for declared in accepted {
         let _ = render(&declared.spec, &around);

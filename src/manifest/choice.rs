@@ -1,5 +1,6 @@
 //! The enums of a spec as the words that a manifest uses for them.
 
+use super::ports::PortOwner;
 use super::spec::{Condition, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState};
 
 /// An enum that a manifest writes as one word.
@@ -42,6 +43,7 @@ pub(super) enum CheckType {
 
 choice!(Stdin { Null = "null", Open = "open" });
 choice!(Condition { Started = "started", Ready = "ready", Completed = "completed" });
+choice!(PortOwner { Own = "own", Any = "any" });
 choice!(WantedState { Running = "running", Stopped = "stopped" });
 choice!(OnUnhealthy { Restart = "restart", Report = "report" });
 choice!(RestartPolicy { Always = "always", OnFailure = "on-failure", Never = "never" });

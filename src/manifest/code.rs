@@ -62,6 +62,8 @@ codes! {
     NEEDS_SHELL = "needs-shell";
     /// Not an address of the kind that a field takes.
     BAD_URL = "bad-url";
+    /// Not a declaration of a port, or no port.
+    BAD_PORT = "bad-port";
     /// Not a host name or address.
     BAD_HOST = "bad-host";
     /// Not a regular expression, or too large a one.

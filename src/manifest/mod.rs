@@ -13,6 +13,7 @@ mod diagnostic;
 mod digest;
 mod fields;
 mod parse;
+pub mod ports;
 mod problems;
 mod render;
 mod schema;
@@ -30,7 +31,8 @@ pub use diagnostic::{Problem, Severity, Span, escape};
 pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
 pub use fields::Class;
 pub use parse::MAX_DEPTH;
-pub use render::{Rendered, RenderedCheck, Surroundings, render};
+pub use ports::{CheckPort, Port, PortBlock, PortBlocks, PortNumber, PortOwner};
+pub use render::{Rendered, RenderedCheck, Shown, Surroundings, render, render_shown};
 pub use schema::schema;
 pub use spec::{
     CommandLine, Condition, Dependency, Health, HealthCheck, Limits, OnUnhealthy, Restart, RestartPolicy,

@@ -5,10 +5,13 @@
 //! or goes in circles stays as it is.
 
 use std::borrow::Cow;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use serde_json::{Map, Value};
+
+use super::ports::{self, CheckPort, PortBlocks};
 use super::spec::{CommandLine, HealthCheck, Spec};
 use super::template::{Piece, is_templated, pieces};
 
@@ -20,6 +23,8 @@ pub struct Surroundings<'a> {
     /// What `~/` stands for: the home of the user that the service runs as. Without one `~` is left as it
     /// is, a directory that does not exist, and a start says so.
     pub home: Option<&'a Path>,
+    /// What the service was given; a declared number stands for itself.
+    pub ports: &'a PortBlocks,
 }
 
 /// A spec with its templates filled in.
@@ -31,7 +36,9 @@ pub struct Rendered {
     pub cwd: PathBuf,
     /// The declared variables only.
     pub env: BTreeMap<String, String>,
-    pub url: Option<String>,
+    /// Variables that tell of its ports; those that are declared come before them.
+    pub port_env: Vec<(String, u16)>,
+    /// `None` also where it goes by a port of which the number is not known.
     pub health: Option<RenderedCheck>,
     pub stop_command: Option<Vec<String>>,
 }
@@ -43,25 +50,34 @@ pub enum RenderedCheck {
     Command { argv: Vec<String>, expect_regex: Option<String> },
 }
 
-/// Fills in every text of a spec.
+/// What of a spec is shown to consumers, filled in; `None` and null where it goes by a port of which the number is
+/// not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    pub url: Option<String>,
+    pub attrs: Map<String, Value>,
+}
+
+/// Fills in what is shown.
+pub fn render_shown(spec: &Spec, around: &Surroundings<'_>) -> Shown {
+    let filler = Filler::new(spec, around);
+    Shown {
+        url: spec.url.as_deref().and_then(|url| filler.fill_whole(url)),
+        attrs: spec.attrs.iter().map(|(key, value)| (key.clone(), filler.fill_json(value))).collect(),
+    }
+}
+
+/// Fills in every text of a spec that is executed or probed.
 pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
     let filler = Filler::new(spec, around);
     let fill = |text: &str| filler.fill(text).into_owned();
     let argv = |command: &CommandLine| command.words().into_iter().map(fill).collect();
-    let health = spec.health.as_ref().map(|health| match &health.check {
-        HealthCheck::Http { url, expect_status } => {
-            RenderedCheck::Http { url: fill(url), expect_status: *expect_status }
-        }
-        HealthCheck::Tcp { host, port } => RenderedCheck::Tcp { host: fill(host), port: *port },
-        HealthCheck::Command { command, expect_regex } => {
-            RenderedCheck::Command { argv: argv(command), expect_regex: expect_regex.clone() }
-        }
-    });
+    let health = spec.health.as_ref().and_then(|health| filler.check(&health.check));
     Rendered {
         argv: argv(&spec.command),
         cwd: filler.directory(0),
         env: spec.env.iter().map(|(key, value)| (key.clone(), fill(value))).collect(),
-        url: spec.url.as_deref().map(fill),
+        port_env: ports::variables(&spec.ports, around.ports),
         health,
         stop_command: spec.stop.command.as_ref().map(argv),
     }
@@ -71,8 +87,11 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
 pub(super) struct Filler<'s> {
     spec: &'s Spec,
     around: &'s Surroundings<'s>,
-    cwd: OnceCell<String>,
-    env: RefCell<BTreeMap<&'s str, String>>,
+    cwd: OnceCell<(String, bool)>,
+    /// With whether a port was missed in it.
+    env: RefCell<BTreeMap<&'s str, (String, bool)>>,
+    /// A port was named of which the number is not known.
+    misses_a_port: Cell<bool>,
 }
 
 /// More links in a row than `check` lets through.
@@ -80,11 +99,64 @@ const MAX_LINKS: usize = 64;
 
 impl<'s> Filler<'s> {
     pub(super) fn new(spec: &'s Spec, around: &'s Surroundings<'s>) -> Self {
-        Self { spec, around, cwd: OnceCell::new(), env: RefCell::default() }
+        Self { spec, around, cwd: OnceCell::new(), env: RefCell::default(), misses_a_port: Cell::new(false) }
     }
 
     pub(super) fn fill<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.fill_at(text, 0)
+    }
+
+    /// `None` if it names a port of which the number is not known.
+    fn fill_whole(&self, text: &str) -> Option<String> {
+        let (filled, misses_a_port) = self.noting(|| self.fill(text));
+        (!misses_a_port).then(|| filled.into_owned())
+    }
+
+    /// With whether a port was named meanwhile of which the number is not known.
+    fn noting<T>(&self, fill: impl FnOnce() -> T) -> (T, bool) {
+        let before = self.misses_a_port.replace(false);
+        let filled = fill();
+        let here = self.misses_a_port.get();
+        self.misses_a_port.set(before || here);
+        (filled, here)
+    }
+
+    fn fill_json(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self.fill_whole(text).into(),
+            Value::Array(items) => items.iter().map(|item| self.fill_json(item)).collect(),
+            Value::Object(entries) => {
+                entries.iter().map(|(key, item)| (key.clone(), self.fill_json(item))).collect()
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        }
+    }
+
+    fn check(&self, check: &HealthCheck) -> Option<RenderedCheck> {
+        Some(match check {
+            HealthCheck::Http { url, expect_status } => {
+                RenderedCheck::Http { url: self.fill_whole(url)?, expect_status: *expect_status }
+            }
+            HealthCheck::Tcp { host, port } => {
+                let port = match port {
+                    CheckPort::Number(number) => *number,
+                    CheckPort::Text(text) => match self.port(text, 0) {
+                        Some(number) => number,
+                        None => self.fill_whole(text)?.parse().ok()?,
+                    },
+                };
+                RenderedCheck::Tcp { host: self.fill_whole(host)?, port }
+            }
+            HealthCheck::Command { command, expect_regex } => {
+                let argv: Option<Vec<String>> =
+                    command.words().into_iter().map(|word| self.fill_whole(word)).collect();
+                RenderedCheck::Command { argv: argv?, expect_regex: expect_regex.clone() }
+            }
+        })
+    }
+
+    fn port(&self, name: &str, index: u16) -> Option<u16> {
+        ports::number_of(name, self.spec.ports.get(name)?, self.around.ports)?.get(index)
     }
 
     fn fill_at<'t>(&self, text: &'t str, links: usize) -> Cow<'t, str> {
@@ -102,6 +174,13 @@ impl<'s> Filler<'s> {
                     Some(value) => filled.push_str(&value),
                     None => filled.push_str(&text[place]),
                 },
+                Piece::Port(name, index) => match self.port(name, index) {
+                    Some(number) => filled.push_str(&number.to_string()),
+                    None => {
+                        self.misses_a_port.set(true);
+                        filled.push_str(&text[place]);
+                    }
+                },
                 Piece::Unknown(_) | Piece::Unclosed(_) => filled.push_str(&text[place]),
             }
         }
@@ -110,22 +189,25 @@ impl<'s> Filler<'s> {
 
     fn variable(&self, key: &str, links: usize) -> Option<String> {
         let (key, value) = self.spec.env.get_key_value(key)?;
-        if let Some(done) = self.env.borrow().get(key.as_str()) {
+        if let Some((done, misses_a_port)) = self.env.borrow().get(key.as_str()) {
+            self.misses_a_port.set(self.misses_a_port.get() || *misses_a_port);
             return Some(done.clone());
         }
         // As written while it is being filled in: what a circle comes back to.
-        self.env.borrow_mut().insert(key, value.clone());
-        let filled = self.fill_at(value, links + 1).into_owned();
-        self.env.borrow_mut().insert(key, filled.clone());
+        self.env.borrow_mut().insert(key, (value.clone(), false));
+        let (filled, misses_a_port) = self.noting(|| self.fill_at(value, links + 1).into_owned());
+        self.env.borrow_mut().insert(key, (filled.clone(), misses_a_port));
         Some(filled)
     }
 
     fn cwd(&self, links: usize) -> String {
-        if let Some(done) = self.cwd.get() {
-            return done.clone();
-        }
-        let filled = self.directory(links + 1).to_string_lossy().into_owned();
-        self.cwd.get_or_init(|| filled).clone()
+        let filled = match self.cwd.get() {
+            Some(_) => None,
+            None => Some(self.noting(|| self.directory(links + 1).to_string_lossy().into_owned())),
+        };
+        let (done, misses_a_port) = self.cwd.get_or_init(|| filled.expect("it was not there"));
+        self.misses_a_port.set(self.misses_a_port.get() || *misses_a_port);
+        done.clone()
     }
 
     fn directory(&self, links: usize) -> PathBuf {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::choice::words;
 use super::fields::{Field, Kind, TABLES, Table, with_defaults};
+use super::ports::MAX_COUNT;
 use super::spec::{Condition, SignalName};
 use crate::identity::MAX_NAME_BYTES;
 
@@ -98,6 +99,8 @@ fn accepted(kind: &Kind) -> Value {
             { "type": "string", "minLength": 1 },
             { "type": "array", "items": { "type": "string" }, "minItems": if *may_be_none { 0 } else { 1 } },
         ] }),
+        Kind::Ports => ports(),
+        Kind::CheckPort => json!({ "anyOf": [port(), { "type": "string", "minLength": 1 }] }),
         Kind::Shell => json!({ "enum": [false, true, "login"] }),
         Kind::Texts => texts,
         Kind::TextTable => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
@@ -134,6 +137,28 @@ fn dependencies() -> Value {
             "additionalProperties": { "anyOf": [condition, full] },
         },
     ] })
+}
+
+fn port() -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX })
+}
+
+fn ports() -> Value {
+    let table = json!({
+        "type": "object",
+        "properties": {
+            "auto": { "enum": [true, false] },
+            "port": port(),
+            "count": { "type": "integer", "minimum": 1, "maximum": MAX_COUNT },
+            "env": { "type": "string", "minLength": 1 },
+        },
+        "additionalProperties": false,
+    });
+    json!({
+        "type": "object",
+        "propertyNames": { "pattern": NAME, "maxLength": MAX_NAME_BYTES },
+        "additionalProperties": { "anyOf": [{ "const": "auto" }, port(), table] },
+    })
 }
 
 fn signal() -> Value {

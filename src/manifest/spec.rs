@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::ports::{CheckPort, Port, PortOwner};
 use crate::identity::{DEFAULT_PROJECT, ServiceId};
 
 /// One declared service. The reference manifest documents every field and its default.
@@ -30,11 +31,14 @@ pub struct Spec {
     pub oom_score_adj: Option<i32>,
     /// What must be up, or done, before it is started; a change touches nothing that runs.
     pub depends_on: BTreeMap<ServiceId, Dependency>,
+    /// By name.
+    pub ports: BTreeMap<String, Port>,
+    pub port_owner: PortOwner,
     pub state: WantedState,
     pub url: Option<String>,
     pub description: String,
     pub labels: BTreeMap<String, String>,
-    /// Opaque to us, shown to consumers.
+    /// Opaque to us, shown to consumers; texts as written, with their templates.
     pub attrs: serde_json::Map<String, serde_json::Value>,
     /// Counted from the activation, on the clock that counts suspend.
     pub ttl: Option<Duration>,
@@ -79,6 +83,8 @@ impl Spec {
             nice: None,
             oom_score_adj: None,
             depends_on: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            port_owner: PortOwner::Own,
             state: WantedState::Running,
             url: None,
             description: String::new(),
@@ -219,7 +225,7 @@ pub enum HealthCheck {
     },
     Tcp {
         host: String,
-        port: u16,
+        port: CheckPort,
     },
     Command {
         command: CommandLine,

@@ -1,4 +1,5 @@
-//! `{{name}}`, `{{project}}`, `{{cwd}}`, `{{env.KEY}}` within a text; `{{{{` stands for `{{` itself.
+//! `{{name}}`, `{{project}}`, `{{cwd}}`, `{{env.KEY}}`, `{{ports.NAME}}`, `{{ports.NAME[1]}}` within a text; `{{{{`
+//! stands for `{{` itself.
 //!
 //! Splits texts into pieces; what the pieces fill in to is for `render`, whether they may for
 //! `check::templates`.
@@ -14,6 +15,8 @@ pub(super) enum Piece<'t> {
     Cwd,
     /// The value of a variable that the service declares.
     Env(&'t str),
+    /// The port of this name; of a block, the one with this index.
+    Port(&'t str, u16),
     /// What stands between the braces names nothing.
     Unknown(&'t str),
     /// `{{` without `}}`.
@@ -55,11 +58,26 @@ fn named(name: &str) -> Piece<'_> {
         "name" => Piece::Name,
         "project" => Piece::Project,
         "cwd" => Piece::Cwd,
-        _ => match name.strip_prefix("env.") {
-            Some(key) if !key.is_empty() => Piece::Env(key),
+        _ => match (name.strip_prefix("env."), name.strip_prefix("ports.")) {
+            (Some(key), _) if !key.is_empty() => Piece::Env(key),
+            (_, Some(port)) => {
+                indexed(port).map_or(Piece::Unknown(name), |(port, index)| Piece::Port(port, index))
+            }
             _ => Piece::Unknown(name),
         },
     }
+}
+
+/// `agent` and `agent[1]`.
+fn indexed(port: &str) -> Option<(&str, u16)> {
+    let (name, index) = match port.strip_suffix(']') {
+        Some(open) => {
+            let (name, index) = open.split_once('[')?;
+            (name, index.parse().ok().filter(|_| index.bytes().all(|byte| byte.is_ascii_digit()))?)
+        }
+        None => (port, 0),
+    };
+    (!name.is_empty() && !name.contains(['[', ']'])).then_some((name, index))
 }
 
 #[cfg(test)]
@@ -79,7 +97,15 @@ mod tests {
             split("{{name}}-{{ env.PORT }}/{{cwd}}"),
             [Piece::Name, Piece::Literal("-"), Piece::Env("PORT"), Piece::Literal("/"), Piece::Cwd]
         );
-        assert_eq!(split("{{ports.http}}"), [Piece::Unknown("ports.http")]);
+        assert_eq!(
+            split("{{ports.http}}{{ports.agent[1]}}"),
+            [Piece::Port("http", 0), Piece::Port("agent", 1)]
+        );
+        for bad in
+            ["ports.", "ports.a[", "ports.a[x]", "ports.a[-1]", "ports.a[+1]", "ports.[1]", "ports.a[70000]"]
+        {
+            assert_eq!(split(&format!("{{{{{bad}}}}}")), [Piece::Unknown(bad)]);
+        }
         assert_eq!(split("{{env.}}"), [Piece::Unknown("env.")]);
         assert_eq!(split("a{{name"), [Piece::Literal("a"), Piece::Unclosed("{{name")]);
     }

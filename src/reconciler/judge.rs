@@ -9,7 +9,9 @@ use std::path::Path;
 use super::Reconciler;
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::manifest::{self, Problem, Rendered, RenderedCheck, Spec, Surroundings, escape};
+use crate::manifest::{
+    self, PortBlocks, Problem, Rendered, RenderedCheck, Shown, Spec, Surroundings, escape,
+};
 use crate::plan::Accepted;
 use crate::policy::{Facts, Purpose, ResolvedFile, StartedFrom};
 use crate::state::Reason;
@@ -54,17 +56,17 @@ impl<H: Host> Reconciler<H> {
             Some(user) => self.host.user(user).ok().map(|user| user.home),
             None => self.settings.home.clone(),
         };
-        self.render_in(spec, home.as_deref())
+        manifest::render(spec, &self.around(home.as_deref(), &PortBlocks::new()))
     }
 
     /// As [`Self::render`], asking nobody: for what is shown and not executed.
-    pub(super) fn render_shown(&self, spec: &Spec) -> Rendered {
+    pub(super) fn render_shown(&self, spec: &Spec) -> Shown {
         let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
-        self.render_in(spec, home)
+        manifest::render_shown(spec, &self.around(home, &PortBlocks::new()))
     }
 
-    fn render_in(&self, spec: &Spec, home: Option<&Path>) -> Rendered {
-        manifest::render(spec, &Surroundings { project_dir: &self.settings.project_dir, home })
+    fn around<'a>(&'a self, home: Option<&'a Path>, ports: &'a PortBlocks) -> Surroundings<'a> {
+        Surroundings { project_dir: &self.settings.project_dir, home, ports }
     }
 
     pub(super) fn judge(&mut self, accepted: &Accepted) -> Judgement {

@@ -136,7 +136,8 @@ impl<H: Host> Reconciler<H> {
         let started_at = run.and_then(|run| run.started_at.as_ref());
         let leader = self.leader(service, run);
         let now = self.host.now();
-        let url = spec.filter(|spec| spec.url.is_some()).and_then(|spec| self.render_shown(spec).url);
+        let shown = spec.map(|spec| self.render_shown(spec));
+        let (url, attrs) = shown.map_or((None, serde_json::Map::new()), |shown| (shown.url, shown.attrs));
         let (phase, message) = self.shown_phase(view, entry);
         ServiceStatus {
             name: service.to_string(),
@@ -174,7 +175,7 @@ impl<H: Host> Reconciler<H> {
             drift: self.drift.get(service).cloned().unwrap_or_default(),
             depends_on: spec.map(depends_on).unwrap_or_default(),
             labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
-            attrs: spec.map(|spec| spec.attrs.clone()).unwrap_or_default(),
+            attrs,
         }
     }
 

@@ -126,7 +126,11 @@ fn without_colours(drawn: &str) -> String {
 
 /// What is accepted can be filled in, and judged.
 fn check_spec(spec: &Spec) {
-    let around = Surroundings { project_dir: Path::new("/srv"), home: None };
+    let around = Surroundings {
+        project_dir: Path::new("/srv"),
+        home: None,
+        ports: &reconcile::manifest::PortBlocks::new(),
+    };
     let rendered = render(spec, &around);
     assert!(rendered.argv.first().is_some_and(|word| !word.is_empty()), "{rendered:?}");
     assert!(rendered.cwd.is_absolute(), "{rendered:?}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    CommandLine, Condition, Dependency, Health as Check, HealthCheck, OnUnhealthy, RestartPolicy, Spec,
+    CheckPort, CommandLine, Condition, Dependency, Health as Check, HealthCheck, OnUnhealthy, RestartPolicy, Spec,
     WantedState,
 };
 use reconcile::plan::{
@@ -55,7 +55,7 @@ pub fn spec(name: &str) -> Spec {
 
 pub fn check() -> Check {
     Check {
-        check: HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: 8080 },
+        check: HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: CheckPort::Number(8080) },
         interval: Duration::from_secs(10),
         start_interval: Duration::from_millis(250),
         timeout: Duration::from_secs(5),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    self, CommandLine, Dependency, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec,
+    self, CheckPort, CommandLine, Dependency, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec,
     Unread, WantedState,
 };
 use reconcile::plan::{
@@ -243,7 +243,7 @@ impl HealthSpecCase {
     fn spec(&self) -> manifest::Health {
         let span = |given: &Option<Span>, default| given.as_ref().map_or(default, Span::get);
         manifest::Health {
-            check: HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: 8080 },
+            check: HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: CheckPort::Number(8080) },
             interval: span(&self.interval, Duration::from_secs(10)),
             start_interval: span(&self.start_interval, Duration::from_millis(250)),
             timeout: Duration::from_secs(5),

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::marks::Marks;
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
+use crate::manifest::ports::CheckPort;
 use crate::manifest::problems::Problems;
 use crate::manifest::render::{Filler, Surroundings};
 use crate::manifest::spec::{CommandLine, HealthCheck, Spec};
@@ -23,7 +24,9 @@ enum Scheme {
 /// Checks every address as it will be; only those without templates if `fills_in` is false.
 pub(super) fn check(spec: &Spec, marks: &Marks<'_>, fills_in: bool, problems: &mut Problems<'_>) {
     // The directories do not matter here: no address is better or worse for them.
-    let around = Surroundings { project_dir: Path::new("/"), home: None };
+    // Nor do the numbers of ports that are yet to be chosen.
+    let ports = spec.ports.iter().map(|(name, port)| (name.clone(), port.stand_in())).collect();
+    let around = Surroundings { project_dir: Path::new("/"), home: None, ports: &ports };
     let filler = Filler::new(spec, &around);
     check_addresses(
         spec,
@@ -59,7 +62,13 @@ fn check_addresses(spec: &Spec, filled: Filled<'_>, marks: &Marks<'_>, problems:
                 report(problems, marks, "health.url", code::BAD_URL, &why);
             }
         }
-        Some(HealthCheck::Tcp { host, .. }) => {
+        Some(HealthCheck::Tcp { host, port }) => {
+            if let CheckPort::Text(text) = port
+                && let Some(port) = filled(text).filter(|_| is_templated(text)).filter(|port| !is_port(port))
+            {
+                let why = format!("`{}` is no port", escape(&port));
+                report(problems, marks, "health.port", code::BAD_PORT, &why);
+            }
             if let Some(host) = filled(host).filter(|host| !is_host(host)) {
                 let why = format!("`{}` is no host name or address", escape(&host));
                 report(problems, marks, "health.host", code::BAD_HOST, &why);
@@ -113,7 +122,7 @@ fn check_url(url: &str, scheme: Scheme) -> Result<(), String> {
     if !is_host(bare) {
         return Err(format!("`{}` is no host name or address", escape(host)));
     }
-    if let Some(port) = port.filter(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+    if let Some(port) = port.filter(|port| !is_port(port)) {
         return Err(format!("`{}` is no port", escape(port)));
     }
     if scheme == Scheme::Any || is_plain(bare) {
@@ -141,6 +150,10 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
         Some(colon) => (&authority[..after_address + colon], Some(&authority[after_address + colon + 1..])),
         None => (authority, None),
     }
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn is_host(host: &str) -> bool {

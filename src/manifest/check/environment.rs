@@ -7,6 +7,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 use toml::de::DeValue;
 
+use super::templates::Known;
 use crate::identity::SPAWN_MARK;
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -23,7 +24,7 @@ pub(super) fn read<'a>(section: &mut Section<'a, '_, '_>) -> Vec<(Text<'a>, Text
     entries
 }
 
-fn is_variable(key: &Text<'_>, problems: &mut Problems<'_>) -> bool {
+pub(super) fn is_variable(key: &Text<'_>, problems: &mut Problems<'_>) -> bool {
     // Set for each start; a manifest that set it would hide a process from us.
     if key.text == SPAWN_MARK {
         let message = format!("`{SPAWN_MARK}` is set by the reconciler itself");
@@ -76,22 +77,30 @@ pub(super) fn read_labels(section: &mut Section<'_, '_, '_>) -> BTreeMap<String,
 }
 
 /// `attrs` as JSON; dates become strings.
-pub(super) fn read_attrs(section: &mut Section<'_, '_, '_>) -> Map<String, Value> {
+pub(super) fn read_attrs(section: &mut Section<'_, '_, '_>, known: &Known<'_>) -> Map<String, Value> {
     let Some(found) = section.find("attrs") else { return Map::new() };
     let DeValue::Table(_) = found.1.get_ref() else {
         section.wrong_type(found);
         return Map::new();
     };
-    match to_json(found.1.get_ref(), found.1.span(), section.problems) {
+    match to_json(found.1.get_ref(), found.1.span(), known, section.problems) {
         Value::Object(attrs) => attrs,
         _ => unreachable!("a table becomes an object"),
     }
 }
 
 /// Recursive: the depth of a text is bounded before it is parsed.
-fn to_json(value: &DeValue<'_>, place: Range<usize>, problems: &mut Problems<'_>) -> Value {
+fn to_json(
+    value: &DeValue<'_>,
+    place: Range<usize>,
+    known: &Known<'_>,
+    problems: &mut Problems<'_>,
+) -> Value {
     match value {
-        DeValue::String(text) => text.as_ref().into(),
+        DeValue::String(text) => {
+            known.check(&Text { text, place }, problems);
+            text.as_ref().into()
+        }
         DeValue::Boolean(boolean) => (*boolean).into(),
         DeValue::Datetime(datetime) => datetime.to_string().into(),
         DeValue::Integer(integer) => to_i64(integer).map_or_else(
@@ -114,11 +123,11 @@ fn to_json(value: &DeValue<'_>, place: Range<usize>, problems: &mut Problems<'_>
             )
         }
         DeValue::Array(items) => {
-            items.iter().map(|item| to_json(item.get_ref(), item.span(), problems)).collect()
+            items.iter().map(|item| to_json(item.get_ref(), item.span(), known, problems)).collect()
         }
         DeValue::Table(entries) => {
             let entries = entries.iter().map(|(key, item)| {
-                (key.get_ref().to_string(), to_json(item.get_ref(), item.span(), problems))
+                (key.get_ref().to_string(), to_json(item.get_ref(), item.span(), known, problems))
             });
             Value::Object(entries.collect())
         }

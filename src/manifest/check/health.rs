@@ -11,9 +11,11 @@ use super::templates::Known;
 use crate::manifest::choice::{CheckType, Choice};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
+use crate::manifest::ports::CheckPort;
 use crate::manifest::problems::Problems;
 use crate::manifest::section::{Layout, Section, Text, describe};
 use crate::manifest::spec::{Health, HealthCheck};
+use crate::manifest::template::is_templated;
 
 /// The largest program that a pattern may compile to: a manifest must not cost megabytes of memory.
 const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -103,7 +105,7 @@ fn origin(url: &str) -> &str {
 fn read_table(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<Health> {
     let check = read_check(section, around);
     // The pace is read whatever the check, for all problems are reported at once.
-    let default = Health::new(HealthCheck::Tcp { host: String::new(), port: 0 });
+    let default = Health::new(HealthCheck::Tcp { host: String::new(), port: CheckPort::Number(0) });
     let health = Health {
         interval: section.duration("interval").unwrap_or(default.interval),
         start_interval: section.duration("start_interval").unwrap_or(default.start_interval),
@@ -177,7 +179,7 @@ fn read_tcp(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<He
     if section.find("port").is_none() {
         missing(section, "port", "8080");
     }
-    let port = section.integer("port").and_then(|port| port.try_into().ok());
+    let port = read_port(section, around);
     let host = match section.find("host") {
         Some(_) => {
             section.filled_text("host").filter(|host| around.known.check(host, section.problems))?.text
@@ -185,6 +187,21 @@ fn read_tcp(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<He
         None => "127.0.0.1",
     };
     Some(HealthCheck::Tcp { host: host.to_owned(), port: port? })
+}
+
+/// A number, the name of a port, or a template; what a template comes to is for `address`.
+fn read_port(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<CheckPort> {
+    let (_, value) = section.find("port")?;
+    let DeValue::String(_) = value.get_ref() else {
+        let number = section.port("port")?;
+        return Some(CheckPort::Number(number));
+    };
+    let text = section.filled_text("port")?;
+    let is_good = match is_templated(text.text) {
+        true => around.known.check(&text, section.problems),
+        false => around.known.check_port(&text, section.problems),
+    };
+    is_good.then(|| CheckPort::Text(text.text.to_owned()))
 }
 
 fn read_command(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<HealthCheck> {

@@ -10,6 +10,7 @@ mod environment;
 mod health;
 mod marks;
 mod places;
+mod ports;
 mod service;
 mod templates;
 

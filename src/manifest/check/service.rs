@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::dependencies::{self, Needs};
 use super::marks::Marks;
 use super::templates::{self, Known};
-use super::{address, command, environment, health};
+use super::{address, command, environment, health, ports};
 use crate::identity::{DEFAULT_PROJECT, ServiceId, check_name};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -28,7 +28,8 @@ pub(super) fn read(
     let mut section = Section::open(problems, "", table, name.span(), &TABLES);
     let id = read_id(name, &mut section);
     let env = environment::read(&mut section);
-    let known = Known::of(&section);
+    let ports = ports::read(&mut section);
+    let known = Known::of(&section, &ports);
     env.iter().for_each(|(_, value)| {
         known.check(value, section.problems);
     });
@@ -37,8 +38,10 @@ pub(super) fn read(
     let mut spec = Spec::minimal(id, line);
     spec.env = env.into_iter().map(|(key, value)| (key.text.to_owned(), value.text.to_owned())).collect();
     read_process(&mut section, &mut spec, &known);
+    spec.ports = ports.iter().filter_map(|(name, port)| Some((name.clone(), port.clone()?))).collect();
+    spec.port_owner = section.choice("port_owner").unwrap_or(spec.port_owner);
     let url = read_url(&mut section, &mut spec, &known);
-    read_rest(&mut section, &mut spec);
+    read_rest(&mut section, &mut spec, &known);
     let needs = dependencies::read(&mut section, &mut spec);
 
     if let Some((values, place)) = sub_table("restart", table, section.problems) {
@@ -165,13 +168,13 @@ fn read_url<'a>(section: &mut Section<'a, '_, '_>, spec: &mut Spec, known: &Know
     Some(url)
 }
 
-fn read_rest(section: &mut Section<'_, '_, '_>, spec: &mut Spec) {
+fn read_rest(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'_>) {
     spec.state = section.choice("state").unwrap_or(spec.state);
     spec.ttl = section.duration("ttl");
     spec.start_settle = section.duration("start_settle").unwrap_or(spec.start_settle);
     spec.description = section.text("description").map(|text| text.text.to_owned()).unwrap_or_default();
     spec.labels = environment::read_labels(section);
-    spec.attrs = environment::read_attrs(section);
+    spec.attrs = environment::read_attrs(section, known);
 }
 
 fn read_restart(mut section: Section<'_, '_, '_>) -> Restart {

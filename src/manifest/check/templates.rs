@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::marks::Marks;
+use super::ports::Declared;
 
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
+use crate::manifest::ports::CheckPort;
 use crate::manifest::problems::Problems;
 use crate::manifest::section::{Section, Text};
 use crate::manifest::spec::{HealthCheck, Spec};
@@ -30,16 +33,17 @@ const MAX_LINKS: usize = 32;
 /// What templates of a service may name.
 pub(super) struct Known<'a> {
     env: Option<&'a DeTable<'a>>,
+    ports: &'a Declared,
 }
 
 impl<'a> Known<'a> {
-    /// The keys of `env`, those with a bad value too: one mistake is one problem.
-    pub(super) fn of(section: &Section<'a, '_, '_>) -> Self {
+    /// The keys of `env` and the names of `ports`, those with a bad value too: one mistake is one problem.
+    pub(super) fn of(section: &Section<'a, '_, '_>, ports: &'a Declared) -> Self {
         let env = match section.find("env").map(|(_, value)| value.get_ref()) {
             Some(DeValue::Table(entries)) => Some(entries),
             _ => None,
         };
-        Self { env }
+        Self { env, ports }
     }
 
     fn declares(&self, key: &str) -> bool {
@@ -68,11 +72,48 @@ impl<'a> Known<'a> {
                     let help = || Some(self.help_for_variable(key));
                     problems.add(place, code::UNKNOWN_TEMPLATE, message).help_with(help);
                 }
+                Piece::Port(name, index) => {
+                    let Some((message, help)) = self.unknown_port(name, index) else { continue };
+                    problems.add(place, code::UNKNOWN_TEMPLATE, message).help(help);
+                }
                 Piece::Literal(_) | Piece::Name | Piece::Project | Piece::Cwd | Piece::Env(_) => continue,
             }
             is_good = false;
         }
         is_good
+    }
+
+    /// False, and reported, if no port has this name.
+    pub(super) fn check_port(&self, name: &Text<'_>, problems: &mut Problems<'_>) -> bool {
+        let Some((message, help)) = self.unknown_port(name.text, 0) else { return true };
+        problems.add(name.place.clone(), code::BAD_PORT, message).help(help);
+        false
+    }
+
+    fn unknown_port(&self, name: &str, index: u16) -> Option<(String, String)> {
+        let shown = escape(name);
+        match self.ports.get(name) {
+            Some(Some(port)) if index >= port.count => {
+                let message = format!("`ports.{shown}` has {}, and this is {index}", ports_of(port.count));
+                let help = format!(
+                    "count from 0, or declare more: `{shown} = {{ auto = true, count = {} }}`",
+                    u32::from(index) + 1
+                );
+                Some((message, help))
+            }
+            Some(_) => None,
+            None => {
+                let message = format!("`{shown}` is not declared in `ports`");
+                let help = match suggest::nearest(name, self.ports.keys().map(String::as_str)) {
+                    Some(declared) => format!("did you mean `{}`?", escape(declared)),
+                    None if name.parse::<u16>().is_ok() => {
+                        format!("write a number without quotes: `port = {name}`")
+                    }
+                    None => format!("declare it: `ports = {{ {shown} = \"auto\" }}`"),
+                };
+                Some((message, help))
+            }
+        }
     }
 
     fn help_for_variable(&self, key: &str) -> String {
@@ -84,13 +125,17 @@ impl<'a> Known<'a> {
     }
 }
 
+fn ports_of(count: u16) -> String {
+    if count == 1 { "one port".to_owned() } else { format!("{count} ports") }
+}
+
 const LITERAL: &str = "write `{{{{` for the characters themselves";
 
 fn help_for(name: &str) -> String {
     match suggest::nearest(name, ["name", "project", "cwd"].into_iter()) {
         Some(meant) => format!("did you mean `{{{{{meant}}}}}`?"),
         None => format!(
-            "there are `{{{{name}}}}`, `{{{{project}}}}`, `{{{{cwd}}}}` and `{{{{env.KEY}}}}`; {LITERAL}"
+            "there are `{{{{name}}}}`, `{{{{project}}}}`, `{{{{cwd}}}}`, `{{{{env.KEY}}}}` and `{{{{ports.NAME}}}}`; {LITERAL}"
         ),
     }
 }
@@ -110,13 +155,19 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, problems: &mut Problems<'_>)
         spec.command.words().into_iter().map(|word| sizes.of_text(word, "command")).sum();
     let others: Option<usize> =
         other_texts(spec).into_iter().map(|(field, text)| sizes.of_text(text, field)).sum();
-    let (Some(env), Some(argv), Some(_)) = (env, argv, others) else { return false };
+    let attrs: Option<usize> =
+        texts_in(&spec.attrs).into_iter().map(|text| sizes.of_text(text, "attrs")).sum();
+    let (Some(env), Some(argv), Some(_), Some(attrs)) = (env, argv, others, attrs) else { return false };
     if env + argv > MAX_PROCESS_BYTES {
         let message = format!(
             "command and variables come to {} bytes, a process is given at most {MAX_PROCESS_BYTES}",
             env + argv
         );
         problems.add(marks.of("command"), code::TEMPLATE_TOO_LARGE, message);
+    }
+    if attrs > MAX_PROCESS_BYTES {
+        let message = format!("`attrs` fills in to {attrs} bytes, and {MAX_PROCESS_BYTES} are possible");
+        problems.add(marks.of("attrs"), code::TEMPLATE_TOO_LARGE, message);
     }
     problems.count() == before
 }
@@ -127,7 +178,12 @@ fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
     texts.extend(spec.url.iter().map(|url| ("url", url.as_str())));
     match spec.health.as_ref().map(|health| &health.check) {
         Some(HealthCheck::Http { url, .. }) => texts.push(("health.url", url)),
-        Some(HealthCheck::Tcp { host, .. }) => texts.push(("health.host", host)),
+        Some(HealthCheck::Tcp { host, port }) => {
+            texts.push(("health.host", host));
+            if let CheckPort::Text(text) = port {
+                texts.push(("health.port", text));
+            }
+        }
         Some(HealthCheck::Command { command, .. }) => {
             texts.extend(command.words().into_iter().map(|word| ("health.command", word)));
         }
@@ -135,6 +191,21 @@ fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
     }
     if let Some(command) = &spec.stop.command {
         texts.extend(command.words().into_iter().map(|word| ("stop.command", word)));
+    }
+    texts
+}
+
+/// Every text in `attrs`, however deep.
+fn texts_in(attrs: &serde_json::Map<String, Value>) -> Vec<&str> {
+    let mut texts = Vec::new();
+    let mut left: Vec<&Value> = attrs.values().collect();
+    while let Some(value) = left.pop() {
+        match value {
+            Value::String(text) => texts.push(text.as_str()),
+            Value::Array(items) => left.extend(items),
+            Value::Object(entries) => left.extend(entries.values()),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
     }
     texts
 }
@@ -224,6 +295,7 @@ impl<'s> Sizes<'s, '_, '_> {
                 Piece::Project => Size { bytes: self.spec.id.project().len(), links: 0 },
                 Piece::Cwd => self.of_node(Node::Cwd)?,
                 Piece::Env(key) => self.of_node(Node::Env(key))?,
+                Piece::Port(..) => Size { bytes: "65535".len(), links: 0 },
                 Piece::Unknown(_) | Piece::Unclosed(_) => return None,
             };
             sum.bytes = sum.bytes.saturating_add(size.bytes);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::manifest::diagnostic::Severity;
+use crate::manifest::ports::CheckPort;
 use crate::manifest::spec::{CommandLine, Condition, Dependency, HealthCheck, Shell, SignalName};
 use std::time::Duration;
 
@@ -45,6 +46,31 @@ const ONE_PROBLEM: &[(&str, &str)] = &[
     (code::WRONG_TYPE, "depends_on = { db = { restart = 'yes' } }"),
     (code::WRONG_TYPE, "depends_on = { db = { condition = 1 } }"),
     (code::CONFLICTING_KEYS, "depends_on = ['db', 'default/db']"),
+    (code::WRONG_TYPE, "ports = 8080"),
+    (code::WRONG_TYPE, "ports.http = { port = '8080' }"),
+    (code::WRONG_TYPE, "ports.http = { auto = 'yes' }"),
+    (code::WRONG_TYPE, "ports.http = { auto = true, env = 1 }"),
+    (code::WRONG_TYPE, "health = { port = true }"),
+    (code::UNKNOWN_KEY, "ports.http = { auto = true, cuont = 2 }"),
+    (code::MISSING_KEY, "ports.http = { count = 2 }"),
+    (code::CONFLICTING_KEYS, "ports.http = { auto = true, port = 80 }"),
+    (code::CONFLICTING_KEYS, "ports = { a = 81, b = { port = 80, count = 2 } }"),
+    (code::CONFLICTING_KEYS, "ports = { a-1 = 'auto', a = { auto = true, count = 2 } }"),
+    (code::CONFLICTING_KEYS, "ports = { a = { auto = true, env = 'P' }, b = { auto = true, env = 'P' } }"),
+    (code::BAD_NAME, "ports = { Http = 'auto' }"),
+    (code::BAD_PORT, "ports.http = 'any'"),
+    (code::BAD_PORT, "health.port = 'http'"),
+    (code::BAD_PORT, "env = { P = 'x' }\nhealth.port = '{{env.P}}'"),
+    (code::OUT_OF_RANGE, "ports.http = 0"),
+    (code::OUT_OF_RANGE, "ports.http = 65536"),
+    (code::OUT_OF_RANGE, "ports.http = { auto = true, count = 101 }"),
+    (code::OUT_OF_RANGE, "ports.http = { port = 65535, count = 2 }"),
+    (code::BAD_ENV_NAME, "ports.http = { auto = true, env = 'A B' }"),
+    (code::RESERVED_ENV, "ports.http = { auto = true, env = 'RECONCILE_SPAWN' }"),
+    (code::UNKNOWN_TEMPLATE, "ports.http = 'auto'\ncwd = '{{ports.htpt}}'"),
+    (code::UNKNOWN_TEMPLATE, "ports.http = 'auto'\ncwd = '{{ports.http[1]}}'"),
+    (code::UNKNOWN_TEMPLATE, "attrs = { a = { b = ['{{ports.http}}'] } }"),
+    (code::BAD_TEMPLATE, "attrs = { a = '{{name' }"),
     (code::CONFLICTING_KEYS, "shell = true"),
     (code::CONFLICTING_KEYS, "health = { port = 1, command = ['a'] }"),
     (code::CONFLICTING_KEYS, "health = { type = 'tcp', port = 1, url = 'http://h' }"),
@@ -232,6 +258,11 @@ fn help_says_how_to_mend_it() {
         ("env = { PORT = 8080 }", "write it as \"8080\""),
         ("env = { DEBUG = true }", "write it as \"true\""),
         ("restart = 'always'", "write it as `restart = { policy = \"always\" }`"),
+        ("ports.http = '8080'", "write it without quotes: `http = 8080`"),
+        ("ports = 'auto'", "name it, like `ports = { http = \"auto\" }`"),
+        ("ports.http = 'auto'\ncwd = '{{ports.htpt}}'", "did you mean `http`?"),
+        ("health.port = 'http'", "declare it: `ports = { http = \"auto\" }`"),
+        ("health.port = '8080'", "write a number without quotes: `port = 8080`"),
         ("umask = 0o022", "write it as `umask = \"022\"`"),
         ("inherit_env = '*'", "write it as [\"*\"]"),
         ("nice = '5'", "write it without quotes: `nice = 5`"),
@@ -258,6 +289,8 @@ fn places_point_into_a_text_that_is_written_without_escapes() {
     };
     assert_eq!(part_of("cwd = 'ä/{{nam}}/b'"), "{{nam}}");
     assert_eq!(part_of("stop.command = \"a | b\""), "|");
+    assert_eq!(part_of("attrs = { a = { b = ['x {{ports.p}}'] } }"), "{{ports.p}}");
+    assert_eq!(part_of("ports = { a = 80, b = 80 }"), "80");
     assert_eq!(part_of("stop.command = \"a\\t| b\""), "\"a\\t| b\"");
     assert_eq!(part_of("env = { A = \"\"\"{{x}}\"\"\" }"), "\"\"\"{{x}}\"\"\"");
 }
@@ -280,6 +313,10 @@ fn no_control_character_of_the_input_reaches_a_message() {
         format!("health = {{ command = 'a', expect_regex = \"({hostile}\" }}"),
         format!("url = \"http://{hostile}\""),
         format!("project = \"{hostile}\""),
+        format!("ports = {{ \"{hostile}\" = 0 }}"),
+        format!("ports.http = \"{hostile}\""),
+        format!("ports.http = {{ \"{hostile}\" = 1 }}"),
+        format!("health.port = \"{hostile}\""),
         format!("[service.\"{hostile}\"]"),
         format!("[service.\"{hostile}\"]\ncommand = 'a | \u{202e}'"),
         format!("[\"{hostile}\"]"),
@@ -351,9 +388,11 @@ fn health_checks_are_told_by_their_keys() {
     assert_eq!(check("url = 'http://h:1/app/'\nhealth = '/health?x'"), http("http://h:1/health?x"));
     assert_eq!(check("url = 'https://h'\nhealth.url = '/up'"), http("https://h/up"));
     assert_eq!(check("health.url = 'http://h/'"), http("http://h/"));
-    let tcp = |host: &str| Some(HealthCheck::Tcp { host: host.to_owned(), port: 80 });
+    let tcp = |host: &str| Some(HealthCheck::Tcp { host: host.to_owned(), port: CheckPort::Number(80) });
     assert_eq!(check("health.port = 80"), tcp("127.0.0.1"));
     assert_eq!(check("health = { type = 'tcp', port = 80, host = '::1' }"), tcp("::1"));
+    let named = HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: CheckPort::Text("db".to_owned()) };
+    assert_eq!(check("ports.db = 'auto'\nhealth.port = 'db'"), Some(named));
     assert!(matches!(check("health.command = 'a b'"), Some(HealthCheck::Command { .. })));
     assert_eq!(
         check("env = { PORT = '8080' }\nurl = 'http://h:{{env.PORT}}'\nhealth = '/{{name}}'"),

@@ -14,6 +14,10 @@ pub(in crate::manifest) enum Kind {
     Command {
         may_be_none: bool,
     },
+    /// A table of ports by name.
+    Ports,
+    /// A port, or the name of one.
+    CheckPort,
     /// `false`, `true` or `"login"`.
     Shell,
     /// A list of texts.
@@ -53,6 +57,8 @@ impl Kind {
         match self {
             Self::Text { .. } | Self::Choice(_) => "a string",
             Self::Command { .. } => "a string or an array of strings",
+            Self::Ports => "a table of ports",
+            Self::CheckPort => "a port, or the name of one",
             Self::Shell => "true, false or \"login\"",
             Self::Texts => "an array of strings",
             Self::TextTable => "a table of strings",

@@ -16,6 +16,7 @@ use serde_json::Value;
 pub(super) use kind::Kind;
 
 use super::choice::Choice;
+use super::ports::{CheckPort, Port, PortNumber};
 use super::spec::{CommandLine, Dependency, Health, HealthCheck, Shell, Spec};
 use crate::identity::ServiceId;
 
@@ -164,6 +165,31 @@ fn dependencies(depends_on: &BTreeMap<ServiceId, Dependency>) -> Value {
         (service.key().to_owned(), value)
     };
     Value::Object(depends_on.iter().map(entry).collect())
+}
+
+/// In its shortest form.
+fn port(port: &Port) -> Value {
+    match port {
+        Port { number: PortNumber::Auto, count: 1, env: None } => "auto".into(),
+        Port { number: PortNumber::Fixed(number), count: 1, env: None } => (*number).into(),
+        Port { number, count, env } => {
+            let (key, value) = match number {
+                PortNumber::Auto => ("auto", Value::Bool(true)),
+                PortNumber::Fixed(number) => ("port", (*number).into()),
+            };
+            let count = (*count > 1).then(|| ("count", (*count).into()));
+            let env = env.as_ref().map(|env| ("env", env.as_str().into()));
+            let given = [Some((key, value)), count, env].into_iter().flatten();
+            Value::Object(given.map(|(key, value)| (key.to_owned(), value)).collect())
+        }
+    }
+}
+
+fn check_port(port: &CheckPort) -> Value {
+    match port {
+        CheckPort::Number(number) => (*number).into(),
+        CheckPort::Text(text) => text.as_str().into(),
+    }
 }
 
 /// A list whose order and repetitions mean nothing.

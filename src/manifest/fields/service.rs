@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Class, Field, Kind, Table, command, dependencies, duration, set, shell};
+use super::{Class, Field, Kind, Table, command, dependencies, duration, port, set, shell};
 use crate::manifest::choice::{Choice, words};
+use crate::manifest::ports::PortOwner;
 use crate::manifest::spec::{Stdin, WantedState};
 
 const LINE: Kind = Kind::Text { lines: false, pattern: None };
@@ -108,6 +109,22 @@ pub(super) static SERVICE: Table = Table {
                   started; completed: ended cleanly. A name alone is ready. With `restart = true` it is restarted \
                   after each new start of the other. What runs is never stopped because another does not.",
             value: |spec| dependencies(&spec.depends_on),
+        },
+        Field {
+            path: "ports",
+            class: Class::Restart,
+            kind: Kind::Ports,
+            doc: "TCP ports by name: \"auto\" for one of the configured range, a number, or a table of `auto = true` or \
+                  `port`, `count` (consecutive ones) and `env`. Kept as long as the service is declared, and told in \
+                  PORT (the only one, or the one named http) and PORT_<NAME>, or in `env`.",
+            value: |spec| spec.ports.iter().map(|(name, declared)| (name.clone(), port(declared))).collect(),
+        },
+        Field {
+            path: "port_owner",
+            class: Class::Live,
+            kind: Kind::Choice(words::<PortOwner>),
+            doc: "Who may listen on its ports: own, its processes alone; any, whoever does is not looked at.",
+            value: |spec| spec.port_owner.word().into(),
         },
         Field {
             path: "state",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Class, Field, Kind, Table, command, duration, in_check, in_health, set, shell};
+use super::{Class, Field, Kind, Table, check_port, command, duration, in_check, in_health, set, shell};
 use crate::manifest::choice::{CheckType, Choice, words};
 use crate::manifest::spec::{HealthCheck, Limits, OnUnhealthy, RestartPolicy, SignalTo, Spec};
 
@@ -71,12 +71,17 @@ pub(super) static HEALTH: Table = Table {
                 HealthCheck::Http { .. } | HealthCheck::Command { .. } => Value::Null,
             })
         }),
-        live("health.port", Kind::Integer { min: 1, max: 65535 }, "tcp: the port to connect to.", |spec| {
-            in_check(spec, |check| match check {
-                HealthCheck::Tcp { port, .. } => (*port).into(),
-                HealthCheck::Http { .. } | HealthCheck::Command { .. } => Value::Null,
-            })
-        }),
+        live(
+            "health.port",
+            Kind::CheckPort,
+            "tcp: the port to connect to, or its name in `ports`.",
+            |spec| {
+                in_check(spec, |check| match check {
+                    HealthCheck::Tcp { port, .. } => check_port(port),
+                    HealthCheck::Http { .. } | HealthCheck::Command { .. } => Value::Null,
+                })
+            },
+        ),
         live(
             "health.command",
             Kind::Command { may_be_none: false },

@@ -20,6 +20,8 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("nice", "nice = 1", "nice = 0"),
     ("oom_score_adj", "", "oom_score_adj = -5"),
     ("depends_on", "depends_on = ['a']", "depends_on = { a = 'completed' }"),
+    ("ports", "ports = { http = 'auto' }", "ports = { http = { auto = true, count = 2 } }"),
+    ("port_owner", "", "port_owner = 'any'"),
     ("state", "", "state = 'stopped'"),
     ("url", "", "url = 'http://h'"),
     ("description", "", "description = 'x'"),
@@ -112,10 +114,22 @@ fn every_field_has_the_class_that_it_is_documented_with() {
     let of_service: Vec<&str> = restart.iter().copied().filter(|path| !path.contains('.')).collect();
     assert_eq!(
         of_service,
-        ["command", "shell", "cwd", "env", "inherit_env", "stdin", "user", "umask", "nice", "oom_score_adj"]
+        [
+            "command",
+            "shell",
+            "cwd",
+            "env",
+            "inherit_env",
+            "stdin",
+            "user",
+            "umask",
+            "nice",
+            "oom_score_adj",
+            "ports",
+        ]
     );
     assert!(restart.iter().filter(|path| path.contains('.')).all(|path| path.starts_with("limits.")));
-    let live = ["depends_on", "state", "ttl", "start_settle", "health.", "restart.", "stop."];
+    let live = ["depends_on", "port_owner", "state", "ttl", "start_settle", "health.", "restart.", "stop."];
     assert!(of_class(Class::Live).iter().all(|path| live.iter().any(|start| path.starts_with(start))));
 }
 
@@ -150,7 +164,7 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, state, url, description, labels,
+        id, command, cwd, env, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, port_owner, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
     // What has another shape in a manifest: the identity, the variants of a check, and tables.
@@ -184,6 +198,8 @@ fn defaults_are_those_of_the_design() {
         ("cwd", "\".\""),
         ("stdin", "\"null\""),
         ("umask", "\"022\""),
+        ("ports", "{}"),
+        ("port_owner", "\"own\""),
         ("state", "\"running\""),
         ("ttl", "null"),
         ("start_settle", "\"1s\""),
@@ -225,6 +241,7 @@ fn the_same_thing_written_otherwise_changes_nothing() {
         ("command = 'a'\nshell = false", "command = 'a'"),
         ("depends_on = ['b', 'shop/c']", "depends_on = { 'shop/c' = 'ready', 'default/b' = {} }"),
         ("depends_on = []", "depends_on = {}"),
+        ("ports = { a = 'auto', b = 80 }", "ports = { a = { auto = true, count = 1 }, b = { port = 80 } }"),
     ] {
         let (one, other) = (spec(one), spec(other));
         assert_eq!(fingerprint(&one), fingerprint(&other));

@@ -54,6 +54,22 @@ impl Section<'_, '_, '_> {
         good
     }
 
+    /// A port by number.
+    pub(in crate::manifest) fn port(&mut self, key: &str) -> Option<u16> {
+        let found = self.find(key)?;
+        let (field, value) = found;
+        let DeValue::Integer(integer) = value.get_ref() else {
+            self.wrong_type(found);
+            return None;
+        };
+        let good = to_i64(integer).and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+        if good.is_none() {
+            let message = format!("`{}` takes 1 to 65535, this is {integer}", field.path);
+            self.problems.add(value.span(), code::OUT_OF_RANGE, message);
+        }
+        good
+    }
+
     pub(in crate::manifest) fn number(&mut self, key: &str) -> Option<f64> {
         let found = self.find(key)?;
         let (field, value) = found;

@@ -42,6 +42,9 @@ pub(super) fn type_help(field: &Field, value: &DeValue<'_>) -> Option<String> {
             Some(format!("write it as [\"{}\"]", escape(text)))
         }
         (Kind::ExitCodes, DeValue::Integer(integer)) => Some(format!("write it as [{integer}]")),
+        (Kind::Ports, DeValue::Integer(_) | DeValue::String(_)) => {
+            Some("name it, like `ports = { http = \"auto\" }`".to_owned())
+        }
         (Kind::Integer { .. } | Kind::Count | Kind::Number { .. }, DeValue::String(text)) => {
             let is_number = text.parse::<f64>().is_ok_and(f64::is_finite);
             is_number.then(|| format!("write it without quotes: `{} = {text}`", field.key()))
