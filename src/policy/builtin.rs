@@ -53,6 +53,7 @@ const AGENT_CAPS: &[(Cap, u64)] = &[
     (Cap::AttrsBytes, 2048),
     (Cap::HealthCommandLength, 1000),
     (Cap::RegexLength, 500),
+    (Cap::Ports, 20),
 ];
 
 /// The rules of `preset = "agents"`: manifests written by agents that are not trusted.
@@ -71,6 +72,7 @@ pub(super) fn agents() -> Rules {
         require: Some([Requirement::Health, Requirement::Ttl, Requirement::GitWorkdir].into()),
         allow_shell: Some(false),
         allow_priority: Some(false),
+        min_port: Some(1024),
         users: None,
         on_exec_away: Some(OnExecAway::Stop),
     }

@@ -9,7 +9,7 @@ use super::code;
 use super::config::{Cap, Requirement, SELF};
 use super::env::EnvVerdict;
 use super::in_force::Policy;
-use crate::manifest::{CommandLine, HealthCheck, Limits, Problem, Spec, escape};
+use crate::manifest::{CommandLine, HealthCheck, Limits, PortNumber, Problem, Spec, escape};
 use crate::time::human;
 
 /// What a spec came to once rendered, as far as a policy looks at it.
@@ -31,6 +31,7 @@ impl Policy {
         self.check_shell(spec, &mut found);
         self.check_user(spec, &mut found);
         self.check_priority(spec, &mut found);
+        self.check_ports(spec, &mut found);
         self.check_ttl(spec, &mut found);
         self.check_required(spec, facts, &mut found);
         self.check_health(spec, &mut found);
@@ -113,6 +114,21 @@ impl Policy {
         }
     }
 
+    fn check_ports(&self, spec: &Spec, found: &mut Vec<Problem>) {
+        let Some(min) = self.rules().min_port else { return };
+        for (name, port) in &spec.ports {
+            let PortNumber::Fixed(number) = port.number else { continue };
+            if number < min {
+                let message =
+                    format!("`ports.{name} = {number}` is below {min}, the lowest that the policy allows");
+                let help = format!("write {min} or more, or `{name} = \"auto\"`");
+                found.push(
+                    Problem::refused(code::PORT_TOO_LOW, message).about(format!("ports.{name}")).help(help),
+                );
+            }
+        }
+    }
+
     fn check_ttl(&self, spec: &Spec, found: &mut Vec<Problem>) {
         let max = self.rules().max_ttl;
         match (self.effective_ttl(spec), max) {
@@ -174,8 +190,11 @@ impl Policy {
     }
 
     fn check_env(&self, spec: &Spec, facts: &Facts<'_>, found: &mut Vec<Problem>) {
-        for key in facts.env.keys() {
-            let field = || format!("env.{key}");
+        let declared = facts.env.keys().map(|key| (key, format!("env.{key}")));
+        let of_ports = spec.ports.iter();
+        let of_ports =
+            of_ports.filter_map(|(name, port)| Some((port.env.as_ref()?, format!("ports.{name}"))));
+        for (key, field) in declared.chain(of_ports) {
             let verdicts = self.env.iter().map(|rules| rules.sets(key));
             match verdicts.max().unwrap_or(EnvVerdict::Allowed) {
                 EnvVerdict::Allowed => {}
@@ -184,12 +203,12 @@ impl Policy {
                     let message =
                         format!("`{shown}` can make the process run something else than its command");
                     let help = self.env_help(key, "only that very key below `[policy]` allows it");
-                    found.push(Problem::refused(code::ENV_HIJACK, message).about(field()).help(help));
+                    found.push(Problem::refused(code::ENV_HIJACK, message).about(field).help(help));
                 }
                 EnvVerdict::NotListed => {
                     let message = format!("the policy does not allow a manifest to set `{}`", escape(key));
                     let help = self.env_help(key, "allow it below `[policy]`");
-                    found.push(Problem::refused(code::ENV_NOT_ALLOWED, message).about(field()).help(help));
+                    found.push(Problem::refused(code::ENV_NOT_ALLOWED, message).about(field).help(help));
                 }
             }
         }
@@ -228,6 +247,7 @@ impl Policy {
             true => 0,
             false => serde_json::to_string(&spec.attrs).map_or(usize::MAX, |json| json.len()),
         };
+        let ports = spec.ports.values().map(|port| usize::from(port.count)).sum();
         let (health_command, regex) = match spec.health.as_ref().map(|health| &health.check) {
             Some(HealthCheck::Command { command, expect_regex }) => {
                 let words = command.words();
@@ -263,6 +283,7 @@ impl Policy {
                 "characters in the health command",
             ),
             (Cap::RegexLength, code::REGEX_TOO_LONG, regex, "characters in `expect_regex`"),
+            (Cap::Ports, code::TOO_MANY_PORTS, ports, "ports"),
         ];
         found.extend(
             measured.into_iter().filter_map(|(cap, code, value, what)| self.over(cap, code, value, what)),

@@ -72,6 +72,10 @@ codes! {
     HEALTH_COMMAND_TOO_LONG = "health-command-too-long", "health.command";
     /// The regular expression is longer than the cap.
     REGEX_TOO_LONG = "regex-too-long", "health.expect_regex";
+    /// More ports than the cap.
+    TOO_MANY_PORTS = "too-many-ports", "ports";
+    /// A port is below the lowest that a manifest may give.
+    PORT_TOO_LOW = "port-too-low", "ports";
 }
 
 /// The configuration asks for more than the ceiling grants; the ceiling holds.

@@ -4,6 +4,7 @@
 //! methods give what holds. Made by `parse_config`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub struct Config {
     pub policy: Rules,
     pub logs: Logs,
     pub prune: Prune,
+    pub ports: Ports,
     /// What happens to the services when a watcher ends; `None`: as the way it was ended suggests.
     pub on_exit: Option<OnExit>,
     pub resync: Option<Duration>,
@@ -47,6 +49,8 @@ pub struct Rules {
     pub allow_shell: Option<bool>,
     /// `nice` and `oom_score_adj` below 0, which only root can give.
     pub allow_priority: Option<bool>,
+    /// The lowest port that a manifest may give.
+    pub min_port: Option<u16>,
     /// Users that a manifest may name; [`SELF`] is to name none.
     pub users: Option<BTreeSet<String>>,
     pub on_exec_away: Option<OnExecAway>,
@@ -74,11 +78,13 @@ pub enum Cap {
     AttrsBytes,
     HealthCommandLength,
     RegexLength,
+    /// Each of several under one name.
+    Ports,
 }
 
 impl Cap {
     /// Every cap with its key in `[policy.caps]`.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::ServicesPerFile, "services_per_file"),
         (Self::Services, "services"),
         (Self::Arguments, "arguments"),
@@ -91,6 +97,7 @@ impl Cap {
         (Self::AttrsBytes, "attrs_bytes"),
         (Self::HealthCommandLength, "health_command_length"),
         (Self::RegexLength, "regex_length"),
+        (Self::Ports, "ports"),
     ];
 }
 
@@ -144,6 +151,38 @@ impl Logs {
     /// Rotated files kept beside the log.
     pub fn keep(&self) -> u32 {
         self.keep.unwrap_or(1)
+    }
+}
+
+/// `[ports]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ports {
+    pub range: Option<PortRange>,
+}
+
+impl Ports {
+    /// From which ports are chosen.
+    pub fn range(&self) -> PortRange {
+        self.range.unwrap_or(PortRange { first: 37_100, last: 37_900 })
+    }
+}
+
+/// Ports from the first to the last, both of them included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl PortRange {
+    pub(super) fn contains(self, other: Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
     }
 }
 

@@ -27,7 +27,7 @@ mod under;
 
 pub use builtin::SYSTEM_PATH;
 pub use check::Facts;
-pub use config::{Cap, Config, Logs, OnExecAway, OnExit, Prune, Requirement, Rules, SELF};
+pub use config::{Cap, Config, Logs, OnExecAway, OnExit, PortRange, Ports, Prune, Requirement, Rules, SELF};
 pub use executable::{ExecEntry, NamedSet, Pattern};
 pub use executed::StartedFrom;
 pub use in_force::{Policy, Purpose, Trust};

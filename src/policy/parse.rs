@@ -8,7 +8,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::builtin;
 use super::code;
-use super::config::{Cap, Config, Logs, OnExecAway, OnExit, Prune, Requirement, Rules, SELF};
+use super::config::{
+    Cap, Config, Logs, OnExecAway, OnExit, PortRange, Ports, Prune, Requirement, Rules, SELF,
+};
 use super::executable::ExecEntry;
 use super::reader::{self, Fault, Reader, Section};
 use crate::manifest::{Problem, escape};
@@ -28,6 +30,7 @@ pub fn parse_config(text: &str) -> (Config, Vec<Problem>) {
         policy: top.table("policy", "policy", rules).unwrap_or_default(),
         logs: top.table("logs", "logs", logs).unwrap_or_default(),
         prune: top.table("prune", "prune", prune).unwrap_or_default(),
+        ports: top.table("ports", "ports", ports).unwrap_or_default(),
         on_exit: top.get("on_exit", reader::choice(&[("stop", OnExit::Stop), ("leave", OnExit::Leave)])),
         resync: top.get("resync", reader::positive_duration),
         ceiling: None,
@@ -61,6 +64,7 @@ fn rules(section: &mut Section<'_, '_, '_>) -> Rules {
             .or(base.require),
         allow_shell: section.get("allow_shell", reader::boolean).or(base.allow_shell),
         allow_priority: section.get("allow_priority", reader::boolean).or(base.allow_priority),
+        min_port: section.get("min_port", small_port).or(base.min_port),
         users: section.list("users", user).map(FromIterator::from_iter).or(base.users),
         on_exec_away: section
             .get(
@@ -92,6 +96,26 @@ fn prune(section: &mut Section<'_, '_, '_>) -> Prune {
         guard_min: section.get("guard_min", |value| reader::count(value).map(|count| count as usize)),
         max_fraction: section.get("max_fraction", reader::fraction),
     }
+}
+
+fn ports(section: &mut Section<'_, '_, '_>) -> Ports {
+    Ports { range: section.get("range", port_range) }
+}
+
+fn port_range(value: &DeValue<'_>) -> Result<PortRange, Fault> {
+    let text = reader::text(value)?;
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+    let parts = text.split_once('-').and_then(|(first, last)| Some((port(first)?, port(last)?)));
+    let range = parts.filter(|(first, last)| first <= last);
+    range.map(|(first, last)| PortRange { first, last }).ok_or_else(|| {
+        Fault::new(code::OUT_OF_RANGE, format!("`{}` is not a range of ports", escape(&text)))
+            .help("write the first and the last, like \"37100-37900\"")
+    })
+}
+
+fn small_port(value: &DeValue<'_>) -> Result<u16, Fault> {
+    let port = reader::count(value)?;
+    u16::try_from(port).map_err(|_| Fault::new(code::OUT_OF_RANGE, "a port is at most 65535"))
 }
 
 fn small_count(value: &DeValue<'_>) -> Result<u32, Fault> {

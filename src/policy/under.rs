@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::code;
-use super::config::{Cap, Config, Logs, Prune, Rules};
+use super::config::{Cap, Config, Logs, PortRange, Ports, Prune, Rules};
 use super::env::{EnvRules, EnvVerdict};
 use crate::escape::visible;
 use crate::manifest::Problem;
@@ -37,11 +37,21 @@ impl Config {
                 f64::to_string,
             ),
         };
+        let ports = Ports {
+            range: merge.pick(
+                "ports.range",
+                self.ports.range,
+                ceiling.ports.range,
+                |own, top| !top.contains(*own),
+                PortRange::to_string,
+            ),
+        };
         let on_exit = merge.pick("on_exit", self.on_exit, ceiling.on_exit, PartialEq::ne, |choice| {
             format!("{choice:?}").to_lowercase()
         });
         let resync = merge.least("resync", self.resync, ceiling.resync, span);
-        let config = Self { policy, logs, prune, on_exit, resync, ceiling: Some(Box::new(ceiling.policy)) };
+        let config =
+            Self { policy, logs, prune, ports, on_exit, resync, ceiling: Some(Box::new(ceiling.policy)) };
         (config, merge.problems)
     }
 }
@@ -105,6 +115,7 @@ impl Merge {
                 top.allow_priority,
                 bool::to_string,
             ),
+            min_port: self.most("policy.min_port", own.min_port, top.min_port, u16::to_string),
             users: match (own.users, &top.users) {
                 (Some(own), Some(top)) => Some(own.intersection(top).cloned().collect()),
                 (own, top) => own.or_else(|| top.clone()),
@@ -221,12 +232,12 @@ mod tests {
 
     #[test]
     fn the_tighter_figure_holds_whichever_file_it_is_in() {
-        let loose = "resync = '2m'\n[policy]\nmax_ttl = '2d'\nallow_shell = true\nallow_priority = true\non_exec_away = 'report'\n\
+        let loose = "resync = '2m'\n[policy]\nmax_ttl = '2d'\nallow_shell = true\nallow_priority = true\nmin_port = 80\non_exec_away = 'report'\n\
             [policy.caps]\narguments = 100\n[logs]\nmax_size = '1GiB'\nkeep = 9\n\
-            [prune]\ndelay = '1s'\nguard_min = 50\nmax_fraction = 0.9\n";
-        let tight = "resync = '1m'\n[policy]\nmax_ttl = '1d'\nallow_shell = false\nallow_priority = false\non_exec_away = 'stop'\n\
+            [prune]\ndelay = '1s'\nguard_min = 50\nmax_fraction = 0.9\n[ports]\nrange = '1000-2000'\n";
+        let tight = "resync = '1m'\n[policy]\nmax_ttl = '1d'\nallow_shell = false\nallow_priority = false\nmin_port = 1024\non_exec_away = 'stop'\n\
             [policy.caps]\narguments = 10\n[logs]\nmax_size = '1MiB'\nkeep = 2\n\
-            [prune]\ndelay = '3s'\nguard_min = 5\nmax_fraction = 0.5\n";
+            [prune]\ndelay = '3s'\nguard_min = 5\nmax_fraction = 0.5\n[ports]\nrange = '1100-1200'\n";
         let (merged, told) = under(loose, tight);
         assert_eq!(Config { ceiling: None, ..merged }, config(tight));
         let keys = [
@@ -234,12 +245,14 @@ mod tests {
             "policy.caps.arguments",
             "policy.allow_shell",
             "policy.allow_priority",
+            "policy.min_port",
             "policy.on_exec_away",
             "logs.max_size",
             "logs.keep",
             "prune.delay",
             "prune.guard_min",
             "prune.max_fraction",
+            "ports.range",
             "resync",
         ];
         assert_eq!(told, keys);

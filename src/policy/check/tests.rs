@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::ServiceId;
-use crate::manifest::{Health, OnUnhealthy, Severity, Shell};
+use crate::manifest::{Health, OnUnhealthy, Port, Severity, Shell};
 use crate::policy::machine::{Machine, config_of, one_user};
 use crate::policy::{Config, Trust};
 
@@ -52,6 +52,35 @@ fn codes(policy: &str, spec: &Spec) -> Vec<String> {
         assert!(problem.help.is_some(), "{problem:?}");
     }
     problems.into_iter().map(|problem| problem.code).collect()
+}
+
+fn with_ports(ports: &[(&str, u16, u16, Option<&str>)]) -> Spec {
+    let port = |(name, number, count, env): &(&str, u16, u16, Option<&str>)| {
+        let number = PortNumber::Fixed(*number);
+        ((*name).to_owned(), Port { number, count: *count, env: env.map(str::to_owned) })
+    };
+    Spec { ports: ports.iter().map(port).collect(), ..spec() }
+}
+
+#[test]
+fn a_port_in_a_manifest_is_not_below_the_lowest_that_is_allowed() {
+    let low = with_ports(&[("http", 80, 1, None)]);
+    assert_eq!(codes("min_port = 1024", &low), [code::PORT_TOO_LOW]);
+    assert_eq!(codes("min_port = 80", &low), [""; 0]);
+    assert_eq!(codes("", &low), [""; 0]);
+}
+
+#[test]
+fn the_variable_of_a_port_is_one_that_a_manifest_may_set() {
+    let exported = |name| with_ports(&[("http", 8080, 1, Some(name))]);
+    assert_eq!(codes("", &exported("LD_PRELOAD")), [code::ENV_HIJACK]);
+    assert_eq!(codes("env_keys = ['A']", &exported("LISTEN")), [code::ENV_NOT_ALLOWED]);
+    assert_eq!(codes("env_keys = ['LISTEN']", &exported("LISTEN")), [""; 0]);
+    assert_eq!(
+        codes("env_keys = []", &with_ports(&[("http", 8080, 1, None)])),
+        [""; 0],
+        "we name it ourselves"
+    );
 }
 
 #[test]
@@ -207,6 +236,7 @@ fn caps_hold_at_their_very_figure() {
         ("attrs_bytes = 12", code::ATTRS_TOO_LARGE, Spec { attrs, ..spec() }),
         ("health_command_length = 2", code::HEALTH_COMMAND_TOO_LONG, health(command_check("a b", None))),
         ("regex_length = 10", code::REGEX_TOO_LONG, health(command_check("a", Some(&long)))),
+        ("ports = 4", code::TOO_MANY_PORTS, with_ports(&[("http", 8080, 1, None), ("agent", 9000, 4, None)])),
     ] {
         assert_eq!(codes(&format!("[policy.caps]\n{cap}"), &over), [code], "{cap}");
         let (key, figure) = cap.split_once(" = ").unwrap();

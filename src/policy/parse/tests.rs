@@ -133,7 +133,7 @@ fn the_agents_preset_has_its_figures() {
     assert_eq!((rules.default_ttl, rules.max_ttl), (minutes(240), minutes(1440)));
     assert_eq!((rules.max_health_interval, rules.max_start_timeout), (minutes(10), minutes(60)));
     let caps: Vec<_> = rules.caps.values().copied().collect();
-    assert_eq!(caps, [5, 64, 500, 200, 500, 32, 1000, 2048, 1000, 500]);
+    assert_eq!(caps, [5, 64, 500, 200, 500, 32, 1000, 2048, 1000, 500, 20]);
     let required = [Requirement::Health, Requirement::Ttl, Requirement::GitWorkdir];
     assert_eq!(rules.require, Some(required.into()));
 }
