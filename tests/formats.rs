@@ -26,7 +26,7 @@ use reconcile::host::keeper::protocol::{CellInfo, CellState, JobEnd, Message, Re
 use reconcile::host::ledger_file::read_text;
 use reconcile::host::{Claim, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
 use reconcile::identity::{Digest, InstanceId, Pid};
-use reconcile::manifest::{Condition, Problem, SignalTo, load};
+use reconcile::manifest::{Condition, PortBlock, PortBlocks, Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
 use reconcile::reconciler::status::{
@@ -34,8 +34,9 @@ use reconcile::reconciler::status::{
     ServiceStatus, Status, StepReport,
 };
 use reconcile::state::{
-    BirthLine, Containment, End, ExitLine, ExitStatus, FileIdentity, Intent, Ledger, Reason, Record,
-    Request as Asked, SharedCgroup, SpawnStage, Unmet, decode_journal, decode_lines, encode_line,
+    BirthLine, Containment, End, Entry, ExitLine, ExitStatus, FileIdentity, Intent, Ledger, PortHolder,
+    Reason, Record, Request as Asked, SharedCgroup, SpawnStage, Unmet, decode_journal, decode_lines,
+    encode_line,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -171,11 +172,35 @@ fn reasons() -> Vec<Reason> {
             ],
         },
         Reason::DependentsFirst { dependents: vec![service("web"), service("shop/api")] },
+        Reason::NoPort {
+            name: "agent".into(),
+            count: 2,
+            range: "37100-37900".into(),
+            holders: vec!["service db: 800".into()],
+        },
+        Reason::PortTaken { name: "http".into(), port: 8_080, holder: holder() },
+        Reason::PortForeign { name: "http".into(), port: 8_080, holder: PortHolder::default() },
     ]
 }
 
 fn unmet(name: &str, condition: Condition, root: Option<&str>) -> Unmet {
     Unmet { service: service(name), condition, why: "it is starting".into(), root: root.map(service) }
+}
+
+fn holder() -> PortHolder {
+    PortHolder {
+        pid: Pid::new(4711),
+        exe: Some("/usr/sbin/nginx".into()),
+        service: Some("shop/db".into()),
+        uid: Some(33),
+    }
+}
+
+fn ports() -> PortBlocks {
+    let block = |first, count, fixed| PortBlock { first, count, fixed };
+    [("agent", block(37_100, 2, false)), ("db", block(5_432, 1, true)), ("http", block(37_102, 1, false))]
+        .map(|(name, block)| (name.to_owned(), block))
+        .into()
 }
 
 fn containments() -> Vec<Containment> {
@@ -458,6 +483,9 @@ fn every_kind_of_value_in_a_record_has_its_form() {
     let asked = [Asked::Stop, Asked::Start, Asked::Restart, Asked::Reset, Asked::Renew];
     assert_form("requests.jsonl", &asked);
     assert_complete_words(&asked);
+    let given = Intent { ports: ports(), ..intent("web", 1, 10) };
+    assert_form("intents.jsonl", &[intent("web", 1, 10), given]);
+    assert_form("entries.jsonl", &[Entry::default(), Entry { ports: ports(), ..Entry::default() }]);
     use SpawnStage::*;
     let stages = [Keeper, Cgroup, Fork, Session, Limits, Log, User, Cwd, ExecChanged, Epoch, Born, Exec];
     assert_form("spawn-stages.jsonl", &stages);

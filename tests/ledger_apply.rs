@@ -8,6 +8,7 @@ use ledger_samples::*;
 use proptest::prelude::*;
 use proptest::sample::select;
 use reconcile::identity::ServiceId;
+use reconcile::manifest::{PortBlock, PortBlocks};
 use reconcile::state::{
     End, Entry, ExitStatus, Intent, Ledger, Reason, Record, Request, RootKey, SpawnStage, decode_journal,
 };
@@ -74,6 +75,29 @@ fn an_intent_opens_a_run_and_its_answer_fills_it() {
     let run = entry.run.unwrap();
     assert_eq!((run.process, run.containment), (Some(process(1_001)), Some(cgroup("web"))));
     assert_eq!((entry.activation, run.started_at), (Some(at(10)), Some(at(11))));
+}
+
+#[test]
+fn ports_are_those_of_the_newest_start_until_the_service_is_forgotten() {
+    let given = |first| PortBlocks::from([("http".to_owned(), PortBlock { first, count: 1, fixed: false })]);
+    let start = |n, first| intent_of(|intent| intent.ports = given(first), n);
+    let mut history = vec![start(1, 100), started("web", 1, 1)];
+    assert_eq!(web(&history).ports, given(100));
+    history.extend(crash(1, 1, 5));
+    history.push(request("web", Request::Stop, 6));
+    assert_eq!(web(&history).ports, given(100), "stopped");
+    history.extend([start(2, 200), spawn_failed("web", 2, 7)]);
+    assert_eq!(web(&history).ports, given(200), "not started");
+    let lost = Intent::lost(service("web"), nonce(3), digest("web"), at(8));
+    history.push(Record::Intent(Box::new(lost)));
+    assert_eq!(web(&history).ports, given(200), "what it was given is not known");
+    assert_eq!(Ledger::replay(&after(&history).snapshot()), after(&history));
+    let mut copy = after(&history);
+    copy.disown();
+    assert_eq!(copy.services[&service("web")].ports, PortBlocks::new(), "of a copy");
+    assert_eq!(web(&[start(1, 100), intent_of(|_| (), 2)]).ports, PortBlocks::new(), "declared no more");
+    history.push(Record::Forgotten { service: service("web") });
+    assert_eq!(after(&history).entry(&service("web")), None);
 }
 
 #[test]

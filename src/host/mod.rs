@@ -53,15 +53,16 @@ pub use request::{
     rlimits,
 };
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::ports::{PortOwnership, PortView};
 use self::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, PortHolder, Record};
 use crate::time::Stamp;
 
 /// The seam to the world. One reconciler owns it; no method blocks on a service.
@@ -153,6 +154,22 @@ pub trait Host {
 
     /// Why changes of files are looked for every two seconds and not told of at once; a sentence.
     fn why_polling(&self) -> Option<String>;
+
+    /// Which ports others listen on or have taken; a look at the machine as it is now.
+    fn ports(&mut self) -> PortView;
+
+    /// Takes ports for us, against everybody else; those that are not to be had are returned. They are ours until
+    /// [`Host::keep_ports`] leaves them out, which must have been told what the ledger says before.
+    fn take_ports(&mut self, ports: &BTreeSet<u16>) -> BTreeSet<u16>;
+
+    /// These are ours, and no others: what the ledger says. Changes nothing if that is so already.
+    fn keep_ports(&mut self, ports: &BTreeSet<u16>);
+
+    /// Who listens on these ports. Those that nobody listens on are left out.
+    fn port_holders(&mut self, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortHolder>;
+
+    /// Whether it is the run that listens on these ports of it.
+    fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership>;
 
     /// Waits for something to happen, `None` for ever; never returns an empty list before `at_most` is over.
     /// Cancel safe.

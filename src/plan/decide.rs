@@ -27,8 +27,10 @@
 //!
 //! *Not wanted* is, in this order: a shutdown · absent, with no guard or delay before it · E refused by the
 //! policy in force · `state = "stopped"` · operator stop · TTL over. Rows 11 to 14 are in `start`, and every
-//! start passes the same gates there: what the reconciler found closed, then the dependencies (`dependencies`).
-//! Absent behind a guard is wanted as before, and the hold is shown.
+//! start passes the same gates there: what the reconciler found closed, a port that is not
+//! to be had among that, then the dependencies (`dependencies`).
+//! Absent behind a guard is wanted as before, and the hold is shown. Up is nothing on whose port somebody else is
+//! proved to listen.
 //!
 //! The stop of rows 5, 7, 8 and 8a is begun once nothing that depends on the service is ending any more; until then it
 //! is supervised as before, and shown as `dependents-first`. A kill waits for nobody, and nobody waits for what was

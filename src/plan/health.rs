@@ -33,6 +33,9 @@ pub fn fold(health: &mut Health, result: &Result<(), String>, at: &Stamp) {
     }
 }
 
+/// Until a port that somebody else has is looked at again: nobody tells when it is let go of.
+const FOREIGN_AGAIN: Duration = Duration::from_secs(1);
+
 /// How a live run stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -57,6 +60,7 @@ pub(super) fn standing(run: &Run, spec: Option<&Spec>, health: &Health, now: &St
         None if was_ready => Standing::Up,
         None => match now.left_of(started(run), spec.start_settle, Clock::Awake) {
             Some(left) => Standing::Starting { left: Some(left) },
+            None if health.foreign.is_some() => Standing::Starting { left: Some(FOREIGN_AGAIN) },
             None => Standing::Up,
         },
         Some(check) if was_ready && health.failures >= check.retries => Standing::Unhealthy,

@@ -199,4 +199,6 @@ pub struct Health {
     /// Passing at the newest probe, since.
     pub ready_since: Option<Stamp>,
     pub in_flight: bool,
+    /// Proved at the newest look: somebody else listens on a port of it.
+    pub foreign: Option<Reason>,
 }

@@ -15,6 +15,7 @@ mod input;
 mod order;
 mod output;
 mod phase;
+mod ports;
 mod process;
 mod prune;
 mod restart;
@@ -28,5 +29,6 @@ pub use input::{
     UnreadFile, Want,
 };
 pub use output::{Action, Later, Phase, PhaseView, Plan, Step};
+pub use ports::{PortShortage, PortsTaken, choose_ports};
 pub use restart::{Remains, failures_after, failures_now};
 pub use sweep::plan;

@@ -10,10 +10,11 @@ use crate::manifest::Spec;
 use crate::state::Reason;
 
 pub(super) fn of_alive(standing: &Standing, spec: Option<&Spec>, health: &Health) -> PhaseView {
+    let foreign = || health.foreign.clone();
     let (phase, reason) = match standing {
-        Standing::Starting { .. } => (Phase::Starting, Reason::Starting),
+        Standing::Starting { .. } => (Phase::Starting, foreign().unwrap_or(Reason::Starting)),
         Standing::Up if spec.is_some_and(|spec| spec.health.is_some()) => (Phase::Ready, Reason::Ready),
-        Standing::Up => (Phase::Running, Reason::Running),
+        Standing::Up => (Phase::Running, foreign().unwrap_or(Reason::Running)),
         Standing::Unhealthy => {
             (Phase::Unhealthy, Reason::Unwell { failures: health.failures, last_error: last_error(health) })
         }

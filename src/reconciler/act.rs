@@ -6,7 +6,7 @@ use super::start::Prepared;
 use super::status::StepReport;
 use crate::host::{Host, JobPurpose, JobRequest};
 use crate::identity::ServiceId;
-use crate::manifest::{SignalName, SignalTo};
+use crate::manifest::{PortBlocks, SignalName, SignalTo};
 use crate::plan::{Action, Flight, Plan, Seen, Step};
 use crate::state::{Reason, Record};
 
@@ -173,8 +173,10 @@ impl<H: Host> Reconciler<H> {
     fn start_all(&mut self, steps: &[&Step]) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::Begun; steps.len()];
         let mut prepared: Vec<(usize, Prepared)> = Vec::new();
+        let mut ports = self.give_ports(steps);
         for (index, step) in steps.iter().enumerate() {
-            match self.prepare_start(step) {
+            let given = ports.remove(&step.service).unwrap_or_else(|| Ok(PortBlocks::new()));
+            match given.and_then(|given| self.prepare_start(step, given)) {
                 Ok(start) => prepared.push((index, start)),
                 Err(gate) => {
                     self.close_gate(&step.service, gate);
@@ -204,7 +206,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// A start that cannot be now; looked at again when files change, and at the next full pass.
-    fn close_gate(&mut self, service: &ServiceId, gate: Reason) {
+    pub(super) fn close_gate(&mut self, service: &ServiceId, gate: Reason) {
         if let Some(want) = self.desired.services.get_mut(service) {
             want.gate = Some(gate);
         }

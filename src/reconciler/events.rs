@@ -230,11 +230,7 @@ impl<H: Host> Reconciler<H> {
             let entry = self.memory.ledger().entry(service).expect("its run was found there");
             let spec = spec_of.as_ref().map(|accepted| &accepted.spec);
             let remains = if ended.others { Remains::Others } else { Remains::Nothing };
-            let counted = plan::failures_after(entry, spec, &end, remains, &ended.at);
-            let failures = match spec.is_some_and(|spec| self.misses_a_dependency(spec)) {
-                true => counted.min(plan::failures_now(entry, spec, &ended.at)),
-                false => counted,
-            };
+            let failures = plan::failures_after(entry, spec, &end, remains, &ended.at);
             tracing::info!(%service, ?end, failures, "ended");
             records.push(Record::Exited {
                 service: service.clone(),
@@ -305,6 +301,7 @@ impl<H: Host> Reconciler<H> {
 
     pub(super) fn clear_run(&mut self, service: &ServiceId) {
         self.drift.remove(service);
+        self.port_gates.look_now();
         let live = self.service_mut(service);
         live.seen = Seen::None;
         live.flight = Flight::None;
@@ -322,8 +319,14 @@ impl<H: Host> Reconciler<H> {
             Err(ProbeError::NotMade(why)) => return self.probe_not_made(service, nonce, &why),
         };
         self.hide_drift(service, CHECK_NOT_MADE);
+        // An answer on a port of somebody else is not its own.
+        self.look_whose_ports(service);
         let now = self.host.now();
-        plan::fold(&mut self.service_mut(service).health, &verdict, &now);
+        let health = &mut self.service_mut(service).health;
+        match health.foreign.as_ref().map(Reason::message) {
+            Some(foreign) => plan::fold(health, &Err(foreign), &now),
+            None => plan::fold(health, &verdict, &now),
+        }
     }
 
     /// Whose health nobody knows is not stopped for it. Said until there is a verdict again.

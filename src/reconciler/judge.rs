@@ -4,7 +4,7 @@
 //! accepted, before each start, and in each full look. What runs is judged by itself: files that change close
 //! the gate to its next start, and only a policy that changes stops it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Reconciler;
 use crate::host::Host;
@@ -52,17 +52,28 @@ impl<H: Host> Reconciler<H> {
     /// `~/` is the home of the user that the service runs as. One who is not known has none, and what is to
     /// be started says so.
     pub(super) fn render(&mut self, spec: &Spec) -> Rendered {
-        let home = match &spec.user {
+        let ports = self.ports_given(&spec.id);
+        self.render_with(spec, &ports)
+    }
+
+    /// As [`Self::render`], for a start that is given these ports.
+    pub(super) fn render_with(&mut self, spec: &Spec, ports: &PortBlocks) -> Rendered {
+        let home = self.home_of(spec);
+        manifest::render(spec, &self.around(home.as_deref(), ports))
+    }
+
+    fn home_of(&mut self, spec: &Spec) -> Option<PathBuf> {
+        match &spec.user {
             Some(user) => self.host.user(user).ok().map(|user| user.home),
             None => self.settings.home.clone(),
-        };
-        manifest::render(spec, &self.around(home.as_deref(), &PortBlocks::new()))
+        }
     }
 
     /// As [`Self::render`], asking nobody: for what is shown and not executed.
     pub(super) fn render_shown(&self, spec: &Spec) -> Shown {
         let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
-        manifest::render_shown(spec, &self.around(home, &PortBlocks::new()))
+        let ports = self.ports_given(&spec.id);
+        manifest::render_shown(spec, &self.around(home, &ports))
     }
 
     fn around<'a>(&'a self, home: Option<&'a Path>, ports: &'a PortBlocks) -> Surroundings<'a> {
@@ -70,8 +81,14 @@ impl<H: Host> Reconciler<H> {
     }
 
     pub(super) fn judge(&mut self, accepted: &Accepted) -> Judgement {
-        let rendered = self.render(&accepted.spec);
-        self.judge_rendered(&accepted.spec, &rendered)
+        // What it was not given yet stands for itself: a command that goes by a port is judged all the same.
+        let spec = &accepted.spec;
+        let mut ports = self.ports_given(&spec.id);
+        for (name, port) in &spec.ports {
+            ports.entry(name.clone()).or_insert_with(|| port.stand_in());
+        }
+        let rendered = self.render_with(spec, &ports);
+        self.judge_rendered(spec, &rendered)
     }
 
     /// Looks up which files the policy's entries stand for, unless this pass has done so.

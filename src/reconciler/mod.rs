@@ -26,6 +26,7 @@ pub mod options;
 mod ownership;
 mod pass;
 mod place;
+mod ports;
 pub mod preview;
 mod publish;
 mod requests;
@@ -53,6 +54,7 @@ use desired::{FileView, Manifests};
 use library::Library;
 use memory::Memory;
 use news::{Holds, Wrongs};
+use ports::PortGates;
 use retry::Retry;
 use status::Drift;
 use waiting::Waiting;
@@ -120,6 +122,7 @@ pub struct Reconciler<H> {
     told_holds: Holds,
     last_plan: Plan,
     last_pass: Option<(Stamp, usize)>,
+    port_gates: PortGates,
     /// The last pass did something: the next one follows at once and sees what came of it.
     acted: bool,
 }
@@ -157,6 +160,7 @@ impl<H: Host> Reconciler<H> {
             told_holds: Holds::default(),
             last_plan: Plan::default(),
             last_pass: None,
+            port_gates: PortGates::default(),
             acted: false,
         }
     }

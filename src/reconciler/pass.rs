@@ -63,15 +63,20 @@ impl<H: Host> Reconciler<H> {
         let now = self.host.now();
         self.refresh_quiet(&now);
         self.refresh_observed();
-        let plan = self.plan_for(&now);
-        if !self.look_before_removing(&plan) {
-            return plan;
+        self.open_port_gates_if_due(&now);
+        self.look_at_settling_ports(&now);
+        let mut plan = self.plan_for(&now);
+        if self.look_before_removing(&plan) {
+            // Something was about to be removed: the directory has now been listed a second time.
+            let now = self.host.now();
+            self.refresh_quiet(&now);
+            self.refresh_observed();
+            plan = self.plan_for(&now);
         }
-        // Something was about to be removed: the directory has now been listed a second time.
-        let now = self.host.now();
-        self.refresh_quiet(&now);
-        self.refresh_observed();
-        self.plan_for(&now)
+        if self.close_port_gates(&plan, &now) {
+            plan = self.plan_for(&now);
+        }
+        plan
     }
 
     fn plan_for(&self, now: &Stamp) -> Plan {
@@ -100,6 +105,7 @@ impl<H: Host> Reconciler<H> {
     fn finish_pass(&mut self, plan: Plan, steps: &[StepReport]) {
         let now = self.host.now();
         self.acted = steps.iter().any(|step| step.outcome.is_some()) || !plan.notes.is_empty();
+        self.keep_ports();
         self.refresh_observed();
         tracing::debug!(steps = steps.len(), "pass");
         self.disk.note(self.text_is_refused || self.memory.unwritable().is_some(), &now);
@@ -152,7 +158,8 @@ impl<H: Host> Reconciler<H> {
         let planned = self.last_plan.wake_in.unwrap_or(LONGEST_WAIT).saturating_sub(elapsed);
         let waiting = self.waiting_deadline(&now).unwrap_or(LONGEST_WAIT);
         let disk = self.disk.left(&now).unwrap_or(LONGEST_WAIT);
-        planned.min(resync).min(waiting).min(disk).min(LONGEST_WAIT)
+        let ports = self.port_gates_deadline(&now).unwrap_or(LONGEST_WAIT);
+        planned.min(resync).min(waiting).min(disk).min(ports).min(LONGEST_WAIT)
     }
 
     /// A manifest is being written at this moment; without a watcher nobody tells when that is over.
@@ -199,6 +206,7 @@ impl<H: Host> Reconciler<H> {
     fn look_at_the_machine(&mut self) {
         self.observe_everything();
         self.refresh_observed();
+        self.look_at_all_ports();
         // How large logs may be, and what may run, the configuration says.
         if self.without_policy.is_none() {
             self.compare_executables();

@@ -15,6 +15,7 @@ use super::session::{OpenError, known_instance, tell, whose};
 use super::status::{PassReport, Status};
 use crate::host::ledger_file::LedgerFile;
 use crate::host::linux::Looking;
+use crate::host::ports::Ports;
 use crate::host::scan::Scanner;
 use crate::host::state_dir::StateDir;
 use crate::host::{Dirty, RootScan, StateLayout, clock, cores};
@@ -61,8 +62,9 @@ pub(super) fn preview(
         Some(state_dir) => state_dir.layout().clone(),
         None => StateLayout { dir: StateDir::path(&place.wanted(options))? },
     };
-    let host =
-        Looking::new(state_dir.map(|found| found.layout().clone()), manifests.scanner, manifests.scans);
+    let own = state_dir.map(|found| found.layout().clone());
+    let ports = Ports::new(&layout, instance.clone());
+    let host = Looking::new(own, manifests.scanner, manifests.scans, ports);
     let settings = place.settings(layout, instance, loaded);
     let mut reconciler = Reconciler::new(host, settings, policy, ledger);
     reconciler.library = manifests.library;

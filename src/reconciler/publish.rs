@@ -153,7 +153,7 @@ impl<H: Host> Reconciler<H> {
             restarts: entry.restarts,
             failures: failures_now(entry, spec, &now),
             failures_max: spec.map(|spec| spec.restart.max_failures),
-            ports: std::collections::BTreeMap::new(),
+            ports: self.shown_ports(service),
             url,
             fingerprint: run
                 .map(|run| run.fingerprint.clone())

@@ -14,7 +14,7 @@ use crate::host::{
     ExecTarget, Host, JobPurpose, JobRequest, ProbeRequest, ProbeTarget, SpawnRequest, UserFacts, rlimits,
 };
 use crate::identity::{Nonce, ServiceId};
-use crate::manifest::{Rendered, RenderedCheck, Spec};
+use crate::manifest::{PortBlocks, Rendered, RenderedCheck, Spec};
 use crate::plan::{Accepted, Step};
 use crate::policy::{Purpose, ResolveError, ResolvedFile};
 use crate::state::{Intent, Reason, Record};
@@ -28,12 +28,12 @@ pub(super) struct Prepared {
 
 impl<H: Host> Reconciler<H> {
     /// `Err`: a gate is closed.
-    pub(super) fn prepare_start(&mut self, step: &Step) -> Result<Prepared, Reason> {
+    pub(super) fn prepare_start(&mut self, step: &Step, ports: PortBlocks) -> Result<Prepared, Reason> {
         let service = &step.service;
         let accepted =
             self.accepted(service).ok_or_else(|| gate("no-spec", "there is no accepted version of it"))?;
         let spec = &accepted.spec;
-        let rendered = self.render(spec);
+        let rendered = self.render_with(spec, &ports);
         let Judgement { problems, gate: closed, files, .. } = self.judge_rendered(spec, &rendered);
         if let Some(problem) = problems.first() {
             return Err(gate(&problem.code, &problem.message));
@@ -54,6 +54,7 @@ impl<H: Host> Reconciler<H> {
             epoch: request.epoch,
             clears_failures: step.reason.clears_failures(),
             beside: self.runs_to_follow(spec),
+            ports,
         };
         let intent = Box::new(intent);
         request.intent = Some(intent.clone());
@@ -200,7 +201,7 @@ fn gate(gate: &str, message: &str) -> Reason {
     Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
 }
 
-/// Inherited variables, then those of the service's user, then the declared ones.
+/// Inherited variables, then those of the service's user, those of its ports, then the declared ones.
 fn environment(
     rendered: &Rendered,
     inherited: BTreeMap<String, String>,
@@ -216,6 +217,7 @@ fn environment(
             ("LOGNAME".to_owned(), user.name.clone()),
         ]);
     }
+    env.extend(rendered.port_env.iter().map(|(key, port)| (key.clone(), port.to_string())));
     env.extend(rendered.env.clone());
     env.into_iter().collect()
 }

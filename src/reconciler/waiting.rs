@@ -201,6 +201,10 @@ impl<H: Host> Reconciler<H> {
             Phase::Stopped | Phase::Expired | Phase::Failed | Phase::Rejected | Phase::Held => {
                 Standing::Missed
             }
+            // Proved, and nothing of ours will change it.
+            Phase::Starting if goal == Goal::Settled && matches!(view.reason, Reason::PortForeign { .. }) => {
+                Standing::Missed
+            }
             Phase::Starting | Phase::Stopping => Standing::UnderWay,
             // One that ends cleanly and is started always is never up for long: enough of that was seen.
             Phase::Backoff if failures < TRIES => Standing::UnderWay,

@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Containment, End, ExecFacts, ExitStatus, FileKey, Intent, Reason, Request, SpawnFailure};
+use super::{
+    Containment, End, ExecFacts, ExitStatus, FileKey, Intent, LOST_FINGERPRINT, Reason, Request, SpawnFailure,
+};
 use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
+use crate::manifest::PortBlocks;
 use crate::time::Stamp;
 
 /// What is remembered of one service. Boxed is what most have not: there is one of these a service, for ever.
@@ -47,6 +50,9 @@ pub struct Entry {
     pub request: Option<Request>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<Box<Reason>>,
+    /// What its newest start was given; kept while it is stopped, and after failures.
+    #[serde(skip_serializing_if = "PortBlocks::is_empty")]
+    pub ports: PortBlocks,
 }
 
 /// One spawn, from its intent until nothing is left of it.
@@ -162,6 +168,10 @@ impl Entry {
             self.clear_failures();
         }
         self.request = None;
+        // Of a start whose own intent is lost nobody knows what it was given: at worst what the one before was.
+        if intent.fingerprint != LOST_FINGERPRINT {
+            self.ports.clone_from(&intent.ports);
+        }
         self.run = Some(Run {
             nonce: intent.nonce.clone(),
             fingerprint: intent.fingerprint.clone(),

@@ -195,6 +195,8 @@ impl Ledger {
         for entry in self.services.values_mut() {
             let entry = Arc::make_mut(entry);
             entry.run = None;
+            // They are those of whoever this was copied from.
+            entry.ports.clear();
             entry.deactivate();
         }
     }

@@ -10,6 +10,7 @@ mod journals;
 mod ledger;
 mod line;
 mod lost;
+mod millis;
 pub(crate) mod paths;
 mod port;
 mod reason;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExitStatus, SpawnFailure};
+use super::{ExitStatus, PortHolder, SpawnFailure, millis};
 use crate::identity::{Pid, ServiceId};
 use crate::manifest::Condition;
 use crate::time::human;
@@ -193,6 +193,27 @@ pub enum Reason {
     DependentsFirst {
         dependents: Vec<ServiceId>,
     },
+    /// No port of the configured range is to be had.
+    NoPort {
+        /// In its `ports`.
+        name: String,
+        count: u16,
+        range: String,
+        /// Who holds how many, the greatest first.
+        holders: Vec<String>,
+    },
+    /// Somebody else has the port that its manifest gives.
+    PortTaken {
+        name: String,
+        port: u16,
+        holder: PortHolder,
+    },
+    /// It runs, and somebody else listens on its port.
+    PortForeign {
+        name: String,
+        port: u16,
+        holder: PortHolder,
+    },
 }
 
 /// A dependency that is not as it is wanted.
@@ -243,6 +264,11 @@ impl Reason {
                 | Self::KeeperUnresponsive
                 | Self::Unkillable { .. }
         )
+    }
+
+    /// True for a gate that opens when somebody else lets go of a port, which nobody tells of.
+    pub fn waits_for_a_port(&self) -> bool {
+        matches!(self, Self::NoPort { .. } | Self::PortTaken { .. })
     }
 
     /// Codes of the guards that hold a removal.
@@ -310,6 +336,9 @@ impl Reason {
             Self::LedgerUnwritable { .. } => "ledger-unwritable",
             Self::Dependency { .. } => "dependency",
             Self::DependentsFirst { .. } => "dependents-first",
+            Self::NoPort { .. } => "no-port",
+            Self::PortTaken { .. } => "port-taken",
+            Self::PortForeign { .. } => "port-foreign",
         }
     }
 
@@ -451,24 +480,23 @@ impl Reason {
             Self::DependentsFirst { dependents } => {
                 format!("it is stopped once what depends on it has ended: {}", listed(dependents))
             }
+            Self::NoPort { name, count, range, holders } => {
+                let wanted = if *count == 1 { "no port".to_owned() } else { format!("no {count} ports in a row") };
+                let held = if holders.is_empty() { String::new() } else { format!(", held by {}", holders.join("; ")) };
+                format!(
+                    "{wanted} of {range} can be had for `{name}`{held}; it is started when there is, or widen `range` below `[ports]`"
+                )
+            }
+            Self::PortTaken { port, holder, .. } => {
+                format!("port {port} is held by {holder}; it is started when that lets go of it")
+            }
+            Self::PortForeign { port, holder, .. } => {
+                format!("port {port} is held by {holder}, not by it; end that, or give it another port")
+            }
         }
     }
 }
 
 fn listed(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(span.as_millis() as u64)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
-    }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, FileKey, Reason, RootKey};
 use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::manifest::PortBlocks;
 use crate::time::Stamp;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,6 +148,9 @@ pub struct Intent {
     /// The runs of its dependencies that it is started beside, of those that it follows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub beside: BTreeMap<ServiceId, Nonce>,
+    /// The ports that it is given, from here on until it is given others or forgotten.
+    #[serde(default, skip_serializing_if = "PortBlocks::is_empty")]
+    pub ports: PortBlocks,
 }
 
 /// The fingerprint of a start that is not known any more: equal to none, and of no version.
@@ -167,6 +171,7 @@ impl Intent {
             epoch: 0,
             clears_failures: false,
             beside: BTreeMap::new(),
+            ports: PortBlocks::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
+use reconcile::manifest::PortBlocks;
 use reconcile::state::{
     Containment, End, ExecFacts, ExitStatus, FileIdentity, FileKey, Intent, Reason, Record, Request, RootKey,
     SpawnFailure, SpawnStage, encode, encode_header,
@@ -76,6 +77,7 @@ pub fn intent(name: &str, n: u64, seconds: u64) -> Intent {
         epoch: 7,
         clears_failures: false,
         beside: BTreeMap::new(),
+        ports: PortBlocks::new(),
     }
 }
 

@@ -12,6 +12,7 @@ mod guards;
 mod health;
 mod operator;
 mod policy;
+mod ports;
 mod removals;
 mod restarts;
 mod rig;

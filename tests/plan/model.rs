@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, ServiceId};
-use reconcile::manifest::{Condition, Dependency, Health as Check, RestartPolicy, Spec};
+use reconcile::manifest::{Condition, Dependency, Health as Check, PortBlocks, RestartPolicy, Spec};
 use reconcile::plan::{
     Action, Desired, Flight, Health, Observed, Phase, Plan, Presence, PruneRules, Remains, RootState, Seen,
     Service, Step, Want, failures_after, fold, plan,
@@ -310,6 +310,7 @@ impl Model {
             exec: exec(),
             at,
             epoch: 1,
+            ports: PortBlocks::new(),
             clears_failures: step.reason.clears_failures(),
             beside,
         };

@@ -7,16 +7,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    CheckPort, CommandLine, Condition, Dependency, Health as Check, HealthCheck, OnUnhealthy, RestartPolicy, Spec,
-    WantedState,
+    CheckPort, CommandLine, Condition, Dependency, Health as Check, HealthCheck, OnUnhealthy, PortBlocks,
+    RestartPolicy, Spec, WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
     Want,
 };
 use reconcile::state::{
-    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, LastRun, Reason, Request, RootKey, Run,
-    SpawnFailure, SpawnStage, Stopping,
+    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, LastRun, PortHolder, Reason, Request, RootKey,
+    Run, SpawnFailure, SpawnStage, Stopping,
 };
 use reconcile::time::Stamp;
 
@@ -225,6 +225,7 @@ fn entries() -> BoxedStrategy<Entry> {
             stopped,
             request,
             guard: guard.map(Box::new),
+            ports: PortBlocks::new(),
         })
         .boxed()
 }
@@ -253,13 +254,19 @@ fn sightings() -> BoxedStrategy<Seen> {
 }
 
 fn healths() -> BoxedStrategy<Health> {
-    (0_u32..5, proptest::option::of(stamps()), proptest::option::of(stamps()), prop::bool::weighted(0.2))
-        .prop_map(|(failures, last_probe, ready_since, in_flight)| Health {
+    let foreign = proptest::option::weighted(
+        0.1,
+        Just(Reason::PortForeign { name: "http".to_owned(), port: 80, holder: PortHolder::default() }),
+    );
+    let stamp = || proptest::option::of(stamps());
+    (0_u32..5, stamp(), stamp(), prop::bool::weighted(0.2), foreign)
+        .prop_map(|(failures, last_probe, ready_since, in_flight, foreign)| Health {
             failures,
             last_error: (failures > 0).then(|| "refused".to_owned()),
             last_probe,
             ready_since: ready_since.filter(|_| failures == 0),
             in_flight,
+            foreign,
         })
         .boxed()
 }

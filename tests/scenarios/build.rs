@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    self, CheckPort, CommandLine, Dependency, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName, Spec,
-    Unread, WantedState,
+    self, CheckPort, CommandLine, Dependency, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName,
+    Spec, Unread, WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
@@ -202,6 +202,7 @@ impl ServiceCase {
                 last_probe: self.probes.last.as_ref().map(Time::get),
                 ready_since: self.probes.ready_since.as_ref().map(Time::get),
                 in_flight: self.probes.in_flight,
+                foreign: self.probes.foreign.as_ref().map(ReasonCase::get),
             },
             attached: !self.unattached,
             running: self.running_known.then(|| self.accepted(id)),
@@ -226,6 +227,7 @@ impl ServiceCase {
             stopped: self.stopped.as_ref().map(Time::get),
             request: self.request.clone(),
             guard: self.guard.as_ref().map(ReasonCase::get).map(Box::new),
+            ports: manifest::PortBlocks::new(),
         }
     }
 }

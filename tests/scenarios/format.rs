@@ -245,6 +245,8 @@ struct ProbesCase {
     last: Option<Time>,
     ready_since: Option<Time>,
     in_flight: bool,
+    /// Somebody else listens on a port of it.
+    foreign: Option<ReasonCase>,
 }
 
 /// `code 1`, `signal 9`, `ours`, `ours code 0`, `unknown`, `other-boot`.

@@ -1,5 +1,7 @@
 //! The table of all services.
 
+use std::collections::BTreeMap;
+
 use jiff::tz::TimeZone;
 
 use super::escape::visible;
@@ -94,8 +96,18 @@ fn row(service: &ServiceStatus, zone: &TimeZone) -> Vec<Cell> {
 }
 
 fn ports(service: &ServiceStatus) -> Option<String> {
-    let ports = service.ports.iter().map(|(name, port)| format!("{}={port}", visible(name)));
-    let ports: Vec<_> = ports.collect();
+    // Several under one name have an entry each, `agent` and `agent[1]`: shown by the first and the last.
+    let mut blocks: BTreeMap<&str, (u16, u16)> = BTreeMap::new();
+    for (name, port) in &service.ports {
+        let name = name.split_once('[').map_or(name.as_str(), |(name, _)| name);
+        let (first, last) = blocks.entry(name).or_insert((*port, *port));
+        (*first, *last) = ((*first).min(*port), (*last).max(*port));
+    }
+    let shown = |(name, (first, last)): (&str, (u16, u16))| match first == last {
+        true => format!("{}={first}", visible(name)),
+        false => format!("{}={first}-{last}", visible(name)),
+    };
+    let ports: Vec<_> = blocks.into_iter().map(shown).collect();
     (!ports.is_empty()).then(|| ports.join(" "))
 }
 
@@ -135,6 +147,14 @@ mod tests {
             let words: Vec<&str> = text.split_whitespace().collect();
             assert!(words.contains(&"start`") && words.contains(&"2s"), "every reason is whole: {text}");
         }
+    }
+
+    #[test]
+    fn several_ports_under_one_name_are_shown_as_a_range() {
+        let numbers = [("agent", 9), ("agent[1]", 10), ("agent[10]", 19), ("agent[2]", 11), ("http", 80)];
+        let ports_of = numbers.map(|(name, port)| (name.to_owned(), port)).into();
+        let service = ServiceStatus { ports: ports_of, ..samples::web() };
+        assert_eq!(ports(&service).as_deref(), Some("agent=9-19 http=80"));
     }
 
     #[test]

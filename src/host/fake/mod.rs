@@ -24,6 +24,7 @@ mod jobs;
 mod journal;
 mod oracle;
 mod pids;
+mod ports;
 mod run;
 mod sight;
 mod target;
@@ -32,8 +33,7 @@ mod tests;
 mod world;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -49,11 +49,12 @@ use super::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
     UserFacts,
 };
+use crate::host::ports::{PortOwnership, PortView};
 use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
-use crate::state::{Containment, FileIdentity, Record, is_shortage};
+use crate::state::{Containment, FileIdentity, PortHolder, Record, is_shortage};
 use crate::time::Stamp;
 
 const PID_NAMESPACE: u64 = 4_026_531_836;
@@ -321,6 +322,26 @@ impl Host for FakeHost {
 
     fn why_polling(&self) -> Option<String> {
         None
+    }
+
+    fn ports(&mut self) -> PortView {
+        self.world.borrow().ports()
+    }
+
+    fn take_ports(&mut self, ports: &BTreeSet<u16>) -> BTreeSet<u16> {
+        self.call(|world| world.take_ports(ports))
+    }
+
+    fn keep_ports(&mut self, ports: &BTreeSet<u16>) {
+        self.call(|world| world.keep_ports(ports));
+    }
+
+    fn port_holders(&mut self, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortHolder> {
+        self.world.borrow().port_holders(ports)
+    }
+
+    fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership> {
+        self.world.borrow().port_owners(claim, ports)
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

@@ -13,6 +13,7 @@ use super::faults::Op;
 use super::world::{Occurrence, StatusWithoutKeeper, World};
 use crate::host::{Event, SpawnRequest};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::manifest::PortBlocks;
 use crate::state::{Containment, ExitStatus, FileIdentity, Record, SpawnFailure, SpawnStage};
 use crate::time::Stamp;
 
@@ -26,6 +27,11 @@ pub(super) struct Run {
     file: FileIdentity,
     epoch: u64,
     keeper: u64,
+    /// What it was given and told.
+    pub ports: PortBlocks,
+    pub env: Vec<(String, String)>,
+    /// Grows with each spawn.
+    pub order: usize,
 }
 
 #[derive(Debug)]
@@ -117,6 +123,14 @@ impl Run {
         self.body().is_some_and(Body::anything_lives)
     }
 
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.ports.values().flat_map(|block| block.numbers())
+    }
+
+    pub fn listens(&self) -> bool {
+        self.anything_lives()
+    }
+
     /// A child of it may yet execute.
     pub fn may_be_born(&self, epoch: u64) -> bool {
         matches!(self.stage, Stage::InFlight) && self.epoch == epoch
@@ -144,6 +158,7 @@ impl World {
         let SpawnRequest { service, nonce, argv, .. } = request;
         self.tell(format_args!("spawn     {service} ({nonce}): {}", argv.join(" ")));
         self.check_spawn(request);
+        self.check_ports(request);
         let mut script = self.next_script(service);
         if let Some(errno) = self.faults.take(Op::Spawn) {
             script.failure = Some(failure(SpawnStage::Fork, errno));
@@ -157,6 +172,9 @@ impl World {
             file: request.exec.file.clone(),
             epoch: request.epoch,
             keeper: self.keeper,
+            ports: request.intent.as_ref().map(|intent| intent.ports.clone()).unwrap_or_default(),
+            env: request.env.clone(),
+            order: self.counts.spawns,
         };
         self.runs.insert(nonce.clone(), run);
     }

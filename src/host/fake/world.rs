@@ -14,6 +14,7 @@ use super::files::{Scanner, Tree};
 use super::jobs::Job;
 use super::journal::Journal;
 use super::pids::Pids;
+use super::ports::Network;
 use super::run::{Doubt, Knowledge, Run};
 use crate::host::probe::ProbeError;
 use crate::host::{Dirty, Event, ProbeRequest, UserFacts};
@@ -117,6 +118,7 @@ pub(super) struct World {
     pub keeper: u64,
     pub status_without_keeper: StatusWithoutKeeper,
     pub cgroups: bool,
+    pub network: Network,
     pub session: Session,
     pub faults: Faults,
     pub counts: Counts,
@@ -153,6 +155,7 @@ impl World {
             keeper: 1,
             status_without_keeper: StatusWithoutKeeper::Unknown,
             cgroups: false,
+            network: Network::default(),
             session: Session { number: 1, ..Session::default() },
             faults: Faults::default(),
             counts: Counts::default(),

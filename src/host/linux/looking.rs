@@ -3,13 +3,14 @@
 //! Takes no lock. What it is told to remember is remembered by nobody, and it is never told to act: a
 //! preview carries out no step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use super::looker::{Looker, is_no_directory, observed};
 use crate::host::cores::Over;
 use crate::host::observe::{Intents, observe};
+use crate::host::ports::{PortOwnership, PortView, Ports};
 use crate::host::proc::Here;
 use crate::host::scan::Scanner;
 use crate::host::state_dir::{Sharer, sharers};
@@ -20,7 +21,7 @@ use crate::host::{
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, PortHolder, Record};
 use crate::time::Stamp;
 
 #[derive(Debug)]
@@ -31,12 +32,14 @@ pub struct Looking {
     /// Of everything, before anybody has asked.
     first: Option<Vec<RootScan>>,
     looker: Looker,
+    ports: Ports,
 }
 
 impl Looking {
-    /// `first` is what the scanner has just found of everything.
-    pub fn new(layout: Option<StateLayout>, scanner: Scanner, first: Vec<RootScan>) -> Self {
-        Self { layout, scanner, first: Some(first), looker: Looker::new() }
+    /// `first` is what the scanner has just found of everything; `ports` is of the state directory that there is or
+    /// would be.
+    pub fn new(layout: Option<StateLayout>, scanner: Scanner, first: Vec<RootScan>, ports: Ports) -> Self {
+        Self { layout, scanner, first: Some(first), looker: Looker::new(), ports }
     }
 }
 
@@ -155,6 +158,26 @@ impl Host for Looking {
     /// Nothing is watched.
     fn why_polling(&self) -> Option<String> {
         None
+    }
+
+    fn ports(&mut self) -> PortView {
+        self.ports.view()
+    }
+
+    fn take_ports(&mut self, _ports: &BTreeSet<u16>) -> BTreeSet<u16> {
+        unreachable!("a preview takes nothing")
+    }
+
+    fn keep_ports(&mut self, _ports: &BTreeSet<u16>) {
+        unreachable!("a preview takes nothing")
+    }
+
+    fn port_holders(&mut self, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortHolder> {
+        self.ports.holders(ports)
+    }
+
+    fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership> {
+        self.ports.owners(claim, ports)
     }
 
     async fn wait(&mut self, _at_most: Option<Duration>) -> Vec<Event> {

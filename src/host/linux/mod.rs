@@ -11,7 +11,7 @@ mod looker;
 mod looking;
 mod tending;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
 use super::logs;
 use super::observe::{contains, observe};
+use super::ports::{PortOwnership, PortView, Ports};
 use super::probe::Prober;
 use super::proc::Here;
 use super::scan::Scanner;
@@ -42,7 +43,7 @@ use super::{
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, Record};
+use crate::state::{Containment, FileIdentity, PortHolder, Record};
 use crate::time::Stamp;
 
 /// The journal of exits is trimmed once it is larger than this.
@@ -77,6 +78,7 @@ pub struct LinuxHost {
     to_results: mpsc::UnboundedSender<Event>,
     intents: OpenIntents,
     tender: Tender,
+    ports: Ports,
 }
 
 impl LinuxHost {
@@ -88,6 +90,7 @@ impl LinuxHost {
         sys::ignore_signal(libc::SIGXFSZ);
         let (to_results, results) = mpsc::unbounded_channel();
         Ok(Self {
+            ports: Ports::new(&layout, parts.instance.clone()),
             link: KeeperLink::new(layout, parts.instance),
             state_dir: parts.state_dir,
             lock: parts.lock,
@@ -215,6 +218,7 @@ impl Host for LinuxHost {
         });
         let instance = claimed.map_err(|error| error.to_string())?;
         self.link.act_as(instance.clone());
+        self.ports.instance = instance.clone();
         Ok(instance)
     }
 
@@ -241,6 +245,7 @@ impl Host for LinuxHost {
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
         self.link.ping();
         self.intents.judge(claims);
+        self.ports.forget_all_but(claims);
         let mut sightings =
             observed(observe(self.state_dir.layout(), claims, self.intents.settled(), Over::One), claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
@@ -342,7 +347,28 @@ impl Host for LinuxHost {
         }
     }
 
+    fn ports(&mut self) -> PortView {
+        self.ports.view()
+    }
+
+    fn take_ports(&mut self, ports: &BTreeSet<u16>) -> BTreeSet<u16> {
+        self.ports.take(ports)
+    }
+
+    fn keep_ports(&mut self, ports: &BTreeSet<u16>) {
+        self.ports.keep(ports);
+    }
+
+    fn port_holders(&mut self, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortHolder> {
+        self.ports.holders(ports)
+    }
+
+    fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership> {
+        self.ports.owners(claim, ports)
+    }
+
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {
+        self.ports.look_again();
         let mut events: Vec<Event> = self.first_event(at_most).await.into_iter().collect();
         self.queued_events(&mut events).await;
         if events.contains(&Event::KeeperLost) {
