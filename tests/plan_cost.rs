@@ -8,8 +8,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[path = "plan/worlds.rs"]
 #[expect(dead_code, reason = "shared with the properties, which use the rest")]
@@ -23,6 +23,9 @@ use reconcile::state::{Entry, Reason, Run};
 use worlds::{accepted, at, containment, exec, id, process, spec};
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Two tests that counted at once would count each other.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Counting;
 
@@ -94,6 +97,7 @@ fn allocations_of(desired: &Desired, observed: &Observed) -> (usize, usize) {
 
 #[test]
 fn what_is_converged_costs_no_allocation_but_its_line_in_the_table_of_phases() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut desired, observed) = converged();
     let (allocations, steps) = allocations_of(&desired, &observed);
     assert_eq!(steps, 0);
@@ -110,6 +114,7 @@ fn what_is_converged_costs_no_allocation_but_its_line_in_the_table_of_phases() {
 /// A service of each project after the other: ten thousand of them in forty chains.
 #[test]
 fn a_chain_of_dependencies_costs_no_allocation_a_service() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut desired, observed) = converged();
     let (unlinked, _) = allocations_of(&desired, &observed);
     for index in 40..SERVICES {

@@ -13,9 +13,10 @@ use super::Reconciler;
 use super::ownership::{FileStanding, InForce};
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::manifest::{Problem, code, nearest};
+use crate::manifest::{Condition, Problem, Spec, code, nearest};
 use crate::plan::Accepted;
 use crate::plan::graph::Graph;
+use crate::state::ExitStatus;
 
 /// More than these of one circle are not named.
 const NAMED: usize = 6;
@@ -117,6 +118,18 @@ pub(super) struct Wider {
 }
 
 impl<H: Host> Reconciler<H> {
+    /// Something that is to be up while this service runs is not: what becomes of the service says nothing of it. As far
+    /// as the ledger knows yet.
+    pub(super) fn misses_a_dependency(&self, spec: &Spec) -> bool {
+        let is_down = |service: &ServiceId| {
+            let Some(entry) = self.memory.ledger().entry(service) else { return true };
+            let is_done = entry.last.as_ref().is_some_and(|last| last.status() == Some(ExitStatus::Code(0)));
+            entry.run.as_ref().map_or(!is_done, |run| !run.goes_on())
+        };
+        let lasting = spec.depends_on.iter().filter(|(_, wanted)| wanted.condition != Condition::Completed);
+        lasting.map(|(service, _)| service).any(is_down)
+    }
+
     /// With all that these depend on, directly or not, as far as it is known.
     pub(super) fn with_dependencies(&self, named: &BTreeSet<ServiceId>) -> Wider {
         let mut services = named.clone();

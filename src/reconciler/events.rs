@@ -230,7 +230,11 @@ impl<H: Host> Reconciler<H> {
             let entry = self.memory.ledger().entry(service).expect("its run was found there");
             let spec = spec_of.as_ref().map(|accepted| &accepted.spec);
             let remains = if ended.others { Remains::Others } else { Remains::Nothing };
-            let failures = plan::failures_after(entry, spec, &end, remains, &ended.at);
+            let counted = plan::failures_after(entry, spec, &end, remains, &ended.at);
+            let failures = match spec.is_some_and(|spec| self.misses_a_dependency(spec)) {
+                true => counted.min(plan::failures_now(entry, spec, &ended.at)),
+                false => counted,
+            };
             tracing::info!(%service, ?end, failures, "ended");
             records.push(Record::Exited {
                 service: service.clone(),

@@ -109,7 +109,7 @@ fn what_runs_goes_on_whatever_becomes_of_its_dependency() {
     assert_eq!((rig.phase("db"), rig.pid("web")), (None, before));
     rig.host.end("web", CRASH);
     rig.run_for(secs(600));
-    assert_eq!((rig.phase("web"), rig.failures("web")), (Some(Phase::Pending), 1));
+    assert_eq!((rig.phase("web"), rig.failures("web")), (Some(Phase::Pending), 0));
     let message = rig.status("web").unwrap().message;
     assert_eq!(message, "it waits for db to be ready (no manifest declares it)");
     rig.declare("db", CHECKED);
@@ -256,4 +256,20 @@ fn a_plan_shows_the_waves() {
             ("web", Some(2), "db".to_owned()),
         ]
     );
+}
+
+#[test]
+fn what_crashes_for_want_of_its_dependency_keeps_its_budget() {
+    let mut rig = up(&needs("['db']"));
+    for _ in 0..20 {
+        rig.host.end("db", CRASH);
+        rig.run_until("the end of db is known", |rig| rig.phase("db") != Some(Phase::Ready));
+        rig.host.end("web", CRASH);
+        rig.run_until_phase("web", Phase::Running);
+        rig.run_for(secs(120));
+    }
+    assert_eq!((rig.phase("web"), rig.failures("web"), rig.counts().spawns), (Some(Phase::Running), 0, 42));
+    rig.host.end("web", CRASH);
+    rig.run_for(millis(100));
+    assert_eq!(rig.failures("web"), 1, "its own failure counts");
 }
