@@ -30,5 +30,5 @@ pub use input::{
 };
 pub use output::{Action, Later, Phase, PhaseView, Plan, Step};
 pub use ports::{PortShortage, PortsTaken, choose_ports};
-pub use restart::{Remains, failures_after, failures_now};
+pub use restart::{Remains, failures_after, failures_now, is_clean};
 pub use sweep::plan;

@@ -98,6 +98,11 @@ pub(super) fn ending_of(last: &LastRun, restart: &Restart) -> Ending {
     ending(&last.end, last.stopped_why.as_ref(), restart)
 }
 
+/// It ended of its own accord, as a success under this policy.
+pub fn is_clean(last: &LastRun, restart: &Restart) -> bool {
+    matches!(ending_of(last, restart), Ending::Clean(_))
+}
+
 /// Why we stopped it goes before how it ended: the exit status of a service that we stopped says nothing
 /// about it. Ending what a dead leader has left behind is no stop of the service.
 fn ending(end: &End, stopped_why: Option<&Reason>, restart: &Restart) -> Ending {

@@ -14,9 +14,8 @@ use super::ownership::{FileStanding, InForce};
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::manifest::{Condition, Problem, Spec, code, nearest};
-use crate::plan::Accepted;
 use crate::plan::graph::Graph;
-use crate::state::ExitStatus;
+use crate::plan::{self, Accepted};
 
 /// More than these of one circle are not named.
 const NAMED: usize = 6;
@@ -123,7 +122,11 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn misses_a_dependency(&self, spec: &Spec) -> bool {
         let is_down = |service: &ServiceId| {
             let Some(entry) = self.memory.ledger().entry(service) else { return true };
-            let is_done = entry.last.as_ref().is_some_and(|last| last.status() == Some(ExitStatus::Code(0)));
+            let is_done = entry
+                .last
+                .as_ref()
+                .zip(self.accepted(service))
+                .is_some_and(|(last, accepted)| plan::is_clean(last, &accepted.spec.restart));
             entry.run.as_ref().map_or(!is_done, |run| !run.goes_on())
         };
         let lasting = spec.depends_on.iter().filter(|(_, wanted)| wanted.condition != Condition::Completed);
