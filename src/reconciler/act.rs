@@ -87,7 +87,14 @@ impl<H: Host> Reconciler<H> {
                 why: step.reason.clone(),
                 at: now.clone(),
             };
-            self.memory.note(&mut self.host, vec![record]);
+            // A start is to follow, and cannot where the disk is full: then nothing is stopped for it.
+            if step.action == Action::Restart {
+                if self.memory.promise(&mut self.host, std::slice::from_ref(&record)).is_err() {
+                    return Outcome::Pending;
+                }
+            } else {
+                self.memory.note(&mut self.host, vec![record]);
+            }
         }
         let leader_lives =
             self.observed.services.get(&step.service).is_some_and(|live| live.seen == Seen::Alive);
