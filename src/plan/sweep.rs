@@ -18,7 +18,7 @@ use super::prune::{Guards, Removal};
 use super::verdict::{LaterStep, Verdict};
 use crate::identity::ServiceId;
 use crate::manifest::Spec;
-use crate::state::Run;
+use crate::state::{Reason, Run};
 use crate::time::Stamp;
 
 /// One service in both inputs, with what is decided of it before all else.
@@ -156,9 +156,11 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// The first step of a stop, of a service whose leader lives.
+/// The first step of a stop, of a service whose leader lives. What may not run any longer waits for nobody, above all
+/// not for as long as a dependent chooses.
 fn begins_a_stop(side: &Side<'_>, verdict: &Verdict) -> bool {
-    matches!(verdict.step, Some((Action::Stop | Action::Restart, _)))
+    let may_wait = |why: &Reason| !matches!(why, Reason::PolicyRevoked { .. } | Reason::TtlExpired { .. });
+    matches!(&verdict.step, Some((Action::Stop | Action::Restart, why)) if may_wait(why))
         && side.shutdown != Shutdown::AtOnce
         && side.service.flight == Flight::None
         && side.service.seen == Seen::Alive
