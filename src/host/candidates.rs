@@ -49,12 +49,21 @@ pub fn find() -> io::Result<Vec<Candidate>> {
     Ok(found)
 }
 
-/// The run that a process is of which is about to be born: by its cgroup, or by its holder.
-pub fn run_of_unborn(pid: i32) -> Option<Run> {
-    run_by_itself(pid).or_else(|| {
+/// The run of this instance that a process is of which is about to be born: by its holder, or by its cgroup. Where one
+/// `reconcile` runs inside of another, the cgroup may be of the outer one.
+pub fn run_of_unborn(pid: i32, instance: &InstanceId) -> Option<Run> {
+    let held = || {
         let parent = stat(pid).ok()??.ppid;
         of_mark(holder::mark(parent)?.as_bytes())
-    })
+    };
+    let is_ours = |(of, _, _): &Run| of == instance;
+    held().filter(is_ours).or_else(|| run_by_itself(pid).filter(is_ours))
+}
+
+/// It is about to be born: a copy of a keeper that has executed nothing.
+pub fn is_unborn(pid: i32) -> bool {
+    let looks_like_keeper = is_of_a_keeper(&read(pid, "cmdline"));
+    looks_like_keeper && matches!(stat(pid), Ok(Some(stat)) if stat.is_mere_copy())
 }
 
 /// What lives below a holder. A nested `reconcile` is of the run that it is in, with all that it has started.

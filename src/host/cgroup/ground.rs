@@ -1,6 +1,6 @@
 //! What contains runs here: a directory below which they get cgroups, or else holders.
 //!
-//! Called by the keeper, once for each instance it serves, and by `doctor`.
+//! Called by the keeper, once for each instance it serves, by a watcher in the background, and by `doctor`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::journal::{self, BirthEntry};
 use crate::host::StateLayout;
+use crate::host::candidates;
 use crate::host::flock::{self, Kind};
 use crate::host::proc::{Here, Liveness};
 use crate::identity::{Nonce, Pid, ProcessIdentity};
@@ -78,7 +79,8 @@ pub fn close_gate(layout: &StateLayout, patience: Duration) -> Result<Vec<Proces
     Ok(hanging)
 }
 
-/// Every process but this one that has the gate open, as far as it may be looked at.
+/// Every child on its way through the gate, as far as it may be looked at. Who else has it open, to look at it or to
+/// copy it, holds nothing up.
 fn holders(gate: &File) -> io::Result<Vec<ProcessIdentity>> {
     let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
     let gate = place(gate.metadata()?);
@@ -92,7 +94,7 @@ fn holders(gate: &File) -> io::Result<Vec<ProcessIdentity>> {
         // Of one that ends meanwhile nothing is left to be settled.
         let Ok(descriptors) = std::fs::read_dir(entry.path().join("fd")) else { continue };
         let mut opened = descriptors.flatten().flat_map(|descriptor| std::fs::metadata(descriptor.path()));
-        if pid != std::process::id() as i32 && opened.any(|meta| place(meta) == gate) {
+        if opened.any(|meta| place(meta) == gate) && candidates::is_unborn(pid) {
             found.extend(here.identity(pid));
         }
     }

@@ -120,7 +120,7 @@ impl<'a> Look<'a> {
         let mut named = Vec::new();
         for process in hanging.into_iter().filter(|process| !is_on_record(process)) {
             let pid = process.pid;
-            match candidates::run_of_unborn(pid.get()) {
+            match candidates::run_of_unborn(pid.get(), self.instance) {
                 Some((_, service, nonce)) => named.push(Unborn { pid, service, nonce }),
                 None if Here::read().is_ok_and(|here| here.liveness(&process) == Liveness::Dead) => {}
                 None => {
