@@ -1,6 +1,6 @@
 //! An order in which everything comes after what it needs, and the circles that have none.
 //!
-//! Pure, and about numbers alone: `dependencies` gives them to services, `reconciler::circles` to manifests. Tarjan's
+//! Pure, and about numbers alone: `dependencies` gives them to services, `reconciler::dependencies` to manifests. Tarjan's
 //! algorithm (1972), without recursion: a chain may be as long as there are services.
 
 /// Who needs whom: the needs of node `n` are `targets[starts[n]..starts[n + 1]]`.

@@ -160,7 +160,7 @@ pub struct PassReport {
     /// Services that are not as their newest manifest says, although no step is due.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub apart: Vec<Apart>,
-    /// Services beside those that were named, which depend on them.
+    /// Services beside those that were named, on which they depend.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
