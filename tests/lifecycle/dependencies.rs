@@ -273,3 +273,16 @@ fn what_crashes_for_want_of_its_dependency_keeps_its_budget() {
     rig.run_for(millis(100));
     assert_eq!(rig.failures("web"), 1, "its own failure counts");
 }
+
+#[test]
+fn what_counts_as_done_is_what_the_policy_of_the_dependency_calls_a_success() {
+    let mut rig = Rig::new();
+    rig.declare("setup", "restart = { success_codes = [0, 3] }\n");
+    rig.host.behave("setup", Behaviour::default().exits(secs(2), ExitStatus::Code(3)));
+    rig.declare("web", &needs("['setup']"));
+    rig.run_until_phase("setup", Phase::Completed);
+    rig.run_until_phase("web", Phase::Running);
+    rig.host.end("web", CRASH);
+    rig.run_for(millis(100));
+    assert_eq!(rig.failures("web"), 1, "nothing that it needs is down");
+}
