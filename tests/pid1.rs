@@ -180,7 +180,7 @@ fn a_living_process_of_another_container_is_held_and_nothing_started_beside_it()
         let mut next = namespace::pid(&world).unwrap();
         next.args(["--once", "--timeout", "5s"]);
         let run = world.finish(next).expect_code(1);
-        assert!(run.stderr.contains("pid namespace"), "{run:?}");
+        assert!(run.stdout.contains("pid namespace"), "{run:?}");
     }
     child.kill().unwrap();
     child.wait().unwrap();

@@ -167,12 +167,23 @@ impl PidsLimit {
 impl Drop for PidsLimit {
     fn drop(&mut self) {
         self.limit("max");
-        let members = super::support::read(&self.dir.join("cgroup.procs"));
-        for pid in members.lines().chain([self.keeper.to_string().as_str()]) {
-            // It may have ended meanwhile.
-            let _ = std::fs::write("/sys/fs/cgroup/pids/cgroup.procs", pid);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        // What is forked or ends meanwhile keeps it for a moment longer.
+        loop {
+            let members = super::support::read(&self.dir.join("cgroup.procs"));
+            for pid in members.lines().chain([self.keeper.to_string().as_str()]) {
+                // It may have ended meanwhile.
+                let _ = std::fs::write("/sys/fs/cgroup/pids/cgroup.procs", pid);
+            }
+            match std::fs::remove_dir(&self.dir) {
+                Err(error) if std::time::Instant::now() > deadline => {
+                    eprintln!("{} is left: {error}", self.dir.display());
+                    return;
+                }
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                Ok(()) => return,
+            }
         }
-        std::fs::remove_dir(&self.dir).unwrap();
     }
 }
 
