@@ -171,7 +171,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// Whatever is asked for, crashes, vanishes, reboots or dies on the way: once that has stopped, the world
     /// settles, every promise is kept at every step (the model checks), and a further pass does nothing.

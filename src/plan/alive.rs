@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::case::Case;
 use super::dependencies::Before;
 use super::health::{self, Probe, Standing};
-use super::input::Accepted;
+use super::input::{Accepted, Presence};
 use super::output::{Action, Phase};
 use super::phase;
 use super::verdict::Verdict;
@@ -49,7 +49,8 @@ pub(super) fn until_dependents_end(case: &Case<'_>, run: &Run, dependents: Vec<S
     let spec = case.spec_in_force();
     let standing = health::standing(run, spec, &case.service.health, case.now);
     let mut verdict = supervised(case, run, spec, &standing);
-    verdict.step.take_if(|(action, _)| *action != Action::Adopt);
+    let is_elsewhere = matches!(case.want.presence, Presence::OtherRoot { .. });
+    verdict.step.take_if(|(action, _)| *action != Action::Adopt || is_elsewhere);
     verdict.view.reason = Reason::DependentsFirst { dependents };
     verdict.wake_if(case.expires_in())
 }

@@ -34,7 +34,7 @@
 //!
 //! The stop of rows 5, 7, 8 and 8a is begun once nothing that depends on the service is ending any more; until then it
 //! is supervised as before, and shown as `dependents-first`. A kill waits for nobody, and nobody waits for what was
-//! killed.
+//! killed in an earlier pass.
 
 use std::time::Duration;
 

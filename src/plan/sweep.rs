@@ -167,16 +167,16 @@ fn begins_a_stop(side: &Side<'_>, verdict: &Verdict) -> bool {
         && side.service.entry.run.as_ref().is_some_and(Run::goes_on)
 }
 
-/// It ends, or is to end, and what it depends on waits for that; not for one that was killed or that nobody sees.
+/// It ends, or is to end, and what it depends on waits for that; not for one that was killed before this pass, or that
+/// nobody sees.
 fn is_ending(side: &Side<'_>, verdict: &Verdict) -> bool {
     let is_seen = matches!(side.service.seen, Seen::Alive | Seen::Leftovers);
     let stops = matches!(verdict.step, Some((Action::Stop | Action::Restart | Action::Signal, _)));
-    let kills = matches!(verdict.step, Some((Action::Kill, _)));
     match side.service.flight {
         Flight::Killed { .. } => false,
-        Flight::StopCommand { .. } | Flight::Signalled { .. } => is_seen && !kills,
+        Flight::StopCommand { .. } | Flight::Signalled { .. } => is_seen,
         // It will be born, and stopped then.
-        Flight::Spawning { .. } => side.shutdown == Shutdown::Graceful && !kills,
+        Flight::Spawning { .. } => side.shutdown == Shutdown::Graceful,
         Flight::None => is_seen && stops,
     }
 }

@@ -187,7 +187,13 @@ impl Model {
         let mut quiet = 0;
         for _ in 0..MOST_PASSES {
             let plan = self.pass();
-            let waits = plan.phases.values().any(|view| !is_settled(view.phase) && !is_blocked(&view.reason));
+            let is_held = |id: &ServiceId| {
+                plan.steps.iter().any(|step| step.service == *id && is_blocked(&step.reason))
+            };
+            let waits = plan
+                .phases
+                .iter()
+                .any(|(id, view)| !is_settled(view.phase) && !is_blocked(&view.reason) && !is_held(id));
             quiet = if waits || changes(&plan) { 0 } else { quiet + 1 };
             if quiet == 5 {
                 return;
