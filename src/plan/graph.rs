@@ -104,7 +104,13 @@ impl Parts {
     }
 
     pub fn is_in_a_circle(&self, node: u32) -> bool {
-        self.sizes[self.part[node as usize] as usize] > 1
+        self.circle_of(node).is_some()
+    }
+
+    /// Which circle it is in, if it is in any: a number that all its members have, and nobody else.
+    pub fn circle_of(&self, node: u32) -> Option<u32> {
+        let part = self.part[node as usize];
+        (self.sizes[part as usize] > 1).then_some(part)
     }
 }
 

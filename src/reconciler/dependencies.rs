@@ -1,8 +1,8 @@
 //! Dependencies across manifests: circles, names that nobody declares, and what a command takes along.
 //!
 //! A circle may run through several files, and shows once it is settled which version of each is in force. It is a
-//! problem of every member that is at its present version, and of nobody else: they fall back to their last accepted
-//! version as for any problem. A circle of last versions alone, accepted at different times, is nobody's present
+//! problem of the members whose text is new, which fall back to their last accepted version as for any problem: what
+//! was accepted before stays accepted. A circle of accepted versions alone, of different times, is nobody's present
 //! problem: `plan` starts none of its members. Decides nothing about steps. Called by `ownership`, `desired` and
 //! `requests`.
 
@@ -32,7 +32,7 @@ fn services(in_force: &[InForce]) -> Vec<(usize, &Arc<Accepted>)> {
         .collect()
 }
 
-/// The problem of each service at its present version that is in a circle, with the position of its file.
+/// The problem of each service that is in a circle and whose text is new, with the position of its file.
 pub(super) fn circles(files: &[FileStanding], in_force: &[InForce]) -> Vec<(usize, Problem)> {
     let services = services(in_force);
     if services.iter().all(|(_, accepted)| accepted.spec.depends_on.is_empty()) {
@@ -52,7 +52,7 @@ pub(super) fn circles(files: &[FileStanding], in_force: &[InForce]) -> Vec<(usiz
     let mut problems = Vec::new();
     for member in (0..services.len() as u32).filter(|place| parts.is_in_a_circle(*place)) {
         let (position, _) = services[member as usize];
-        if !matches!(in_force[position], InForce::Candidate(_)) {
+        if !matches!(in_force[position], InForce::Candidate(_)) || !files[position].is_new() {
             continue;
         }
         let mut way = vec![member];
@@ -209,6 +209,16 @@ mod tests {
     #[test]
     fn a_circle_in_one_file_is_a_problem_of_each_member() {
         assert_eq!(settled(&[("a: b; b: a", "")]), ["dependency-cycle@3; dependency-cycle@6"]);
+    }
+
+    #[test]
+    fn one_who_closes_a_circle_loses_and_those_that_were_accepted_stay() {
+        assert_eq!(
+            settled(&[("a: b", "a: b"), ("b: a", "")]),
+            ["a: b; unknown-dependency@3", "dependency-cycle@3"]
+        );
+        assert_eq!(settled(&[("a: b", "a: b"), ("b: a", "b:")]), ["a: b", "b:; dependency-cycle@3"]);
+        assert_eq!(settled(&[("a: b", "a: b"), ("b: a", "b: a")]), ["a: b", "b: a"]);
     }
 
     #[test]

@@ -32,6 +32,12 @@ pub struct FileStanding {
 }
 
 impl FileStanding {
+    /// Its present text is not the one that was accepted last.
+    pub fn is_new(&self) -> bool {
+        let digest = |loaded: &Option<Arc<Loaded>>| loaded.as_ref().map(|loaded| loaded.digest.clone());
+        digest(&self.candidate) != digest(&self.last)
+    }
+
     pub fn is_refused(&self) -> bool {
         self.problems.iter().any(Problem::blocks)
     }
