@@ -153,11 +153,12 @@ pub(super) fn rule(entry: &Entry, last: &LastRun, restart: &Restart, now: &Stamp
         Some(_) | None => reason,
     };
     let cause = at_fault.cloned().map(Box::new);
+    // One that is not counted waits like the first, and is no reason to give up.
     let failures = entry.failures.max(1);
     let max_failures = restart.max_failures;
     match restart.policy {
         RestartPolicy::Never => Ruling::Failed(told(Reason::NotRestarted { status, cause })),
-        RestartPolicy::Always | RestartPolicy::OnFailure if failures >= max_failures => {
+        RestartPolicy::Always | RestartPolicy::OnFailure if entry.failures >= max_failures => {
             Ruling::Failed(told(Reason::Failed { failures, status, cause }))
         }
         RestartPolicy::Always | RestartPolicy::OnFailure => {

@@ -14,7 +14,7 @@ use super::status::{PassReport, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::plan::{Action, Phase, Step};
-use crate::state::{Entry, Reason, Unmet};
+use crate::state::{Entry, Reason, Request, Unmet};
 use crate::time::{Clock, Stamp};
 
 /// A start that failed this often is not waited for.
@@ -192,6 +192,9 @@ impl<H: Host> Reconciler<H> {
         let before = one.failures_before.get(service).copied().unwrap_or(0);
         let failures = failures.checked_sub(before).unwrap_or(failures);
         match view.phase {
+            Phase::Ready | Phase::Running | Phase::Completed if entry.is_some_and(is_to_be_restarted) => {
+                self.standing_of_held(service, one, with_steps)
+            }
             Phase::Ready | Phase::Running | Phase::Completed => Standing::Reached,
             Phase::Stopped | Phase::Expired if goal == Goal::Settled => Standing::Reached,
             // What this run was not given is none of its business, however it is.
@@ -218,6 +221,20 @@ impl<H: Host> Reconciler<H> {
             Phase::Backoff | Phase::Pending => Standing::Missed,
             Phase::Unhealthy if goal == Goal::Up => Standing::UnderWay,
             Phase::Unhealthy => Standing::Missed,
+        }
+    }
+
+    /// Of one that runs on though its restart was asked for, since the start after that would have to wait.
+    fn standing_of_held(
+        &self,
+        service: &ServiceId,
+        one: &Waiting,
+        with_steps: &HashSet<&ServiceId>,
+    ) -> Standing {
+        let is_its_hold = |step: &&Step| step.service == *service && step.action == Action::Hold;
+        match self.last_plan.steps.iter().find(is_its_hold).map(|step| &step.reason) {
+            Some(Reason::Dependency { unmet }) => self.standing_of_waiting(unmet, one, with_steps),
+            Some(_) | None => Standing::Missed,
         }
     }
 
@@ -305,6 +322,10 @@ impl<H: Host> Reconciler<H> {
             .map(|step| self.preview_step(step))
             .collect()
     }
+}
+
+fn is_to_be_restarted(entry: &Entry) -> bool {
+    entry.request == Some(Request::Restart)
 }
 
 impl Standing {

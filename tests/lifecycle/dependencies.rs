@@ -1,7 +1,7 @@
 //! Services that depend on each other: who is started and stopped when, and what a failing one does to the others.
 
 use reconcile::host::fake::{Behaviour, Birth};
-use reconcile::plan::Phase;
+use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::Command;
 use reconcile::state::{ExitStatus, Record};
 
@@ -154,6 +154,32 @@ fn a_restart_waits_for_a_dependency_that_is_down() {
 }
 
 #[test]
+fn a_restart_that_cannot_be_made_is_not_done() {
+    let mut rig = up(&needs("['db']"));
+    let before = rig.pid("web");
+    rig.declare("web", &needs("['db', 'unknown']"));
+    rig.run_for(secs(1));
+    let report = rig.done(Command::Restart { names: vec!["web".to_owned()] });
+    assert_eq!((report.converged, rig.pid("web")), (Some(false), before));
+    let held: Vec<_> = report.steps.iter().map(|step| (step.action, step.reason.as_str())).collect();
+    assert_eq!(held, [(Action::Hold, "dependency")]);
+    rig.declare("web", &needs("['db']"));
+    rig.run_until("it was restarted", |rig| rig.host.leader("web").is_some_and(|pid| pid != before));
+}
+
+#[test]
+fn a_crash_beside_one_of_a_dependency_is_no_reason_to_give_up() {
+    let mut rig = up(&(needs("['db']") + "restart = { max_failures = 1 }\n"));
+    rig.host.end("db", CRASH);
+    rig.run_until("the end of db is known", |rig| rig.phase("db") != Some(Phase::Ready));
+    rig.host.end("web", CRASH);
+    rig.run_until_phase("web", Phase::Running);
+    rig.run_for(secs(120));
+    rig.host.end("web", CRASH);
+    rig.run_until_phase("web", Phase::Failed);
+}
+
+#[test]
 fn everything_is_stopped_in_reverse_waves_and_a_stuck_one_holds_for_its_grace() {
     let mut rig = up(&(needs("['db']") + "stop = { grace = \"30s\" }\n"));
     rig.declare("api", &needs("['db']"));
@@ -231,7 +257,7 @@ fn whoever_waits_is_told_when_a_dependency_cannot_come_up() {
     rig.host.behave("db", Behaviour::default().exits(millis(100), CRASH).healthy_after(secs(10)));
     let (timeout, start) = (secs(600), rig.now());
     let report = rig.done(Command::Converge { names: vec!["web".to_owned()], timeout, allow_prune: false });
-    assert_eq!(report.converged, Some(false));
+    assert_eq!(report.converged, Some(false), "{report:#?}");
     let unwell: Vec<_> = report.unwell.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(unwell, ["db", "web"]);
     assert!(rig.now() - start < secs(60), "after {:?}", rig.now() - start);
