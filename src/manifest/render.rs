@@ -38,6 +38,8 @@ pub struct Rendered {
     pub env: BTreeMap<String, String>,
     /// Variables that tell of its ports; those that are declared come before them.
     pub port_env: Vec<(String, u16)>,
+    /// Absolute as `cwd`, in the order of the spec.
+    pub env_file: Vec<PathBuf>,
     /// `None` also where it goes by a port of which the number is not known.
     pub health: Option<RenderedCheck>,
     pub stop_command: Option<Vec<String>>,
@@ -75,9 +77,10 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
     let health = spec.health.as_ref().and_then(|health| filler.check(&health.check));
     Rendered {
         argv: argv(&spec.command),
-        cwd: filler.directory(0),
+        cwd: filler.path(&spec.cwd, 0),
         env: spec.env.iter().map(|(key, value)| (key.clone(), fill(value))).collect(),
         port_env: ports::variables(&spec.ports, around.ports),
+        env_file: spec.env_file.iter().map(|file| filler.path(&file.path, 0)).collect(),
         health,
         stop_command: spec.stop.command.as_ref().map(argv),
     }
@@ -203,15 +206,16 @@ impl<'s> Filler<'s> {
     fn cwd(&self, links: usize) -> String {
         let filled = match self.cwd.get() {
             Some(_) => None,
-            None => Some(self.noting(|| self.directory(links + 1).to_string_lossy().into_owned())),
+            None => Some(self.noting(|| self.path(&self.spec.cwd, links + 1).to_string_lossy().into_owned())),
         };
         let (done, misses_a_port) = self.cwd.get_or_init(|| filled.expect("it was not there"));
         self.misses_a_port.set(self.misses_a_port.get() || *misses_a_port);
         done.clone()
     }
 
-    fn directory(&self, links: usize) -> PathBuf {
-        let written = self.fill_at(&self.spec.cwd, links);
+    /// Relative ones start at the project directory.
+    fn path(&self, text: &str, links: usize) -> PathBuf {
+        let written = self.fill_at(text, links);
         let in_home = written.strip_prefix("~/").or((written == "~").then_some(""));
         let joined = match (in_home, self.around.home) {
             (Some(below), Some(home)) => home.join(below.trim_start_matches('/')),

@@ -115,10 +115,22 @@ fn accepted(kind: &Kind) -> Value {
         Kind::Signal => signal(),
         Kind::Signals => json!({ "type": "array", "items": signal() }),
         Kind::Dependencies => dependencies(),
+        Kind::EnvFiles => env_files(),
         Kind::ExitCodes => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
         }
     }
+}
+
+fn env_files() -> Value {
+    let path = json!({ "type": "string", "minLength": 1 });
+    let full = json!({
+        "type": "object",
+        "properties": { "path": path, "optional": { "type": "boolean" } },
+        "required": ["path"],
+        "additionalProperties": false,
+    });
+    json!({ "anyOf": [path, { "type": "array", "items": { "anyOf": [path, full] } }] })
 }
 
 fn dependencies() -> Value {

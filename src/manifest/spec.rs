@@ -21,6 +21,8 @@ pub struct Spec {
     pub cwd: String,
     /// Values as written, with their templates.
     pub env: BTreeMap<String, String>,
+    /// More variables, of files; later ones win, and declared ones over all.
+    pub env_file: Vec<EnvFile>,
     /// Names, or a prefix followed by `*`; only the names are part of the spec, never the values.
     pub inherit_env: Cow<'static, [Cow<'static, str>]>,
     pub stdin: Stdin,
@@ -76,6 +78,7 @@ impl Spec {
             command,
             cwd: ".".to_owned(),
             env: BTreeMap::new(),
+            env_file: Vec::new(),
             inherit_env: Cow::Borrowed(&INHERITED),
             stdin: Stdin::Null,
             user: None,
@@ -151,6 +154,15 @@ pub enum Stdin {
     Null,
     /// A pipe that is never written: file watchers exit when theirs closes.
     Open,
+}
+
+/// A file of variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFile {
+    /// As written; relative to the project directory, `~/` is the home.
+    pub path: String,
+    /// It may be missing.
+    pub optional: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -42,7 +42,7 @@ pub(super) fn is_variable(key: &Text<'_>, problems: &mut Problems<'_>) -> bool {
 
 /// Wider than POSIX, since programs read names with dots and hyphens; without what would make the name
 /// ambiguous, in an environment or in `{{env.NAME}}`.
-fn is_variable_name(name: &str) -> bool {
+pub(in crate::manifest) fn is_variable_name(name: &str) -> bool {
     let is_bad = |c: char| matches!(c, '=' | '{' | '}') || c.is_whitespace() || c.is_control();
     !name.is_empty() && name.len() <= 256 && !name.contains(is_bad)
 }

@@ -7,6 +7,7 @@ mod address;
 mod command;
 mod dependencies;
 mod environment;
+mod files;
 mod health;
 mod marks;
 mod places;
@@ -14,6 +15,7 @@ mod ports;
 mod service;
 mod templates;
 
+pub(super) use environment::is_variable_name;
 pub use health::output_regex;
 pub use places::Places;
 

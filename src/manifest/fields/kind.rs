@@ -49,6 +49,8 @@ pub(in crate::manifest) enum Kind {
     ExitCodes,
     /// A list of services, or a table of them with conditions.
     Dependencies,
+    /// A path, or a list of paths and of tables with one.
+    EnvFiles,
 }
 
 impl Kind {
@@ -71,6 +73,7 @@ impl Kind {
             Self::Signal => "the name of a signal",
             Self::Signals => "an array of names of signals",
             Self::ExitCodes => "an array of integers",
+            Self::EnvFiles => "a path, or an array of paths and tables with a path",
             Self::Dependencies => "an array of services, or a table of services and conditions",
         }
     }

@@ -17,7 +17,7 @@ pub(super) use kind::Kind;
 
 use super::choice::Choice;
 use super::ports::{CheckPort, Port, PortNumber};
-use super::spec::{CommandLine, Dependency, Health, HealthCheck, Shell, Spec};
+use super::spec::{CommandLine, Dependency, EnvFile, Health, HealthCheck, Shell, Spec};
 use crate::identity::ServiceId;
 
 /// What a change of a field does to a running service; a later class includes what an earlier one does.
@@ -190,6 +190,13 @@ fn check_port(port: &CheckPort) -> Value {
         CheckPort::Number(number) => (*number).into(),
         CheckPort::Text(text) => text.as_str().into(),
     }
+}
+
+/// Always with whether it may be missing, however it is written.
+fn env_files(files: &[EnvFile]) -> Value {
+    let entry =
+        |EnvFile { path, optional }: &EnvFile| serde_json::json!({ "path": path, "optional": optional });
+    Value::Array(files.iter().map(entry).collect())
 }
 
 /// A list whose order and repetitions mean nothing.

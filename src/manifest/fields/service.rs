@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Class, Field, Kind, Table, command, dependencies, duration, port, set, shell};
+use super::{Class, Field, Kind, Table, command, dependencies, duration, env_files, port, set, shell};
 use crate::manifest::choice::{Choice, words};
 use crate::manifest::ports::PortOwner;
 use crate::manifest::spec::{Stdin, WantedState};
@@ -53,6 +53,15 @@ pub(super) static SERVICE: Table = Table {
             kind: Kind::TextTable,
             doc: "Environment variables, all of them strings.",
             value: |spec| spec.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        },
+        Field {
+            path: "env_file",
+            class: Class::Restart,
+            kind: Kind::EnvFiles,
+            doc: "Files of `KEY=value` lines, read at each start: a path, or a list of paths and \
+                  `{ path = \"…\", optional = true }`. Later files win over earlier ones, and `env` over all. A start \
+                  waits for a file that is missing or cannot be read; other values are a restart, by content.",
+            value: |spec| env_files(&spec.env_file),
         },
         Field {
             path: "inherit_env",

@@ -13,6 +13,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("shell", "command = 'a'", "command = 'a'\nshell = true"),
     ("cwd", "", "cwd = 'sub'"),
     ("env", "env = { A = '1' }", "env = { A = '2' }"),
+    ("env_file", "env_file = '.env'", "env_file = [{ path = '.env', optional = true }]"),
     ("inherit_env", "", "inherit_env = ['PATH']"),
     ("stdin", "", "stdin = 'open'"),
     ("user", "", "user = 'www-data'"),
@@ -119,6 +120,7 @@ fn every_field_has_the_class_that_it_is_documented_with() {
             "shell",
             "cwd",
             "env",
+            "env_file",
             "inherit_env",
             "stdin",
             "user",
@@ -164,7 +166,7 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, port_owner, state, url, description, labels,
+        id, command, cwd, env, env_file, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, port_owner, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
     // What has another shape in a manifest: the identity, the variants of a check, and tables.
@@ -241,6 +243,8 @@ fn the_same_thing_written_otherwise_changes_nothing() {
         ("command = 'a'\nshell = false", "command = 'a'"),
         ("depends_on = ['b', 'shop/c']", "depends_on = { 'shop/c' = 'ready', 'default/b' = {} }"),
         ("depends_on = []", "depends_on = {}"),
+        ("env_file = 'a'", "env_file = [{ path = 'a', optional = false }]"),
+        ("", "env_file = []"),
         ("ports = { a = 'auto', b = 80 }", "ports = { a = { auto = true, count = 1 }, b = { port = 80 } }"),
     ] {
         let (one, other) = (spec(one), spec(other));
