@@ -20,6 +20,7 @@ mod event;
 pub mod excerpt;
 pub mod failpoint;
 pub mod fake;
+pub mod files;
 pub mod first;
 mod flock;
 pub mod holder;
@@ -55,6 +56,7 @@ pub use request::{
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::ports::{PortOwnership, PortView};
@@ -78,6 +80,12 @@ pub trait Host {
 
     /// Resolves a command under a search path to the files that would be executed.
     fn resolve(&mut self, query: &ExecQuery) -> Resolution;
+
+    /// The text of a file, or `None` if it is not there; of what `reader` may not read, or is no text, a sentence.
+    fn read_file(&mut self, path: &Path, reader: Option<&UserFacts>) -> Result<Option<Arc<str>>, String>;
+
+    /// Changes of these files, and of where they would be, are told as [`Event::Changed`] from now on.
+    fn watch_files(&mut self, files: &BTreeSet<PathBuf>);
 
     /// The user that we run as.
     fn own_uid(&self) -> u32;

@@ -115,7 +115,9 @@ impl FakeHost {
         world.tell(format_args!("file      {what} {}", path.display()));
         let now = world.clock.wall_ns();
         let changed = work(&mut world.tree, &path, now);
-        world.changed(Dirty::Paths(vec![changed]));
+        if world.is_watched(&changed) {
+            world.changed(Dirty::Paths(vec![changed]));
+        }
     }
 
     /// A command word that is found no more; a bare name, or absolute.

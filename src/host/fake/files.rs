@@ -89,6 +89,16 @@ impl Tree {
         created.unwrap_or_else(|| path.to_owned())
     }
 
+    /// The text of any file; as [`crate::host::Host::read_file`] without a reader.
+    pub fn read(&self, path: &Path) -> Result<Option<Arc<str>>, String> {
+        match self.nodes.get(path) {
+            None => Ok(None),
+            Some(Node { access: Access::Denied, .. }) => Err("cannot be read: permission denied".to_owned()),
+            Some(Node { kind: Kind::Directory, .. }) => Err("is not a regular file".to_owned()),
+            Some(Node { kind: Kind::File(text), .. }) => Ok(Some(Arc::clone(text))),
+        }
+    }
+
     /// Removes a file, or a directory with all below it.
     pub fn remove(&mut self, path: &Path) {
         assert!(!self.take(path).is_empty(), "{} is there to be removed", path.display());

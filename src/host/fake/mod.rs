@@ -37,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::behaviour::{Behaviour, JobScript, OnSignal};
@@ -168,6 +169,14 @@ impl Host for FakeHost {
             }),
             None => world.executables.resolve(query),
         }
+    }
+
+    fn read_file(&mut self, path: &Path, _reader: Option<&UserFacts>) -> Result<Option<Arc<str>>, String> {
+        self.world.borrow().tree.read(path)
+    }
+
+    fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {
+        self.world.borrow_mut().watched_files.clone_from(files);
     }
 
     fn own_uid(&self) -> u32 {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::behaviour::{Behaviour, Health};
@@ -93,6 +93,7 @@ pub(super) struct World {
     pub tree: Tree,
     pub scanner: Scanner,
     pub file_events: FileEvents,
+    pub watched_files: BTreeSet<PathBuf>,
     pub executables: Executables,
     pub users: BTreeMap<String, UserFacts>,
     pub git_worktrees: BTreeSet<PathBuf>,
@@ -136,6 +137,7 @@ impl World {
             tree: Tree::new(roots),
             scanner: Scanner::default(),
             file_events: FileEvents::Delivered,
+            watched_files: BTreeSet::new(),
             executables: Executables::default(),
             users: BTreeMap::new(),
             git_worktrees: BTreeSet::new(),
@@ -207,6 +209,13 @@ impl World {
         if self.file_events == FileEvents::Delivered {
             self.queue(Event::Changed(what));
         }
+    }
+
+    /// What the watcher tells of: all below the roots, and the files that it was given.
+    pub fn is_watched(&self, path: &Path) -> bool {
+        let leads = |to: &PathBuf| to.starts_with(path);
+        let roots = self.tree.roots();
+        roots.iter().any(|root| path.starts_with(root) || leads(root)) || self.watched_files.iter().any(leads)
     }
 
     /// As [`crate::host::Host::wait`].

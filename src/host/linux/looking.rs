@@ -4,7 +4,8 @@
 //! preview carries out no step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::looker::{Looker, is_no_directory, observed};
@@ -16,7 +17,7 @@ use crate::host::scan::Scanner;
 use crate::host::state_dir::{Sharer, sharers};
 use crate::host::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
-    StateLayout, UserFacts, clock, ledger_file, trust,
+    StateLayout, UserFacts, clock, files, ledger_file, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
@@ -67,6 +68,12 @@ impl Host for Looking {
     fn resolve(&mut self, query: &ExecQuery) -> Resolution {
         self.looker.resolver.resolve(query)
     }
+
+    fn read_file(&mut self, path: &Path, reader: Option<&UserFacts>) -> Result<Option<Arc<str>>, String> {
+        files::read_text(path, reader)
+    }
+
+    fn watch_files(&mut self, _files: &BTreeSet<PathBuf>) {}
 
     fn is_git_worktree(&mut self, path: &Path) -> bool {
         trust::is_git_worktree(path)

@@ -38,7 +38,7 @@ use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
 use super::watch::{Mode, Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
-    SpawnRequest, StateLayout, UserFacts, clock, durable, sys, trust,
+    SpawnRequest, StateLayout, UserFacts, clock, durable, files, sys, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
@@ -193,6 +193,22 @@ impl Host for LinuxHost {
 
     fn resolve(&mut self, query: &ExecQuery) -> Resolution {
         self.looker.resolver.resolve(query)
+    }
+
+    fn read_file(&mut self, path: &Path, reader: Option<&UserFacts>) -> Result<Option<Arc<str>>, String> {
+        files::read_text(path, reader)
+    }
+
+    fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        if !watcher.watch_also(files::ways_to(files)) {
+            return;
+        }
+        let listed = self.scanner.watch_set();
+        if watcher.cover(&listed).iter().any(|fresh| listed.directories.contains_key(fresh)) {
+            // Another directory than the one that was listed a moment ago.
+            watcher.suspect_everything();
+        }
     }
 
     fn is_git_worktree(&mut self, path: &Path) -> bool {

@@ -276,6 +276,14 @@ fn text(bytes: Vec<u8>) -> Result<Arc<str>, Trouble> {
     })
 }
 
+/// True if what was read of a file since `before` may not be all of it: it has changed meanwhile, or a moment ago and is
+/// still open for writing.
+pub fn is_being_written(file: &File, before: &Stat) -> Result<bool, Errno> {
+    let (before, after) = (version(before), version(&rustix::fs::fstat(file)?));
+    let is_recent = now_ns().saturating_sub(after.ctime_ns) < WRITING;
+    Ok(before != after || (is_recent && has_writer(file)))
+}
+
 /// True if somebody has the file open for writing. Asked by a read lease, which the kernel grants only where nobody
 /// has, and only to the file's owner and root; where it cannot be known the answer is no.
 #[expect(

@@ -95,15 +95,15 @@ impl Inbox {
         self.filled.notify_one();
     }
 
-    /// Takes note of what is to be watched; returns what must be done for it.
-    pub fn expect(&self, set: &WatchSet, wanted: &Watched) -> Change {
+    /// Takes note of what is to be watched, of the roots all that there are; returns what must be done for it.
+    pub fn expect(&self, set: &WatchSet, roots: Vec<PathBuf>, wanted: &Watched) -> Change {
         let mut state = self.state();
         let change = Change::between(&state.watched, wanted);
         for path in &change.stale {
             state.watched.remove(path);
         }
         state.listed = set.directories.keys().cloned().collect();
-        state.roots.clone_from(&set.roots);
+        state.roots = roots;
         change
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let directories: Watched =
             ["/r", "/r/a", "/r/a/b", "/r/a-b"].map(|path| (PathBuf::from(path), (1, 1))).into();
         let set = WatchSet { roots: vec![PathBuf::from("/r")], directories: directories.clone() };
-        inbox.expect(&set, &directories);
+        inbox.expect(&set, set.roots.clone(), &directories);
         for (path, identity) in &directories {
             inbox.watching(path, *identity);
         }
@@ -256,7 +256,7 @@ mod tests {
         let inbox = inbox();
         told(&inbox, EventKind::Modify(ModifyKind::Name(RenameMode::From)), "/r/a");
         let wanted = inbox.state().listed.iter().map(|path| (path.clone(), (1, 1))).collect();
-        let change = inbox.expect(&WatchSet::default(), &wanted);
+        let change = inbox.expect(&WatchSet::default(), Vec::new(), &wanted);
         let missing: Vec<PathBuf> = change.missing.into_iter().map(|(path, _)| path).collect();
         assert_eq!(missing, [PathBuf::from("/r/a"), PathBuf::from("/r/a/b")]);
         assert_eq!(change.stale, Vec::<PathBuf>::new());

@@ -21,6 +21,7 @@ use super::cause::plain;
 use super::scan::{Scanner, WatchSet};
 use super::{Dirty, RootScan};
 use inbox::Inbox;
+pub use paths::way_to;
 
 /// Between two looks at everything where inotify does not do.
 const POLL_EVERY: Duration = Duration::from_secs(2);
@@ -43,6 +44,8 @@ pub struct Watcher {
     inbox: Arc<Inbox>,
     mode: Mode,
     next_poll: Instant,
+    /// Beside what each call of [`Watcher::cover`] names.
+    also: Vec<PathBuf>,
 }
 
 impl Watcher {
@@ -52,9 +55,13 @@ impl Watcher {
         let handler = Arc::clone(&inbox);
         let started = INotifyWatcher::new(move |event| handler.take_in(event), notify::Config::default());
         match started {
-            Ok(inotify) => {
-                Self { inotify: Some(inotify), inbox, mode: Mode::Inotify, next_poll: Instant::now() }
-            }
+            Ok(inotify) => Self {
+                inotify: Some(inotify),
+                inbox,
+                mode: Mode::Inotify,
+                next_poll: Instant::now(),
+                also: Vec::new(),
+            },
             Err(error) => Self::without_inotify(format!("inotify cannot be had: {}", sentence(&error))),
         }
     }
@@ -62,17 +69,37 @@ impl Watcher {
     /// Looks at everything every two seconds; `why` is a sentence.
     pub fn without_inotify(why: String) -> Self {
         let next_poll = Instant::now() + POLL_EVERY;
-        Self { inotify: None, inbox: Arc::default(), mode: Mode::Polling { why }, next_poll }
+        Self {
+            inotify: None,
+            inbox: Arc::default(),
+            mode: Mode::Polling { why },
+            next_poll,
+            also: Vec::new(),
+        }
     }
 
     pub fn mode(&self) -> &Mode {
         &self.mode
     }
 
+    /// Watches what becomes of these paths, in each [`Watcher::cover`] from the next one on. Returns whether they are
+    /// others than before.
+    pub fn watch_also(&mut self, paths: Vec<PathBuf>) -> bool {
+        let is_new = self.also != paths;
+        self.also = paths;
+        is_new
+    }
+
+    /// The next answer is that everything may have changed.
+    pub fn suspect_everything(&self) {
+        self.inbox.suspect_everything();
+    }
+
     /// Watches exactly this set. Returns the directories that were not watched before: they must be listed once
     /// more, since what happened in them between their listing and now was told to nobody.
     pub fn cover(&mut self, set: &WatchSet) -> Vec<PathBuf> {
-        let ways = paths::ways_to(&set.roots);
+        let roots = [set.roots.as_slice(), &self.also].concat();
+        let ways = paths::ways_to(&roots);
         let mut wanted = set.directories.clone();
         for directory in ways {
             if let Some(identity) = paths::identity(&directory) {
@@ -83,8 +110,8 @@ impl Watcher {
             }
         }
         let Some(inotify) = &mut self.inotify else { return Vec::new() };
-        let mut trouble = remote(&set.roots);
-        let change = self.inbox.expect(set, &wanted);
+        let mut trouble = remote(&roots);
+        let change = self.inbox.expect(set, roots, &wanted);
         for path in change.stale {
             // It fails where the kernel has dropped the watch with its directory.
             let _ = inotify.unwatch(&path);
@@ -153,7 +180,7 @@ pub fn scan_and_watch(scanner: &mut Scanner, watcher: &mut Watcher, what: &Dirty
         scans = scanner.scan(&Dirty::Paths(fresh));
     }
     // Directories come faster than they can be watched.
-    watcher.inbox.suspect_everything();
+    watcher.suspect_everything();
     scans
 }
 

@@ -20,16 +20,26 @@ pub fn ways_to(roots: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut ways = BTreeSet::new();
     for root in roots {
         ways.extend(root.ancestors().skip(1).find(|path| path.is_dir()).map(Path::to_owned));
-        links_on(root, &mut ways);
+        let links = way_to(root).links;
+        ways.extend(links.iter().filter_map(|link| link.parent()).map(Path::to_owned));
     }
     ways
 }
 
-/// Adds the directory of each link that is met on the way to `path`.
-fn links_on(path: &Path, ways: &mut BTreeSet<PathBuf>) {
+/// What decides where a path leads.
+#[derive(Debug, Default)]
+pub struct Way {
+    /// Each link that is met, where it really is.
+    pub links: Vec<PathBuf>,
+    /// Where it ends, or would end if that were there; `None` if links lead nowhere.
+    pub end: Option<PathBuf>,
+}
+
+/// The way to an absolute path.
+pub fn way_to(path: &Path) -> Way {
+    let mut way = Way::default();
     let mut left: Vec<PathBuf> = parts(path).rev().collect();
     let mut at = PathBuf::from("/");
-    let mut links = 0;
     while let Some(part) = left.pop() {
         if part == Path::new("..") {
             at.pop();
@@ -40,16 +50,17 @@ fn links_on(path: &Path, ways: &mut BTreeSet<PathBuf>) {
             at = here;
             continue;
         };
-        links += 1;
-        if links > MAX_LINKS {
-            return;
+        if way.links.len() == MAX_LINKS {
+            return way;
         }
-        ways.insert(at.clone());
+        way.links.push(here);
         if target.is_absolute() {
             at = PathBuf::from("/");
         }
         left.extend(parts(&target).rev());
     }
+    way.end = Some(at);
+    way
 }
 
 fn parts(path: &Path) -> impl DoubleEndedIterator<Item = PathBuf> {
