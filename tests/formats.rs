@@ -34,9 +34,9 @@ use reconcile::reconciler::status::{
     ServiceStatus, Status, StepReport,
 };
 use reconcile::state::{
-    BirthLine, Containment, End, Entry, ExitLine, ExitStatus, FileIdentity, Intent, Ledger, PortHolder,
-    Reason, Record, Request as Asked, SharedCgroup, SpawnStage, Unmet, decode_journal, decode_lines,
-    encode_line,
+    BirthLine, Containment, End, Entry, ExitLine, ExitStatus, FileIdentity, FileMarks, Intent, Ledger,
+    PortHolder, Reason, Record, Request as Asked, SharedCgroup, SpawnStage, Unmet, decode_journal,
+    decode_lines, encode_line,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -180,6 +180,7 @@ fn reasons() -> Vec<Reason> {
         },
         Reason::PortTaken { name: "http".into(), port: 8_080, holder: holder() },
         Reason::PortForeign { name: "http".into(), port: 8_080, holder: PortHolder::default() },
+        Reason::FileChanged { path: ".env".into() },
     ]
 }
 
@@ -497,8 +498,9 @@ fn every_kind_of_value_in_a_record_has_its_form() {
 fn every_kind_of_record_is_in_the_ledger_of_version_1() {
     let decoded = decode_journal(&fs::read(fixture("ledger.journal")).unwrap());
     // Of the rare shapes only one is there, and a later one may be added in a file of its own.
-    let later = decode_journal(&fs::read(fixture("ledger-beside.journal")).unwrap());
-    assert_complete("record", &[decoded.records.clone(), later.records].concat());
+    let later = ["ledger-beside.journal", "ledger-files.journal"];
+    let later = later.map(|name| decode_journal(&fs::read(fixture(name)).unwrap()).records).concat();
+    assert_complete("record", &[decoded.records.clone(), later].concat());
     let compacted = decode_journal(&fs::read(fixture("ledger-compacted.journal")).unwrap());
     let (folded, remembered) = (Ledger::replay(&decoded.records), Ledger::replay(&compacted.records));
     assert_eq!(folded, remembered, "what was written then is folded to something else now");
@@ -520,17 +522,49 @@ fn the_runs_of_dependencies_have_their_form() {
         _ => None,
     });
     assert_eq!(run.unwrap().beside, beside(4));
-    for (name, records) in
-        [("ledger-beside.journal", &records[..]), ("ledger-beside-compacted.journal", &snapshot)]
-    {
-        let bytes = journal_of(records);
-        if std::env::var_os("RECONCILE_WRITE_FIXTURES").is_some() && !fixture(name).exists() {
-            fs::write(fixture(name), &bytes).unwrap();
-        }
-        let there = fs::read(fixture(name)).unwrap();
-        assert_eq!(decode_journal(&there).records, records, "{name}: it is read as something else");
-        assert_eq!(String::from_utf8_lossy(&bytes), String::from_utf8_lossy(&there), "{name}");
+    assert_ledger("ledger-beside.journal", &records);
+    assert_ledger("ledger-beside-compacted.journal", &snapshot);
+}
+
+#[track_caller]
+fn assert_ledger(name: &str, records: &[Record]) {
+    let bytes = journal_of(records);
+    if std::env::var_os("RECONCILE_WRITE_FIXTURES").is_some() && !fixture(name).exists() {
+        fs::write(fixture(name), &bytes).unwrap();
     }
+    let there = fs::read(fixture(name)).unwrap();
+    assert_eq!(decode_journal(&there).records, records, "{name}: it is read as something else");
+    assert_eq!(String::from_utf8_lossy(&bytes), String::from_utf8_lossy(&there), "{name}");
+}
+
+/// What is remembered of the files that a service was started with: of a run that goes on, and of the last one.
+#[test]
+fn the_files_of_a_service_have_their_form() {
+    let env = |text: &[u8]| FileMarks { env: [(".env".to_owned(), Digest::of(text))].into() };
+    let started = |name: &str, n| {
+        Record::Intent(Box::new(Intent { files: Some(Box::new(env(b"1"))), ..intent(name, n, 10) }))
+    };
+    let records = [
+        accepted("web.toml", &["job", "web"]),
+        started("web", 1),
+        Record::Files { service: service("web"), nonce: nonce(1), files: env(b"2") },
+        started("job", 2),
+        Record::Started {
+            service: service("job"),
+            nonce: nonce(2),
+            process: process(1_002),
+            containment: cgroup("job"),
+            at: at(11),
+        },
+        Record::Gone { service: service("job"), nonce: nonce(2) },
+    ];
+    let ledger = Ledger::replay(&records);
+    let run = ledger.entry(&service("web")).and_then(|entry| entry.run.as_ref());
+    assert_eq!(run.unwrap().files.as_deref(), Some(&env(b"2")));
+    let last = ledger.entry(&service("job")).and_then(|entry| entry.last.as_ref());
+    assert_eq!(last.unwrap().files.as_deref(), Some(&env(b"1")));
+    assert_ledger("ledger-files.journal", &records);
+    assert_ledger("ledger-files-compacted.journal", &ledger.snapshot());
 }
 
 #[test]

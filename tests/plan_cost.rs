@@ -61,6 +61,7 @@ fn converged() -> (Desired, Observed) {
             presence: Presence::Present,
             manifest: None,
             gate: None,
+            files: None,
             retry: false,
         };
         let run = Run {
@@ -73,6 +74,7 @@ fn converged() -> (Desired, Observed) {
             intent_at: at(0),
             epoch: 1,
             beside: BTreeMap::new(),
+            files: None,
             process: Some(process()),
             containment: Some(containment()),
             started_at: Some(at(0)),

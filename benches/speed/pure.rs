@@ -166,6 +166,7 @@ fn world(count: usize, now: &Stamp) -> (Desired, Observed) {
             presence: Presence::Present,
             manifest: Some(format!("/srv/manifests/s{n}.toml").into()),
             gate: None,
+            files: None,
             retry: false,
         };
         desired.services.insert(accepted.spec.id.clone(), want);
@@ -193,6 +194,7 @@ fn running(n: usize, fingerprint: &str, accepted: &Arc<Accepted>, root: &RootKey
         intent_at: now.clone(),
         epoch: 1,
         beside: BTreeMap::new(),
+        files: None,
         process: Some(ProcessIdentity {
             pid: Pid::new(1000 + n as i32).expect("above 1"),
             start_ticks: n as u64,

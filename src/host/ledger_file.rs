@@ -293,6 +293,7 @@ fn was_decided_by_people(record: &Record) -> bool {
         | Record::Ready { .. }
         | Record::Updated { .. }
         | Record::Beside { .. }
+        | Record::Files { .. }
         | Record::Stopping { .. }
         | Record::Exited { .. }
         | Record::Gone { .. }

@@ -71,6 +71,11 @@ static INHERITED: [Cow<'static, str>; 9] = {
 };
 
 impl Spec {
+    /// What it runs with stands in files, too.
+    pub fn names_files(&self) -> bool {
+        !self.env_file.is_empty()
+    }
+
     /// A service that gives nothing but its command.
     pub fn minimal(id: ServiceId, command: CommandLine) -> Self {
         Self {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::case::Case;
 use super::dependencies::Before;
+use super::files;
 use super::health::{self, Probe, Standing};
 use super::input::{Accepted, Presence};
 use super::output::{Action, Phase};
@@ -64,6 +65,7 @@ fn restart_wanted(case: &Case<'_>, run: &Run) -> Option<Reason> {
     let changed = &case.service.changed;
     needs_restart(&run.fingerprint, accepted, changed)
         .then(|| Reason::SpecChanged { fields: changed.clone() })
+        .or_else(|| files::changed(run.files.as_deref(), case.want))
 }
 
 /// True if what was started with this fingerprint differs from `accepted` in a field of class restart.
@@ -82,7 +84,8 @@ pub(super) fn needs_restart(fingerprint: &str, accepted: &Accepted, changed: &[S
 fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standing) -> Verdict {
     let service = case.service;
     let mut verdict = Verdict::from(phase::of_alive(standing, spec, &service.health))
-        .note_if(case.needs.beside(case.id, run));
+        .note_if(case.needs.beside(case.id, run))
+        .note_if(files::unrecorded(case, run));
     match standing {
         Standing::Starting { left } => verdict = verdict.wake_if(*left),
         Standing::Up if run.ready_at.is_none() && spec.is_some() => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::identity::{Digest, Nonce, ServiceId};
 use crate::manifest::{Problem, Spec, Unread};
-use crate::state::{Entry, Reason, RootKey};
+use crate::state::{Entry, FileMarks, Reason, RootKey};
 use crate::time::Stamp;
 
 /// What the manifests and the policy ask for.
@@ -46,6 +46,8 @@ pub struct Want {
     /// A start must wait; why, as a reason for the phase `pending`. A process that runs is not stopped for a
     /// restart as long as the start that would follow must wait.
     pub gate: Option<Reason>,
+    /// The files that matter to it, as they are now; `None` where it names none.
+    pub files: Option<Arc<FileMarks>>,
     /// Since its newest spawn failed, its manifest or a file that its command resolves to has changed: the
     /// spawn is tried again at once.
     pub retry: bool,

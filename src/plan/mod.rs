@@ -9,6 +9,7 @@ mod case;
 mod decide;
 mod dependencies;
 mod expiry;
+mod files;
 pub(crate) mod graph;
 mod health;
 mod input;

@@ -6,6 +6,7 @@
 use super::alive::needs_restart;
 use super::case::Case;
 use super::dependencies::{Before, Blocked};
+use super::files;
 use super::input::Accepted;
 use super::output::{Action, Phase};
 use super::prune::Removal;
@@ -19,6 +20,9 @@ pub(super) fn start_if_due(case: &Case<'_>, accepted: &Accepted) -> Verdict {
         return through_gates(case, accepted, Reason::Requested { request: request.to_owned() });
     }
     if let Some(why) = entry.last.as_ref().and_then(|last| spec_changed(case, accepted, last)) {
+        return through_gates(case, accepted, why);
+    }
+    if let Some(why) = entry.last.as_ref().and_then(|last| files::changed(last.files.as_deref(), case.want)) {
         return through_gates(case, accepted, why);
     }
     if let Some((failure, _)) = entry.spawn_failure.as_deref() {

@@ -223,6 +223,7 @@ fn undesired() -> Want {
         presence: Presence::OtherRoot { path: PathBuf::from("a root of an earlier run") },
         manifest: None,
         gate: None,
+        files: None,
         retry: false,
     }
 }

@@ -80,6 +80,7 @@ impl<H: Host> Reconciler<H> {
             .collect();
         let wants = self.wants(&keyed, &files, &in_force);
         let before = std::mem::replace(&mut self.desired.services, wants);
+        self.look_at_files();
         self.retry_failed_spawns();
         self.publish_files(&keyed, &files);
         if *dirty == Dirty::Everything {

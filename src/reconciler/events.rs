@@ -283,7 +283,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// Says it once for a run, and shows it.
-    fn show_drift(&mut self, service: &ServiceId, code: &str, message: &str) {
+    pub(super) fn show_drift(&mut self, service: &ServiceId, code: &str, message: &str) {
         let is_running = self.memory.ledger().entry(service).is_some_and(|entry| entry.run.is_some());
         let is_shown =
             self.drift.get(service).is_some_and(|shown| shown.iter().any(|drift| drift.code == code));

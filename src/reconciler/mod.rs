@@ -17,6 +17,7 @@ mod compare;
 mod dependencies;
 mod desired;
 mod events;
+mod files;
 pub mod inbox;
 mod judge;
 mod library;

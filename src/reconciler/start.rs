@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Reconciler;
+use super::files::{ENV_FILE, Files};
 use super::judge::{Judgement, UNKNOWN_USER};
 use crate::host::{
     ExecTarget, Host, JobPurpose, JobRequest, ProbeRequest, ProbeTarget, SpawnRequest, UserFacts, rlimits,
@@ -41,7 +42,16 @@ impl<H: Host> Reconciler<H> {
         if let Some(closed) = closed {
             return Err(closed);
         }
-        let mut request = self.request(spec, &rendered, &rendered.argv, &files)?;
+        let Files { marks, env, gate: closed } = self.files_of(spec, &rendered);
+        if let Some(closed) = closed {
+            return Err(closed);
+        }
+        let marks = spec.names_files().then_some(marks);
+        if let Some(want) = self.desired.services.get_mut(service) {
+            // Looked at before, they may be older than what the start is given.
+            want.files = marks.clone().map(Arc::new);
+        }
+        let mut request = self.request(spec, &rendered, &env, &rendered.argv, &files)?;
         let uid = request.user.as_ref().map_or_else(|| self.host.own_uid(), |user| user.uid);
         let intent = Intent {
             service: service.clone(),
@@ -55,6 +65,7 @@ impl<H: Host> Reconciler<H> {
             clears_failures: step.reason.clears_failures(),
             beside: self.runs_to_follow(spec),
             ports,
+            files: marks.map(Box::new),
         };
         let intent = Box::new(intent);
         request.intent = Some(intent.clone());
@@ -92,6 +103,7 @@ impl<H: Host> Reconciler<H> {
         &mut self,
         spec: &Spec,
         rendered: &Rendered,
+        of_files: &BTreeMap<String, String>,
         argv: &[String],
         files: &[ResolvedFile],
     ) -> Result<SpawnRequest, Reason> {
@@ -112,7 +124,7 @@ impl<H: Host> Reconciler<H> {
                 found: first.is_script.then(|| first.found.clone()),
             },
             argv: argv.to_vec(),
-            env: environment(rendered, inherited, user.as_ref()),
+            env: environment(rendered, inherited, user.as_ref(), of_files),
             cwd: rendered.cwd.clone(),
             stdin: spec.stdin.into(),
             user,
@@ -165,7 +177,10 @@ impl<H: Host> Reconciler<H> {
                             timeout,
                         });
                     }
-                    Err(Reason::Gate { gate, message }) if gate == ResolveError::SHORTAGE => {
+                    // A check without its variables would say nothing of its service.
+                    Err(Reason::Gate { gate, message })
+                        if gate == ResolveError::SHORTAGE || gate.starts_with(ENV_FILE) =>
+                    {
                         self.probe_not_made(service, &nonce, &message);
                     }
                     Err(reason) => self.probe_refused(service, reason.message()),
@@ -193,7 +208,11 @@ impl<H: Host> Reconciler<H> {
             queries.into_iter().next().ok_or_else(|| gate("empty-command", "the command is empty"))?;
         let files = self.host.resolve(&query).map_err(|error| gate(error.code(), &error.to_string()))?;
         self.permit(&spec.id, purpose, &files).map_err(|problem| gate(&problem.code, &problem.message))?;
-        self.request(spec, rendered, argv, &files)
+        let Files { env, gate: closed, .. } = self.files_of(spec, rendered);
+        match closed {
+            Some(closed) => Err(closed),
+            None => self.request(spec, rendered, &env, argv, &files),
+        }
     }
 }
 
@@ -201,11 +220,13 @@ fn gate(gate: &str, message: &str) -> Reason {
     Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
 }
 
-/// Inherited variables, then those of the service's user, those of its ports, then the declared ones.
+/// Inherited variables, then those of the service's user, those of its ports, those of its files, then the declared
+/// ones.
 fn environment(
     rendered: &Rendered,
     inherited: BTreeMap<String, String>,
     user: Option<&UserFacts>,
+    of_files: &BTreeMap<String, String>,
 ) -> Vec<(String, String)> {
     let mut env = inherited;
     if let Some(user) = user {
@@ -218,6 +239,7 @@ fn environment(
         ]);
     }
     env.extend(rendered.port_env.iter().map(|(key, port)| (key.clone(), port.to_string())));
+    env.extend(of_files.clone());
     env.extend(rendered.env.clone());
     env.into_iter().collect()
 }
@@ -266,7 +288,8 @@ mod tests {
             reconciler.accepted(&ServiceId::new("default", "web").unwrap()).expect("it is accepted");
         let rendered = reconciler.render(&accepted.spec);
         let files = reconciler.judge_rendered(&accepted.spec, &rendered).files;
-        reconciler.request(&accepted.spec, &rendered, &rendered.argv, &files).unwrap()
+        let env = reconciler.files_of(&accepted.spec, &rendered).env;
+        reconciler.request(&accepted.spec, &rendered, &env, &rendered.argv, &files).unwrap()
     }
 
     fn value<'r>(request: &'r SpawnRequest, name: &str) -> Option<&'r str> {

@@ -40,6 +40,7 @@ impl PolicyStanding {
             presence: Presence::Present,
             manifest: None,
             gate: self.gate,
+            files: None,
             retry: false,
         }
     }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Containment, End, ExecFacts, ExitStatus, FileKey, Intent, LOST_FINGERPRINT, Reason, Request, SpawnFailure,
+    Containment, End, ExecFacts, ExitStatus, FileKey, FileMarks, Intent, LOST_FINGERPRINT, Reason, Request,
+    SpawnFailure,
 };
 use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::PortBlocks;
@@ -71,6 +72,9 @@ pub struct Run {
     /// The runs of its dependencies that it goes on beside, of those that it follows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub beside: BTreeMap<ServiceId, Nonce>,
+    /// The files that it goes on with; `None` where it named none, or that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Box<FileMarks>>,
     /// `None` while the intent is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessIdentity>,
@@ -109,6 +113,9 @@ pub struct LastRun {
     pub stopped_why: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Stamp>,
+    /// The files that it had gone on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Box<FileMarks>>,
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -182,6 +189,7 @@ impl Entry {
             intent_at: intent.at.clone(),
             epoch: intent.epoch,
             beside: intent.beside.clone(),
+            files: intent.files.clone(),
             process: None,
             containment: None,
             started_at: None,
@@ -247,6 +255,7 @@ impl Entry {
             end,
             stopped_why: run.stopping.map(|stopping| stopping.why),
             ready_at: run.ready_at,
+            files: run.files,
         }));
     }
 

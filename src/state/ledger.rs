@@ -137,6 +137,9 @@ impl Ledger {
             Record::Beside { service, nonce, beside } => {
                 self.alter_run(service, nonce, |run| run.beside.clone_from(beside));
             }
+            Record::Files { service, nonce, files } => {
+                self.alter_run(service, nonce, |run| run.files = Some(Box::new(files.clone())));
+            }
             Record::Stopping { service, nonce, why, at } => {
                 self.alter_run(service, nonce, |run| run.stop(why, at));
             }

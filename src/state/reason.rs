@@ -35,6 +35,10 @@ pub enum Reason {
         status: ExitStatus,
     },
     OtherBoot,
+    /// A file that it was started with says something else by now; also why a process is stopped.
+    FileChanged {
+        path: String,
+    },
     /// A dependency that it follows was started anew; also why a process is stopped.
     DependencyRestarted {
         dependency: ServiceId,
@@ -246,7 +250,7 @@ impl fmt::Display for Unmet {
 impl Reason {
     /// True if a start for this reason lets the counters of failures begin anew.
     pub fn clears_failures(&self) -> bool {
-        matches!(self, Self::Requested { .. } | Self::SpecChanged { .. })
+        matches!(self, Self::Requested { .. } | Self::SpecChanged { .. } | Self::FileChanged { .. })
     }
 
     /// True if a stop for this reason is the service's own failure, judged by its restart policy like a crash.
@@ -289,6 +293,7 @@ impl Reason {
             Self::Crashed { .. } => "crashed",
             Self::Ended { .. } => "ended",
             Self::OtherBoot => "other-boot",
+            Self::FileChanged { .. } => "file-changed",
             Self::DependencyRestarted { .. } => "dependency-restarted",
             Self::NeverBorn => "never-born",
             Self::WantedAgain => "wanted-again",
@@ -364,6 +369,7 @@ impl Reason {
             Self::Crashed { status, failures } => format!("{}, failure {failures} in a row", how(status)),
             Self::Ended { status } => format!("it ended with {status}, and its policy is always"),
             Self::OtherBoot => "the machine, or the container it ran in, was started anew since".into(),
+            Self::FileChanged { path } => format!("{path} changed"),
             Self::DependencyRestarted { dependency } => {
                 format!("{dependency}, which it depends on, was started anew")
             }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, FileKey, Reason, RootKey};
+use super::{Entry, FileKey, FileMarks, Reason, RootKey};
 use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::PortBlocks;
 use crate::time::Stamp;
@@ -79,6 +79,12 @@ pub enum Record {
         service: ServiceId,
         nonce: Nonce,
         beside: BTreeMap<ServiceId, Nonce>,
+    },
+    /// The files that this run goes on with: all of them. What a start finds is in its intent.
+    Files {
+        service: ServiceId,
+        nonce: Nonce,
+        files: FileMarks,
     },
     /// The first step of a stop is about to be taken.
     Stopping {
@@ -151,6 +157,9 @@ pub struct Intent {
     /// The ports that it is given, from here on until it is given others or forgotten.
     #[serde(default, skip_serializing_if = "PortBlocks::is_empty")]
     pub ports: PortBlocks,
+    /// The files that it is started with; `None` where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Box<FileMarks>>,
 }
 
 /// The fingerprint of a start that is not known any more: equal to none, and of no version.
@@ -172,6 +181,7 @@ impl Intent {
             clears_failures: false,
             beside: BTreeMap::new(),
             ports: PortBlocks::new(),
+            files: None,
         }
     }
 }
@@ -360,6 +370,7 @@ impl Record {
             | Self::Ready { service, .. }
             | Self::Updated { service, .. }
             | Self::Beside { service, .. }
+            | Self::Files { service, .. }
             | Self::Stopping { service, .. }
             | Self::Exited { service, .. }
             | Self::Gone { service, .. }

@@ -77,6 +77,7 @@ pub fn intent(name: &str, n: u64, seconds: u64) -> Intent {
         epoch: 7,
         clears_failures: false,
         beside: BTreeMap::new(),
+        files: None,
         ports: PortBlocks::new(),
     }
 }

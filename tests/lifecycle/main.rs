@@ -8,6 +8,7 @@ mod deaths;
 mod dependencies;
 mod edits;
 mod faults;
+mod files;
 mod guards;
 mod health;
 mod operator;

@@ -2,6 +2,7 @@
 //! that folds records, a reconciler that dies and comes back. The promises are checked at every step.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -12,7 +13,7 @@ use reconcile::plan::{
     Service, Step, Want, failures_after, fold, plan,
 };
 use reconcile::state::{
-    End, ExitStatus, FileKey, Intent, Ledger, Reason, Record, Request, SpawnFailure, SpawnStage,
+    End, ExitStatus, FileKey, FileMarks, Intent, Ledger, Reason, Record, Request, SpawnFailure, SpawnStage,
 };
 use reconcile::time::Stamp;
 
@@ -67,6 +68,8 @@ pub enum Event {
     Request(usize, Request),
     Edit(usize),
     EditLive(usize),
+    /// Its file of variables says something else, or is missing.
+    EditFile(usize),
     Remove(usize),
     Return(usize),
     ProcessDies(usize),
@@ -91,6 +94,7 @@ pub fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (0_usize..7, requests).prop_map(|(index, request)| Event::Request(index, request)),
         2 => (0_usize..7).prop_map(Event::Edit),
         1 => (0_usize..7).prop_map(Event::EditLive),
+        1 => (0_usize..7).prop_map(Event::EditFile),
         1 => (0_usize..7).prop_map(Event::Remove),
         1 => (0_usize..7).prop_map(Event::Return),
         2 => (0_usize..7).prop_map(Event::ProcessDies),
@@ -123,6 +127,8 @@ struct Machine {
     starts: u32,
     fingerprint: String,
     live_changed: bool,
+    /// Of its optional file, by how often that was edited.
+    file: u32,
     /// A manifest declares it.
     declared: bool,
     /// Neither declared nor remembered any more.
@@ -158,6 +164,7 @@ impl Model {
                 starts: 0,
                 fingerprint: "v1:0".to_owned(),
                 live_changed: false,
+                file: 0,
                 declared: true,
                 forgotten: false,
             };
@@ -218,6 +225,9 @@ impl Model {
             assert!(entry.stopped.is_none() || !runs || !machine.verifiable, "{id} runs though stopped");
             let newest = entry.run.as_ref().is_none_or(|run| run.fingerprint == machine.fingerprint);
             assert!(newest || !wanted || waits, "{id} runs an old spec: {self:#?}");
+            let (then, now) = (entry.run.as_ref().and_then(|run| run.files.as_deref()), machine.files());
+            let newest = !runs || now == FileMarks::default() || then == Some(&now);
+            assert!(newest || !wanted || waits, "{id} runs with an old file: {self:#?}");
         }
     }
 
@@ -319,6 +329,7 @@ impl Model {
             ports: PortBlocks::new(),
             clears_failures: step.reason.clears_failures(),
             beside,
+            files: Some(Box::new(machine.files())),
         };
         self.ledger.apply(&Record::Intent(Box::new(intent)));
     }
@@ -473,6 +484,11 @@ impl Model {
                     machine.live_changed = machine.processes.is_some();
                 }
             }
+            Event::EditFile(index) => {
+                if let Some(machine) = self.machines.get_mut(&name(index)) {
+                    machine.file += 1;
+                }
+            }
             Event::Remove(index) => {
                 self.last_removal_ms = self.now_ms;
                 if let Some(machine) = self.machines.get_mut(&name(index)) {
@@ -576,6 +592,7 @@ impl Model {
                 presence,
                 manifest: None,
                 gate: None,
+                files: Some(Arc::new(machine.files())),
                 retry: false,
             };
             (id.clone(), want)
@@ -612,6 +629,13 @@ impl Model {
 }
 
 impl Machine {
+    /// Each third time it is missing.
+    fn files(&self) -> FileMarks {
+        let digest = Digest::of(self.file.to_string().as_bytes());
+        let is_missing = self.file % 3 == 2;
+        FileMarks { env: (!is_missing).then(|| (".env".to_owned(), digest)).into_iter().collect() }
+    }
+
     fn spec(&self, id: &ServiceId) -> Spec {
         let mut spec = spec(id.key());
         spec.depends_on.clone_from(&self.needs);

@@ -25,6 +25,7 @@ fn entry() -> Entry {
         intent_at: at(STARTED_MS),
         epoch: 1,
         beside: BTreeMap::new(),
+        files: None,
         process: Some(process()),
         containment: Some(containment()),
         started_at: Some(at(STARTED_MS)),

@@ -15,8 +15,8 @@ use reconcile::plan::{
     Want,
 };
 use reconcile::state::{
-    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, LastRun, PortHolder, Reason, Request, RootKey,
-    Run, SpawnFailure, SpawnStage, Stopping,
+    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, PortHolder, Reason, Request,
+    RootKey, Run, SpawnFailure, SpawnStage, Stopping,
 };
 use reconcile::time::Stamp;
 
@@ -144,8 +144,9 @@ fn runs() -> BoxedStrategy<Run> {
     let stopping =
         proptest::option::of((stop_reasons(), stamps()).prop_map(|(why, since)| Stopping { why, since }));
     let end = proptest::option::of((ends(), stamps()));
-    (fingerprints(), stamps(), proptest::option::of(stamps()), stopping, end, prop::bool::weighted(0.8))
-        .prop_map(|(fingerprint, started, ready_at, stopping, end, born)| Run {
+    let born = prop::bool::weighted(0.8);
+    (fingerprints(), stamps(), proptest::option::of(stamps()), stopping, end, born, files())
+        .prop_map(|(fingerprint, started, ready_at, stopping, end, born, files)| Run {
             nonce: Nonce::from_u64(1),
             fingerprint,
             started_digest: Digest::of(b"a"),
@@ -155,6 +156,7 @@ fn runs() -> BoxedStrategy<Run> {
             intent_at: started.clone(),
             epoch: 1,
             beside: BTreeMap::new(),
+            files: files.map(Box::new),
             process: born.then(process),
             containment: born.then(containment),
             started_at: born.then_some(started),
@@ -165,9 +167,18 @@ fn runs() -> BoxedStrategy<Run> {
         .boxed()
 }
 
+/// Of none, of one that is missing, or of one that says this or that.
+fn files() -> BoxedStrategy<Option<FileMarks>> {
+    let env = prop::option::of(prop_oneof![Just("1"), Just("2")]);
+    let marks = env.prop_map(|text| FileMarks {
+        env: text.map(|text| (".env".to_owned(), Digest::of(text.as_bytes()))).into_iter().collect(),
+    });
+    prop::option::weighted(0.3, marks).boxed()
+}
+
 fn last_runs() -> BoxedStrategy<LastRun> {
-    (fingerprints(), stamps(), stamps(), ends(), proptest::option::of(stop_reasons()))
-        .prop_map(|(fingerprint, started_at, ended_at, end, stopped_why)| LastRun {
+    (fingerprints(), stamps(), stamps(), ends(), proptest::option::of(stop_reasons()), files())
+        .prop_map(|(fingerprint, started_at, ended_at, end, stopped_why, files)| LastRun {
             nonce: Nonce::from_u64(0),
             fingerprint,
             digest: Digest::of(b"a"),
@@ -176,6 +187,7 @@ fn last_runs() -> BoxedStrategy<LastRun> {
             end,
             stopped_why,
             ready_at: None,
+            files: files.map(Box::new),
         })
         .boxed()
 }
@@ -315,14 +327,16 @@ pub fn wants() -> BoxedStrategy<Want> {
         presence,
         prop::option::weighted(0.15, Just(gate)),
         prop::bool::weighted(0.1),
+        files(),
     )
-        .prop_map(|(spec, refused, presence, gate, retry)| Want {
+        .prop_map(|(spec, refused, presence, gate, retry, files)| Want {
             accepted: spec.map(|(spec, fingerprint)| accepted(spec, &fingerprint)),
             refused,
             problems: Vec::new(),
             presence,
             manifest: None,
             gate,
+            files: files.map(Arc::new),
             retry,
         })
         .boxed()

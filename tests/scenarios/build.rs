@@ -15,8 +15,8 @@ use reconcile::plan::{
     UnreadFile, Want,
 };
 use reconcile::state::{
-    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, LastRun, Reason, RootKey, Run, SpawnFailure,
-    Stopping,
+    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, Reason, RootKey, Run,
+    SpawnFailure, Stopping,
 };
 use reconcile::time::Stamp;
 
@@ -153,6 +153,7 @@ impl ServiceCase {
             },
             manifest: None,
             gate: self.gate.as_ref().map(ReasonCase::get),
+            files: self.env_files.as_ref().map(marks).map(Into::into),
             retry: self.retry,
         }
     }
@@ -232,6 +233,11 @@ impl ServiceCase {
     }
 }
 
+fn marks(files: &BTreeMap<String, String>) -> FileMarks {
+    let digest = |text: &String| FileMarks::of_variables(&manifest::dotenv::parse(text).unwrap());
+    FileMarks { env: files.iter().map(|(path, text)| (path.clone(), digest(text))).collect() }
+}
+
 fn dependency(name: &str, wanted: &str) -> (ServiceId, Dependency) {
     let (condition, restart) = match wanted.strip_suffix(", restart") {
         Some(condition) => (condition, true),
@@ -301,6 +307,7 @@ impl RunCase {
                 .iter()
                 .map(|(name, nonce)| (ServiceId::parse(name).unwrap(), Nonce::from_u64(*nonce)))
                 .collect(),
+            files: self.env_files.as_ref().map(marks).map(Box::new),
             process: born.then_some(process),
             containment: born.then(|| Containment::Cgroup { path: "/sys/fs/cgroup/web".into() }),
             started_at: born.then(|| self.started.get()),
@@ -326,6 +333,7 @@ impl LastCase {
             end: self.end.get(),
             stopped_why: self.stopped_why.as_ref().map(ReasonCase::get),
             ready_at: None,
+            files: self.env_files.as_ref().map(marks).map(Box::new),
         }
     }
 }

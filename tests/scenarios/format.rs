@@ -70,6 +70,8 @@ struct ServiceCase {
     refused: Option<String>,
     problems: Vec<String>,
     gate: Option<ReasonCase>,
+    /// By name, with their text; what is missing is left out.
+    env_files: Option<BTreeMap<String, String>>,
     retry: bool,
     state: StateCase,
     /// By name: `ready`, `started` or `completed`, and `, restart` if its restarts are followed.
@@ -172,6 +174,8 @@ struct RunCase {
     #[serde(default)]
     beside: BTreeMap<String, u64>,
     #[serde(default)]
+    env_files: Option<BTreeMap<String, String>>,
+    #[serde(default)]
     fingerprint: Option<String>,
     #[serde(default)]
     ready: Option<Time>,
@@ -199,6 +203,8 @@ struct LastCase {
     started: Time,
     ended: Time,
     end: EndCase,
+    #[serde(default)]
+    env_files: Option<BTreeMap<String, String>>,
     #[serde(default)]
     fingerprint: Option<String>,
     #[serde(default)]

@@ -61,6 +61,10 @@ fn note(record: &Record) -> String {
             let beside: Vec<String> = beside.iter().map(|(it, nonce)| format!("{it} {nonce}")).collect();
             format!("note {service}: beside {}", beside.join(", "))
         }
+        Record::Files { service, files, .. } => {
+            let files: Vec<&str> = files.env.keys().map(String::as_str).collect();
+            format!("note {service}: files {}", files.join(", "))
+        }
         Record::Deactivated { service } => format!("note {service}: deactivated"),
         Record::GuardLatched { service, why } => format!("note {service}: guard latched, {}", reason(why)),
         Record::GuardReleased { service } => format!("note {service}: guard released"),

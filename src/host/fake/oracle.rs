@@ -8,7 +8,8 @@ use super::run::{Body, Knowledge};
 use super::world::World;
 use crate::host::{Claim, SpawnRequest};
 use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
-use crate::state::Record;
+use crate::manifest::dotenv;
+use crate::state::{FileMarks, Record};
 
 impl World {
     /// A spawn is promised in the ledger, for the first time, beside nothing, and is what was promised.
@@ -97,6 +98,7 @@ impl World {
             Record::Accepted { digest, .. } => self.check_text(digest),
             Record::Intent(intent) => {
                 self.check_text(&intent.digest);
+                intent.files.iter().for_each(|files| self.check_files(files));
                 if self.journal.promises(&intent.nonce) {
                     self.violation(format_args!("{} is promised twice", intent.nonce));
                 }
@@ -118,6 +120,7 @@ impl World {
             Record::Gone { service, nonce } | Record::SpawnFailed { service, nonce, .. } => {
                 self.check_let_go(service, nonce);
             }
+            Record::Files { files, .. } => self.check_files(files),
             Record::Beside { service, beside, .. } => {
                 for (dependency, nonce) in beside {
                     if self.runs.get(nonce).is_some_and(|run| run.service != *dependency) {
@@ -141,6 +144,20 @@ impl World {
             | Record::Deactivated { .. }
             | Record::GuardLatched { .. }
             | Record::GuardReleased { .. } => {}
+        }
+    }
+
+    /// What is recorded of files is what they say at that moment.
+    fn check_files(&self, files: &FileMarks) {
+        let project = self.tree.roots()[0].parent().expect("a root is below the project directory");
+        // Of a home and of templates this knows nothing.
+        let is_plain = |path: &str| !path.starts_with('~') && !path.contains("{{");
+        for (path, digest) in files.env.iter().filter(|(path, _)| is_plain(path)) {
+            let text = self.tree.read(&project.join(path)).ok().flatten();
+            let variables = text.and_then(|text| dotenv::parse(&text).ok());
+            if variables.map(|variables| FileMarks::of_variables(&variables)).as_ref() != Some(digest) {
+                self.violation(format_args!("{path} is recorded as it is not"));
+            }
         }
     }
 

@@ -82,6 +82,7 @@ impl Rig {
             epoch: request.epoch,
             clears_failures: false,
             beside: BTreeMap::new(),
+            files: None,
             ports: BTreeMap::new(),
         }))
     }

@@ -1,0 +1,140 @@
+//! Files that matter to services: looked at, watched, and made into facts for `plan`.
+//!
+//! Called in each look at the manifests, and once more for each start, whose intent says what it was given. What stands
+//! in these files is told to nobody but the service: problems name paths, lines and variables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Reconciler;
+use crate::host::{Host, UserFacts};
+use crate::identity::ServiceId;
+use crate::manifest::{EnvFile, Rendered, Spec, dotenv};
+use crate::plan::{Accepted, Presence};
+use crate::policy::Facts;
+use crate::state::{FileMarks, Reason};
+
+/// The drift of a run whose files could not be used for another start.
+const NOT_USABLE: &str = "file-not-usable";
+
+/// What the codes of gates that are about an `env_file` begin with.
+pub(super) const ENV_FILE: &str = "env-file-";
+
+/// What the files of a service come to at this moment.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub marks: FileMarks,
+    /// The variables of all files.
+    pub env: BTreeMap<String, String>,
+    /// The first reason for which nothing can be started with them.
+    pub gate: Option<Reason>,
+}
+
+impl Files {
+    fn close(&mut self, gate: &str, message: String) {
+        self.gate.get_or_insert_with(|| Reason::Gate { gate: gate.to_owned(), message });
+    }
+}
+
+impl<H: Host> Reconciler<H> {
+    /// Looks at the files of every service that has any; changes of them are told from now on.
+    pub(super) fn look_at_files(&mut self) {
+        let wants = self.desired.services.values();
+        let here = wants.filter(|want| !matches!(want.presence, Presence::OtherRoot { .. }));
+        let with_files = |accepted: &Arc<Accepted>| accepted.spec.names_files().then(|| Arc::clone(accepted));
+        let concerned: Vec<Arc<Accepted>> =
+            here.filter_map(|want| want.accepted.as_ref().and_then(with_files)).collect();
+        let rendered: Vec<Rendered> = concerned.iter().map(|accepted| self.render(&accepted.spec)).collect();
+        let watched: BTreeSet<PathBuf> =
+            rendered.iter().flat_map(|rendered| &rendered.env_file).cloned().collect();
+        // Before they are looked at: what changes from then on is told.
+        self.host.watch_files(&watched);
+        for (accepted, rendered) in concerned.iter().zip(&rendered) {
+            let files = self.files_of(&accepted.spec, rendered);
+            self.take_files(&accepted.spec.id, files);
+        }
+    }
+
+    fn take_files(&mut self, service: &ServiceId, files: Files) {
+        match &files.gate {
+            None => self.hide_drift(service, NOT_USABLE),
+            Some(gate) => {
+                let message = format!("it runs on and could not be started again: {}", gate.message());
+                self.show_drift(service, NOT_USABLE, &message);
+            }
+        }
+        let Some(want) = self.desired.services.get_mut(service) else { return };
+        want.files = Some(Arc::new(files.marks));
+        if let Some(gate) = files.gate {
+            want.gate.get_or_insert(gate);
+        }
+    }
+
+    /// Reads all that a start of `spec` would be given.
+    pub(super) fn files_of(&mut self, spec: &Spec, rendered: &Rendered) -> Files {
+        let mut files = Files::default();
+        if spec.env_file.is_empty() {
+            return files;
+        }
+        // One who is not known is a gate of its own.
+        let Ok(reader) = spec.user.as_ref().map(|user| self.host.user(user)).transpose() else {
+            return files;
+        };
+        for (file, path) in spec.env_file.iter().zip(&rendered.env_file) {
+            self.read_env_file(file, path, reader.as_ref(), &mut files);
+        }
+        if files.gate.is_none() {
+            self.ask_policy_about(spec, rendered, &mut files);
+        }
+        files
+    }
+
+    fn read_env_file(
+        &mut self,
+        EnvFile { path: written, optional }: &EnvFile,
+        path: &Path,
+        reader: Option<&UserFacts>,
+        files: &mut Files,
+    ) {
+        let shown = path.display();
+        let text = match self.host.read_file(path, reader) {
+            Ok(Some(text)) => text,
+            Ok(None) if *optional => return,
+            Ok(None) => {
+                let message =
+                    format!("there is no {shown}, its `env_file`; write it, or say `optional = true`");
+                return files.close("env-file-missing", message);
+            }
+            Err(sentence) => {
+                return files.close("env-file-unreadable", format!("{shown}, its `env_file`, {sentence}"));
+            }
+        };
+        match dotenv::parse(&text) {
+            Ok(variables) => {
+                files.marks.env.insert(written.clone(), FileMarks::of_variables(&variables));
+                files.env.extend(variables);
+            }
+            Err(dotenv::Fault { line, message }) => {
+                files.close("env-file-invalid", format!("{shown}:{line}: {message}"));
+            }
+        }
+    }
+
+    /// Variables are for the policy to allow, wherever they come from.
+    fn ask_policy_about(&self, spec: &Spec, rendered: &Rendered, files: &mut Files) {
+        let env: BTreeMap<String, String> =
+            files.env.iter().chain(&rendered.env).map(|(key, value)| (key.clone(), value.clone())).collect();
+        // A git worktree is looked for elsewhere.
+        let check =
+            |env| self.policy.check(spec, &Facts { argv: &rendered.argv, env, is_git_worktree: true });
+        let of_spec = check(&rendered.env);
+        let is_known = |problem: &_| of_spec.contains(problem);
+        if let Some(problem) = check(&env).into_iter().find(|problem| !is_known(problem)) {
+            let named: Vec<String> =
+                rendered.env_file.iter().map(|path| path.display().to_string()).collect();
+            let message = format!("{} (with what {} gives)", problem.message, named.join(", "));
+            files.close(&format!("{ENV_FILE}refused"), message);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Files that matter: read at each start, looked at when they change, and never a reason to stop what runs.
+
+use reconcile::host::fake::{Birth, FakeHost};
+use reconcile::plan::Phase;
+use reconcile::reconciler::command::Command;
+use reconcile::state::{ExitStatus, Record};
+
+use crate::rig::{Rig, secs};
+
+const ENV: &str = "/srv/app/.env";
+const NAMED: &str = "env_file = '.env'";
+
+fn told(rig: &Rig, variable: &str) -> Option<String> {
+    rig.host.environment_of("web").get(variable).cloned()
+}
+
+fn message(rig: &Rig) -> String {
+    rig.status("web").unwrap().message
+}
+
+fn drift(rig: &Rig) -> Vec<String> {
+    rig.status("web")
+        .unwrap()
+        .drift
+        .into_iter()
+        .map(|drift| format!("{}: {}", drift.code, drift.message))
+        .collect()
+}
+
+/// `web` up, with this in its file of variables.
+fn up(text: &str, more: &str) -> Rig {
+    let mut rig = Rig::new();
+    rig.host.write(ENV, text);
+    rig.declare("web", &format!("{NAMED}\n{more}"));
+    rig.run_until_phase("web", Phase::Running);
+    rig
+}
+
+#[test]
+fn later_files_win_over_earlier_ones_and_what_is_declared_over_all() {
+    let mut rig = Rig::new();
+    rig.host.write(ENV, "A=1\nB=1\nC=1\nPORT=1");
+    rig.host.write("/home/op/web.env", "B=2\nC=2");
+    rig.declare(
+        "web",
+        "env_file = ['.env', '~/{{name}}.env', { path = 'local.env', optional = true }]\nenv = { C = '3' }\nports.http = 'auto'",
+    );
+    rig.run_until_phase("web", Phase::Running);
+    for (variable, value) in [("A", "1"), ("B", "2"), ("C", "3"), ("PORT", "1"), ("PORT_HTTP", "37100")] {
+        assert_eq!(told(&rig, variable).as_deref(), Some(value), "{variable}");
+    }
+    rig.assert_idle_for(secs(3_600));
+}
+
+#[test]
+fn other_variables_restart_the_service_and_the_same_ones_do_not() {
+    let mut rig = up("A=1", "");
+    rig.declare("db", "");
+    rig.run_until_phase("db", Phase::Running);
+    let (web, db) = (rig.pid("web"), rig.pid("db"));
+    rig.host.write(ENV, "# the same\n\nA='1'\n");
+    rig.assert_idle_for(secs(600));
+    rig.host.write(ENV, "A=2");
+    rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("2"));
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(rig.reason("web"), "running");
+    assert!(rig.pid("web") != web && rig.pid("db") == db);
+    assert_eq!(rig.failures("web"), 0);
+    rig.assert_idle_for(secs(3_600));
+}
+
+#[test]
+fn a_change_that_nobody_told_of_is_found_by_the_full_look() {
+    let mut rig = up("A=1", "");
+    rig.host.lose_file_events();
+    rig.host.write(ENV, "A=2");
+    assert!(rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("2")) <= secs(61));
+}
+
+#[test]
+fn a_start_waits_for_its_file() {
+    let mut rig = Rig::with("web", NAMED);
+    rig.run_until_phase("web", Phase::Pending);
+    assert!(message(&rig).starts_with("there is no /srv/app/.env, its `env_file`"), "{}", message(&rig));
+    rig.assert_idle_for(secs(600));
+    rig.host.write(ENV, "A=1\nB");
+    rig.run_until("its mistake is told", |rig| message(rig).contains("/srv/app/.env:2: it has no `=`"));
+    rig.host.write(ENV, "A=1");
+    rig.host.make_unreadable(ENV);
+    rig.run_until("it cannot be read", |rig| message(rig).contains("permission denied"));
+    rig.host.make_readable(ENV);
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(told(&rig, "A").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_file_that_is_gone_or_cannot_be_used_stops_nothing_that_runs() {
+    let mut rig = up("A=1", "");
+    let pid = rig.pid("web");
+    rig.host.remove(ENV);
+    rig.run_until("it is shown", |rig| !drift(rig).is_empty());
+    assert_eq!(drift(&rig).len(), 1);
+    assert!(drift(&rig)[0].starts_with("file-not-usable: it runs on"), "{:?}", drift(&rig));
+    rig.host.write(ENV, "A");
+    rig.run_for(secs(60));
+    rig.host.make_unreadable(ENV);
+    rig.assert_idle_for(secs(600));
+    rig.host.make_readable(ENV);
+    rig.host.write(ENV, "A=1");
+    rig.run_until("it is well again", |rig| drift(rig).is_empty());
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), pid);
+    // A crash without its file waits for it, and is started at once when it is back.
+    rig.host.remove(ENV);
+    rig.run_for(secs(1));
+    rig.host.end("web", ExitStatus::Code(1));
+    rig.run_until_phase("web", Phase::Pending);
+    rig.assert_idle_for(secs(600));
+    rig.host.write(ENV, "A=2");
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(told(&rig, "A").as_deref(), Some("2"));
+}
+
+#[test]
+fn what_was_started_is_remembered_across_deaths_and_reboots() {
+    let mut rig = up("A=1", "");
+    let pid = rig.pid("web");
+    rig.die(Birth::Before);
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), pid);
+    rig.die(Birth::Before);
+    rig.host.write(ENV, "A=2");
+    rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("2"));
+    rig.run_until_phase("web", Phase::Running);
+    rig.reboot();
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(told(&rig, "A").as_deref(), Some("2"));
+}
+
+#[test]
+fn what_stands_in_a_file_is_nowhere_in_the_ledger() {
+    let mut rig = up("A=hunter2", "");
+    rig.host.write(ENV, "A=hunter2x");
+    rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("hunter2x"));
+    rig.run_until_phase("web", Phase::Running);
+    let records = format!("{:?}", rig.host.records());
+    assert!(records.contains("FileChanged") && !records.contains("hunter2"), "{records}");
+    assert!(
+        rig.host
+            .records()
+            .iter()
+            .any(|record| matches!(record, Record::Intent(intent) if intent.files.is_some()))
+    );
+}
+
+#[test]
+fn the_policy_speaks_about_variables_wherever_they_come_from() {
+    let mut rig = Rig::under(FakeHost::new(), "");
+    rig.host.write(ENV, "LD_PRELOAD=/tmp/x.so");
+    rig.declare("web", NAMED);
+    rig.run_until_phase("web", Phase::Pending);
+    let message = message(&rig);
+    assert!(message.contains("LD_PRELOAD") && !message.contains("x.so"), "{message}");
+    assert!(message.contains("/srv/app/.env"), "{message}");
+    rig.host.write(ENV, "A=1");
+    rig.run_until_phase("web", Phase::Running);
+    rig.host.write(ENV, "LD_PRELOAD=/tmp/x.so");
+    rig.run_until("it is shown", |rig| !drift(rig).is_empty());
+    rig.assert_idle_for(secs(600));
+}
+
+#[test]
+fn a_stopped_service_is_not_started_for_a_file() {
+    let mut rig = up("A=1", "");
+    rig.done(Command::Stop { names: vec!["web".to_owned()] });
+    rig.host.write(ENV, "A=2");
+    rig.assert_idle_for(secs(600));
+    rig.done(Command::Start { names: vec!["web".to_owned()] });
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(told(&rig, "A").as_deref(), Some("2"));
+}
