@@ -303,7 +303,9 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         stdout.read_exact(&mut [0; 1]).unwrap();
         drop(stdout);
         let ran = Ran::of(child.wait_with_output().unwrap());
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
+        // On a busy machine it says that it waits.
+        let mut told = ran.stderr.lines().filter(|line| !line.contains("is busy with a pass"));
+        assert_eq!((ran.code, told.next()), (Some(0), None), "{line}");
     }
 }
 
