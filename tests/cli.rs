@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use reconcile::identity::Pid;
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
+use reconcile::reconciler::selection::Selector;
 use reconcile::reconciler::status::{PassReport, Status};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -336,7 +337,11 @@ fn plan_counts_changes_only_when_asked_to() {
 fn every_command_asks_for_what_it_says() {
     let world = World::new();
     let watcher = world.watcher(|_| Some(nothing_done()));
-    let web = || vec!["web".to_owned()];
+    let web = || vec!["web".into()];
+    let labelled = |name: Option<&str>| {
+        let labels = ["owner=a".parse().unwrap()];
+        Selector::labelled(name.map(str::to_owned), &labels).into_iter().collect()
+    };
     let minute = Duration::from_secs(60);
     let cases = [
         ("stop web", Command::Stop { names: web() }),
@@ -346,6 +351,8 @@ fn every_command_asks_for_what_it_says() {
         ("renew --project shop web", Command::Renew { names: vec!["shop/web".into()] }),
         ("down --purge", Command::Down { project: None, purge: true }),
         ("down --project shop", Command::Down { project: Some("shop".into()), purge: false }),
+        ("down -l owner=a", Command::DownSome { names: labelled(None), purge: false }),
+        ("stop --project shop web -l owner=a", Command::Stop { names: labelled(Some("shop/web")) }),
         ("prune web", Command::Prune { names: web() }),
         ("adopt web --pid 4711", Command::Adopt { name: "web".into(), pid: Pid::new(4711).unwrap() }),
         ("forget --project shop web", Command::Forget { name: "shop/web".into(), more: vec![] }),

@@ -29,6 +29,7 @@ use reconcile::identity::{Digest, InstanceId, Pid};
 use reconcile::manifest::{Condition, PortBlock, PortBlocks, Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
+use reconcile::reconciler::selection::{Selector, Wanted};
 use reconcile::reconciler::status::{
     Apart, DependencyStatus, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport,
     ServiceStatus, Status, StepReport,
@@ -331,8 +332,12 @@ fn messages() -> Vec<Message> {
     messages
 }
 
+fn labels() -> Vec<Wanted> {
+    ["owner=agent-7", "tier!=db", "scratch"].map(|wanted| wanted.parse().unwrap()).into()
+}
+
 fn commands() -> Vec<Command> {
-    let names = || vec!["web".to_owned(), "shop/db".to_owned()];
+    let names = || vec!["web".into(), "shop/db".into()];
     let timeout = Duration::from_millis(120_500);
     vec![
         Command::Status,
@@ -351,6 +356,10 @@ fn commands() -> Vec<Command> {
         Command::Forget { name: "web".into(), more: vec![] },
         Command::Takeover,
         Command::Forget { name: "web".into(), more: vec!["db".into()] },
+        Command::DownSome {
+            names: Selector::labelled(Some("shop/*".into()), &labels()).into_iter().collect(),
+            purge: true,
+        },
     ]
 }
 

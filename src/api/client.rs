@@ -150,6 +150,7 @@ fn patience(command: &Command) -> Duration {
         | Command::Reset { .. }
         | Command::Renew { .. }
         | Command::Down { .. }
+        | Command::DownSome { .. }
         | Command::Prune { .. }
         | Command::Adopt { .. }
         | Command::Forget { .. }

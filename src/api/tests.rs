@@ -43,7 +43,7 @@ impl Watcher {
                 while let Some(message) = inbox.recv().await {
                     let Message::Command { command, answer } = message else { continue };
                     match command {
-                        Command::Stop { names } => drop(answer.send(refusal(&names.join(",")))),
+                        Command::Stop { names } => drop(answer.send(refusal(&names[0].to_string()))),
                         Command::Down { .. } => {
                             answer.send(refusal("down")).unwrap();
                             break;
@@ -79,7 +79,7 @@ fn connect(dir: &Path) -> Client {
 }
 
 fn stop(name: &str) -> Command {
-    Command::Stop { names: vec![name.to_owned()] }
+    Command::Stop { names: vec![name.into()] }
 }
 
 /// A connection without the client's manners; the hello is read.

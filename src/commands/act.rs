@@ -3,7 +3,7 @@
 //! `stop start restart reset renew down adopt forget prune takeover`, and `wait`; `--once` shows its report
 //! the same way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::backend::{Backend, logs};
 use super::exit_code::{Ended, ExitCodes};
@@ -12,7 +12,7 @@ use super::report::{self, Aim, RefusalView, ReportView, escape};
 use super::{ExitCode, Run, manifests, verdict};
 use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command, Refusal};
-use crate::reconciler::selection::select;
+use crate::reconciler::selection::Selector;
 use crate::reconciler::status::{PassReport, ServiceStatus};
 
 /// Log lines shown of each service that is not well.
@@ -21,7 +21,7 @@ const LAST_WORDS: usize = 10;
 pub fn run(run: &Run<'_>, command: Command) -> Result<Ended, Failure> {
     let with_evidence = has_evidence(&command);
     let names = named(&command);
-    let stops = matches!(command, Command::Stop { .. } | Command::Down { .. });
+    let stops = matches!(command, Command::Stop { .. } | Command::Down { .. } | Command::DownSome { .. });
     let waits = matches!(command, Command::Wait { .. });
     let mut backend = Backend::open(&run.options)?;
     let mut answer = backend.execute(command)?;
@@ -50,7 +50,7 @@ fn has_evidence(command: &Command) -> bool {
     )
 }
 
-fn named(command: &Command) -> Vec<String> {
+fn named(command: &Command) -> Vec<Selector> {
     match command {
         Command::Plan { names }
         | Command::Converge { names, .. }
@@ -60,8 +60,9 @@ fn named(command: &Command) -> Vec<String> {
         | Command::Restart { names }
         | Command::Reset { names }
         | Command::Renew { names }
-        | Command::Prune { names } => names.clone(),
-        Command::Adopt { name, .. } => vec![name.clone()],
+        | Command::Prune { names }
+        | Command::DownSome { names, .. } => names.clone(),
+        Command::Adopt { name, .. } => vec![name.as_str().into()],
         Command::Forget { name, more } => std::iter::once(name).chain(more).cloned().collect(),
         Command::Status | Command::Down { .. } | Command::Takeover => vec![],
     }
@@ -69,12 +70,9 @@ fn named(command: &Command) -> Vec<String> {
 
 /// A pass looks at everything; a command about some services tells of what it changed and of those
 /// services, and a broken manifest of another one is neither its result nor its exit code.
-fn keep_what_was_asked_for(report: &mut PassReport, names: &[String]) {
-    let asked = |service: &str| {
-        let Ok(id) = ServiceId::parse(service) else { return false };
-        let alone = BTreeSet::from([id]);
-        names.iter().any(|name| select(std::slice::from_ref(name), &alone).is_ok())
-    };
+fn keep_what_was_asked_for(report: &mut PassReport, names: &[Selector]) {
+    let asked =
+        |service: &str| ServiceId::parse(service).is_ok_and(|id| names.iter().any(|name| name.may_mean(&id)));
     let also = report.also.clone();
     let is_theirs = |service: &str| asked(service) || also.iter().any(|other| other == service);
     report.steps.retain(|step| step.action.is_change() || is_theirs(&step.service));

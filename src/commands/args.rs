@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::identity::Pid;
 use crate::reconciler::command::WaitFor;
+use crate::reconciler::selection::Wanted;
 
 /// Make the processes on this machine match a directory of TOML manifests, and keep them so.
 ///
@@ -71,6 +72,12 @@ pub struct GlobalArgs {
     /// Only this project: bare names belong to it, and no name means all of it
     #[arg(long, global = true, value_name = "PROJECT", env = "RECONCILE_PROJECT", value_parser = project)]
     pub project: Option<String>,
+
+    /// Only services with this label: `key=value`, `key!=value`, or `key`; repeatable, or separated by commas,
+    /// and all must hold
+    #[arg(short, long = "label", global = true, value_name = "LABEL", env = "RECONCILE_LABELS")]
+    #[arg(value_delimiter = ',')]
+    pub labels: Vec<Wanted>,
 
     /// How results are printed
     #[arg(short, long, global = true, value_name = "FORMAT", env = "RECONCILE_OUTPUT")]
@@ -238,7 +245,7 @@ pub struct StatusArgs {
 #[derive(Debug, Clone, Args)]
 pub struct WaitArgs {
     /// Services, as `name` or `project/name`
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required_unless_present = "labels")]
     pub names: Vec<String>,
 
     /// What to wait for
@@ -285,7 +292,7 @@ pub struct LogsArgs {
 #[derive(Debug, Clone, Args)]
 pub struct Names {
     /// Services, as `name` or `project/name`
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required_unless_present = "labels")]
     pub names: Vec<String>,
 }
 

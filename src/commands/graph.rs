@@ -8,9 +8,7 @@ use super::{Run, status};
 
 pub fn run(run: &Run<'_>, args: &GraphArgs) -> Result<Ended, Failure> {
     let mut status = status::current(&run.options)?;
-    if let Some(project) = &run.cli.global.project {
-        status.services.retain(|service| service.project == *project);
-    }
+    status.services.retain(|service| run.cli.global.is_about(service));
     let graph = Graph::of(&status.services);
     if run.console.is_json() {
         run.console.json(&graph)?;

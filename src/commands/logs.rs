@@ -15,7 +15,7 @@ use super::report::prefix::{Dress, Prefixer};
 use super::{Run, act, status};
 use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command, Refusal};
-use crate::reconciler::selection::select;
+use crate::reconciler::selection::{Selector, select};
 use crate::reconciler::status::Status;
 
 /// How often logs are read on: what a person takes for at once.
@@ -54,16 +54,15 @@ pub fn run(run: &Run<'_>, args: &LogsArgs) -> Result<Ended, Failure> {
 }
 
 /// Name and log of each service that is meant.
-fn logs_of(status: &Status, names: &[String]) -> Result<BTreeMap<String, PathBuf>, Refusal> {
+fn logs_of(status: &Status, names: &[Selector]) -> Result<BTreeMap<String, PathBuf>, Refusal> {
     let parse = |name: &str| ServiceId::parse(name).ok();
-    let known = status.services.iter().filter_map(|service| parse(&service.name)).collect();
-    let selected = select(names, &known)?;
+    let selected = select(names, &status.labels())?;
     let meant = status.services.iter().filter(|s| parse(&s.name).is_some_and(|id| selected.contains(&id)));
     Ok(meant.map(|service| (service.name.clone(), service.log.clone())).collect())
 }
 
 /// The services as the watcher knows them now; `None` if there is no watcher (any more).
-fn newest(run: &Run<'_>, names: &[String]) -> Option<BTreeMap<String, PathBuf>> {
+fn newest(run: &Run<'_>, names: &[Selector]) -> Option<BTreeMap<String, PathBuf>> {
     let mut client = backend::watcher(&run.options).ok()??;
     match backend::ask(&mut client, Command::Status).ok()? {
         Answer::Status(status) => logs_of(&status, names).ok(),

@@ -39,6 +39,7 @@ use surroundings::Surroundings;
 
 use crate::reconciler::command::Command as Request;
 use crate::reconciler::options::Options;
+use crate::reconciler::selection::Selector;
 
 /// What every command is given.
 struct Run<'a> {
@@ -48,13 +49,13 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Names as typed, seen from `--project`.
-    fn names(&self, names: &[String]) -> Vec<String> {
-        self.cli.global.in_project(names)
+    /// Names as typed, seen from `--project` and `--label`.
+    fn names(&self, names: &[String]) -> Vec<Selector> {
+        self.cli.global.selectors(names)
     }
 
     fn name(&self, name: &str) -> String {
-        self.names(std::slice::from_ref(&name.to_owned())).remove(0)
+        self.cli.global.in_project(name)
     }
 }
 
@@ -127,7 +128,14 @@ fn dispatch(run: &Run<'_>) -> Result<Ended, Failure> {
         Command::Reset(reset) => act::run(run, Request::Reset { names: run.names(&reset.names) }),
         Command::Renew(renew) => act::run(run, Request::Renew { names: run.names(&renew.names) }),
         Command::Down(down) => {
-            act::run(run, Request::Down { project: run.cli.global.project.clone(), purge: down.purge })
+            let (global, purge) = (&run.cli.global, down.purge);
+            act::run(
+                run,
+                match global.labels.is_empty() {
+                    true => Request::Down { project: global.project.clone(), purge },
+                    false => Request::DownSome { names: run.names(&[]), purge },
+                },
+            )
         }
         Command::Adopt(adopt) => {
             act::run(run, Request::Adopt { name: run.name(&adopt.name), pid: adopt.pid })

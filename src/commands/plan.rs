@@ -7,6 +7,7 @@ use super::report::{self, ReportView};
 use super::verdict::{self, Changes};
 use super::{Run, act, backend, manifests};
 use crate::reconciler::command::{Answer, Command};
+use crate::reconciler::selection::Selector;
 use crate::reconciler::status::PassReport;
 
 pub fn run(run: &Run<'_>, args: &PlanArgs) -> Result<Ended, Failure> {
@@ -23,7 +24,7 @@ pub fn run(run: &Run<'_>, args: &PlanArgs) -> Result<Ended, Failure> {
 }
 
 /// The watcher knows best what it would do; but not what it would do with other options than its own.
-fn ask_watcher(run: &Run<'_>, names: &[String]) -> Result<Option<Answer>, Failure> {
+fn ask_watcher(run: &Run<'_>, names: &[Selector]) -> Result<Option<Answer>, Failure> {
     if run.options.allow_prune || !run.options.allow.is_empty() {
         return Ok(None);
     }
@@ -31,7 +32,7 @@ fn ask_watcher(run: &Run<'_>, names: &[String]) -> Result<Option<Answer>, Failur
     backend::ask(&mut client, Command::Plan { names: names.to_vec() }).map(Some)
 }
 
-fn look(run: &Run<'_>, names: &[String]) -> Result<Answer, Failure> {
+fn look(run: &Run<'_>, names: &[Selector]) -> Result<Answer, Failure> {
     Ok(match backend::observe(&run.options)?.plan(names) {
         Ok(plan) => Answer::Report(Box::new(plan)),
         Err(refusal) => Answer::Refused(refusal),

@@ -11,7 +11,7 @@ use crate::host::usage::{Meter, Usage};
 use crate::identity::ServiceId;
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::options::Options;
-use crate::reconciler::selection::select;
+use crate::reconciler::selection::{Selector, select};
 use crate::reconciler::status::{ManifestStatus, ServiceStatus, Status};
 
 pub fn run(run: &Run<'_>, args: &StatusArgs) -> Result<Ended, Failure> {
@@ -51,9 +51,8 @@ fn show_usage(service: &mut ServiceStatus, usage: Option<Usage>) {
     service.memory_bytes = Some(usage.memory_bytes);
 }
 
-fn some(run: &Run<'_>, status: &mut Status, names: &[String]) -> Result<Ended, Failure> {
-    let known = status.services.iter().filter_map(|service| ServiceId::parse(&service.name).ok()).collect();
-    let selected = select(names, &known);
+fn some(run: &Run<'_>, status: &mut Status, names: &[Selector]) -> Result<Ended, Failure> {
+    let selected = select(names, &status.labels());
     let is_meant = |service: &ServiceStatus| match &selected {
         Ok(ids) => ServiceId::parse(&service.name).is_ok_and(|id| ids.contains(&id)),
         Err(_) => false,
@@ -86,9 +85,7 @@ fn tell_of_its_manifest(run: &Run<'_>, status: &Status, service: &ServiceStatus)
 }
 
 fn all(run: &Run<'_>, status: &mut Status) -> Result<Ended, Failure> {
-    if let Some(project) = &run.cli.global.project {
-        status.services.retain(|service| service.project == *project);
-    }
+    status.services.retain(|service| run.cli.global.is_about(service));
     if run.console.is_json() {
         run.console.json(&StatusView::from(&*status))?;
         return Ok(ExitCode::Converged.into());

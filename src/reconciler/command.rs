@@ -10,10 +10,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::selection::Selector;
 use super::status::{PassReport, Status};
 use crate::identity::Pid;
 
-/// One request. Names are as typed: `web` or `project/web`.
+/// One request. What it is about is as typed: `web` or `project/web`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
@@ -21,43 +22,48 @@ pub enum Command {
     Status,
     /// What a pass would do now; changes nothing.
     Plan {
-        names: Vec<String>,
+        names: Vec<Selector>,
     },
     /// Make a pass, wait until everything named (or all) is settled, answer with what was done.
     Converge {
-        names: Vec<String>,
+        names: Vec<Selector>,
         timeout: Duration,
         allow_prune: bool,
     },
     /// Waits until each is in the asked condition.
     Wait {
-        names: Vec<String>,
+        names: Vec<Selector>,
         until: WaitFor,
         timeout: Duration,
     },
     Stop {
-        names: Vec<String>,
+        names: Vec<Selector>,
     },
     Start {
-        names: Vec<String>,
+        names: Vec<Selector>,
     },
     Restart {
-        names: Vec<String>,
+        names: Vec<Selector>,
     },
     Reset {
-        names: Vec<String>,
+        names: Vec<Selector>,
     },
     Renew {
-        names: Vec<String>,
+        names: Vec<Selector>,
     },
     /// Stop everything (or one project); a watcher then exits, unless only one project is meant.
     Down {
         project: Option<String>,
         purge: bool,
     },
+    /// Stop some of a project, or of all; a watcher goes on.
+    DownSome {
+        names: Vec<Selector>,
+        purge: bool,
+    },
     /// Remove these although a guard holds them.
     Prune {
-        names: Vec<String>,
+        names: Vec<Selector>,
     },
     /// The leader of a held service is this process.
     Adopt {
@@ -66,9 +72,9 @@ pub enum Command {
     },
     /// Drop the claim on `held` services without touching any process.
     Forget {
-        name: String,
+        name: Selector,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        more: Vec<String>,
+        more: Vec<Selector>,
     },
     /// Claim what a copied state directory names.
     Takeover,

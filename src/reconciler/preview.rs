@@ -11,6 +11,7 @@ use super::command::Refusal;
 use super::library::Library;
 use super::options::Options;
 use super::place::Place;
+use super::selection::Selector;
 use super::session::{OpenError, known_instance, tell, whose};
 use super::status::{PassReport, Status};
 use crate::host::ledger_file::LedgerFile;
@@ -32,7 +33,7 @@ impl Observation {
     }
 
     /// Of these services and what they depend on, or of all.
-    pub fn plan(&self, names: &[String]) -> Result<PassReport, Refusal> {
+    pub fn plan(&self, names: &[Selector]) -> Result<PassReport, Refusal> {
         self.0.plan_of(names)
     }
 }

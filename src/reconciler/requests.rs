@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Reconciler;
 use super::command::{Answer, Command, Refusal, WaitFor};
 use super::dependencies::Wider;
-use super::selection::select;
+use super::selection::{Labels, Selector, select};
 use super::status::PassReport;
 use super::waiting::{Goal, Waiting};
 use crate::host::{Dirty, Host};
@@ -28,7 +28,8 @@ type Refused<T> = Result<T, Refusal>;
 impl<H: Host> Reconciler<H> {
     /// Takes a command in; its answer comes at once or after a later pass.
     pub fn take_command(&mut self, command: Command, answer: oneshot::Sender<Answer>) {
-        let purge_logs = matches!(command, Command::Down { purge: true, .. });
+        let purge_logs =
+            matches!(command, Command::Down { purge: true, .. } | Command::DownSome { purge: true, .. });
         let immediate = match self.carry_out(command) {
             Ok(Reply::Now(answer)) => answer,
             Ok(Reply::Later { goal, services, also, timeout }) => {
@@ -102,12 +103,13 @@ impl<H: Host> Reconciler<H> {
                 Ok(Reply::acting(Goal::Down, None))
             }
             Command::Down { project: Some(project), .. } => {
-                self.request_all(&[format!("{project}/*")], &Request::Stop, Goal::Down)
+                self.request_all(&[Selector::project(&project)], &Request::Stop, Goal::Down)
             }
+            Command::DownSome { names, .. } => self.request_all(&names, &Request::Stop, Goal::Down),
             Command::Prune { names } => self.confirm_prune(&names),
             Command::Adopt { name, pid } => self.adopt_by_hand(&name, pid),
             Command::Forget { name, more } => {
-                let names: Vec<String> = std::iter::once(name).chain(more).collect();
+                let names: Vec<Selector> = std::iter::once(name).chain(more).collect();
                 self.forget_by_hand(&names)
             }
             Command::Takeover => self.take_over(),
@@ -115,20 +117,27 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// The last plan, of the services that these names name and of what they depend on.
-    pub(super) fn plan_of(&self, names: &[String]) -> Refused<PassReport> {
+    pub(super) fn plan_of(&self, names: &[Selector]) -> Refused<PassReport> {
         let named = self.selected(names)?;
         let Wider { services, also } = self.with_dependencies(&named);
         let also = also.iter().map(ToString::to_string).collect();
         Ok(PassReport { also, ..self.plan_report(|service| services.contains(service)) })
     }
 
-    fn selected(&self, names: &[String]) -> Refused<BTreeSet<ServiceId>> {
-        select(names, &self.last_plan.phases.keys().cloned().collect())
+    fn selected(&self, names: &[Selector]) -> Refused<BTreeSet<ServiceId>> {
+        let none = Labels::new();
+        let labels = |service: &ServiceId| {
+            let want = self.desired.services.get(service).and_then(|want| want.accepted.as_ref());
+            let running = || self.observed.services.get(service).and_then(|seen| seen.running.as_ref());
+            want.or_else(running).map_or(&none, |accepted| &accepted.spec.labels)
+        };
+        let known = self.last_plan.phases.keys().map(|service| (service.clone(), labels(service)));
+        select(names, &known.collect())
     }
 
     /// One refusal refuses all. What is to be brought up takes along what it depends on, and a stop of the operator
     /// there is lifted by the same words as its own.
-    fn request_all(&mut self, names: &[String], request: &Request, goal: Goal) -> Refused<Reply> {
+    fn request_all(&mut self, names: &[Selector], request: &Request, goal: Goal) -> Refused<Reply> {
         self.preview();
         let named = self.selected(names)?;
         for service in &named {
@@ -247,7 +256,7 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
-    fn confirm_prune(&mut self, names: &[String]) -> Refused<Reply> {
+    fn confirm_prune(&mut self, names: &[Selector]) -> Refused<Reply> {
         self.preview();
         let services = self.selected(names)?;
         for service in &services {
@@ -267,7 +276,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// The services that the names mean; refused unless each is held for what its process is.
-    fn held(&mut self, names: &[String]) -> Refused<BTreeSet<ServiceId>> {
+    fn held(&mut self, names: &[Selector]) -> Refused<BTreeSet<ServiceId>> {
         self.preview();
         let services = self.selected(names)?;
         for service in &services {
@@ -279,7 +288,7 @@ impl<H: Host> Reconciler<H> {
         Ok(services)
     }
 
-    fn forget_by_hand(&mut self, names: &[String]) -> Refused<Reply> {
+    fn forget_by_hand(&mut self, names: &[Selector]) -> Refused<Reply> {
         let services = self.held(names)?;
         let entry = |service: &ServiceId| self.memory.ledger().entry(service)?.run.as_ref();
         let gone = |service: &ServiceId| {
@@ -295,7 +304,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn adopt_by_hand(&mut self, name: &str, pid: Pid) -> Refused<Reply> {
-        let mut services = self.held(&[name.to_owned()])?;
+        let mut services = self.held(&[name.into()])?;
         let service = services.pop_first().expect("one name selects at least one");
         if !services.is_empty() {
             let message = format!("`{name}` names several services, and a process leads one");

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::selection::Labels;
 use crate::host::FileVersion;
-use crate::identity::Pid;
+use crate::identity::{Pid, ServiceId};
 use crate::manifest::{Condition, Problem};
 use crate::plan::{Action, Phase};
 
@@ -29,6 +30,14 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// Every manifest file of the roots, ordered by path.
     pub manifests: Vec<ManifestStatus>,
+}
+
+impl Status {
+    /// Whom commands may be about, by the labels that they choose by.
+    pub fn labels(&self) -> BTreeMap<ServiceId, &Labels> {
+        let of = |service: &'_ ServiceStatus| ServiceId::parse(&service.name).ok();
+        self.services.iter().filter_map(|service| Some((of(service)?, &service.labels))).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,7 +85,7 @@ pub struct ServiceStatus {
     /// As accepted, by name.
     #[serde(default)]
     pub depends_on: Vec<DependencyStatus>,
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     pub attrs: serde_json::Map<String, serde_json::Value>,
 }
 

@@ -146,7 +146,7 @@ impl Chaos {
 
     /// One refusal or another is no concern here; nor is one that cannot be settled.
     fn ask(&mut self, name: &str, wish: Wish) {
-        let names = vec![name.to_owned()];
+        let names = vec![name.into()];
         self.rig.order(match wish {
             Wish::Stop => Command::Stop { names },
             Wish::Start => Command::Start { names },
@@ -162,7 +162,7 @@ impl Chaos {
         }
         self.rig.run_for(secs(300));
         for name in &self.declared {
-            let names = vec![NAMES[*name].to_owned()];
+            let names = vec![NAMES[*name].into()];
             self.rig.order(match self.rig.phase(NAMES[*name]) {
                 Some(Phase::Failed) => Command::Reset { names },
                 _ => Command::Restart { names },

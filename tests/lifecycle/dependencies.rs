@@ -94,7 +94,7 @@ fn a_dependent_of_a_failing_service_waits_and_keeps_its_budget() {
     assert!(!order(&rig, 0).contains(&"start web".to_owned()));
     rig.assert_idle_for(secs(3_600));
     rig.host.behave("db", Behaviour::default());
-    rig.done(Command::Reset { names: vec!["db".to_owned()] });
+    rig.done(Command::Reset { names: vec!["db".into()] });
     rig.run_until_phase("web", Phase::Running);
 }
 
@@ -102,7 +102,7 @@ fn a_dependent_of_a_failing_service_waits_and_keeps_its_budget() {
 fn what_runs_goes_on_whatever_becomes_of_its_dependency() {
     let mut rig = up(&needs("['db']"));
     let before = rig.pid("web");
-    rig.done(Command::Stop { names: vec!["db".to_owned()] });
+    rig.done(Command::Stop { names: vec!["db".into()] });
     rig.assert_idle_for(secs(600));
     rig.host.remove("db.toml");
     rig.run_for(secs(600));
@@ -143,13 +143,13 @@ fn when_both_change_the_dependent_stops_first_and_starts_last() {
 fn a_restart_waits_for_a_dependency_that_is_down() {
     let mut rig = up(&needs("['db']"));
     let before = rig.pid("web");
-    rig.done(Command::Stop { names: vec!["db".to_owned()] });
+    rig.done(Command::Stop { names: vec!["db".into()] });
     rig.declare("web", &format!("{}env = {{ A = '1' }}\n", needs("['db']")));
     rig.run_for(secs(60));
     assert_eq!(rig.pid("web"), before);
     let held: Vec<_> = rig.plan().into_iter().map(|step| (step.service, step.reason)).collect();
     assert_eq!(held, [("web".to_owned(), "dependency".to_owned())]);
-    rig.done(Command::Start { names: vec!["db".to_owned()] });
+    rig.done(Command::Start { names: vec!["db".into()] });
     rig.run_until("it was restarted", |rig| rig.host.leader("web").is_some_and(|pid| pid != before));
 }
 
@@ -159,7 +159,7 @@ fn a_restart_that_cannot_be_made_is_not_done() {
     let before = rig.pid("web");
     rig.declare("web", &needs("['db', 'unknown']"));
     rig.run_for(secs(1));
-    let report = rig.done(Command::Restart { names: vec!["web".to_owned()] });
+    let report = rig.done(Command::Restart { names: vec!["web".into()] });
     assert_eq!((report.converged, rig.pid("web")), (Some(false), before));
     let held: Vec<_> = report.steps.iter().map(|step| (step.action, step.reason.as_str())).collect();
     assert_eq!(held, [(Action::Hold, "dependency")]);
@@ -185,7 +185,7 @@ fn everything_is_stopped_in_reverse_waves_and_a_stuck_one_holds_for_its_grace() 
     rig.declare("api", &needs("['db']"));
     rig.run_until_phase("api", Phase::Running);
     rig.host.behave("web", Behaviour::default().ignores_term());
-    rig.done(Command::Restart { names: vec!["web".to_owned()] });
+    rig.done(Command::Restart { names: vec!["web".into()] });
     rig.run_until_phase("web", Phase::Running);
     let (since, start) = (mark(&rig), rig.now());
     rig.done(Command::Down { project: None, purge: false });
@@ -216,7 +216,7 @@ fn a_dependency_that_was_started_anew_restarts_who_follows_it_once() {
 fn who_does_not_follow_its_dependency_is_left_alone() {
     let mut rig = up(&needs("['db']"));
     let before = rig.pid("web");
-    rig.done(Command::Restart { names: vec!["db".to_owned()] });
+    rig.done(Command::Restart { names: vec!["db".into()] });
     rig.host.end("db", CRASH);
     rig.run_for(secs(600));
     assert_eq!((rig.pid("web"), rig.counts().spawns), (before, 4));
@@ -244,9 +244,9 @@ fn a_circle_is_a_problem_of_its_members_which_run_on() {
 #[test]
 fn a_start_takes_along_what_it_depends_on_and_says_so() {
     let mut rig = up(&needs("['db']"));
-    rig.done(Command::Stop { names: vec!["web".to_owned(), "db".to_owned()] });
+    rig.done(Command::Stop { names: vec!["web".into(), "db".into()] });
     rig.host.assert_alive(&[]);
-    let report = rig.done(Command::Start { names: vec!["web".to_owned()] });
+    let report = rig.done(Command::Start { names: vec!["web".into()] });
     assert_eq!((report.also, report.converged), (vec!["db".to_owned()], Some(true)));
     rig.host.assert_alive(&["db", "web"]);
 }
@@ -256,7 +256,7 @@ fn whoever_waits_is_told_when_a_dependency_cannot_come_up() {
     let mut rig = pair(&needs("['db']"));
     rig.host.behave("db", Behaviour::default().exits(millis(100), CRASH).healthy_after(secs(10)));
     let (timeout, start) = (secs(600), rig.now());
-    let report = rig.done(Command::Converge { names: vec!["web".to_owned()], timeout, allow_prune: false });
+    let report = rig.done(Command::Converge { names: vec!["web".into()], timeout, allow_prune: false });
     assert_eq!(report.converged, Some(false), "{report:#?}");
     let unwell: Vec<_> = report.unwell.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(unwell, ["db", "web"]);
@@ -269,7 +269,7 @@ fn a_plan_shows_the_waves() {
     rig.declare("db", CHECKED);
     rig.declare("web", &needs("['db']"));
     rig.declare("edge", &needs("['web']"));
-    let report = rig.done(Command::Plan { names: vec!["edge".to_owned()] });
+    let report = rig.done(Command::Plan { names: vec!["edge".into()] });
     assert_eq!(report.also, ["db", "web"]);
     let mut waves: Vec<_> =
         report.steps.iter().map(|step| (step.service.as_str(), step.wave, step.after.join(" "))).collect();

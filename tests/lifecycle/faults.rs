@@ -113,7 +113,7 @@ fn a_held_service_is_let_go_of_by_hand() {
     rig.run_for(secs(61));
     rig.host.end("web", ExitStatus::Code(1));
     rig.host.make_verifiable("web");
-    rig.done(Command::Forget { name: "web".to_owned(), more: vec![] });
+    rig.done(Command::Forget { name: "web".into(), more: vec![] });
     rig.run_for(secs(60));
     rig.host.assert_alive(&["web"]);
 }

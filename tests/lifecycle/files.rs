@@ -172,10 +172,10 @@ fn the_policy_speaks_about_variables_wherever_they_come_from() {
 #[test]
 fn a_stopped_service_is_not_started_for_a_file() {
     let mut rig = up("A=1", "");
-    rig.done(Command::Stop { names: vec!["web".to_owned()] });
+    rig.done(Command::Stop { names: vec!["web".into()] });
     rig.host.write(ENV, "A=2");
     rig.assert_idle_for(secs(600));
-    rig.done(Command::Start { names: vec!["web".to_owned()] });
+    rig.done(Command::Start { names: vec!["web".into()] });
     rig.run_until_phase("web", Phase::Running);
     assert_eq!(told(&rig, "A").as_deref(), Some("2"));
 }

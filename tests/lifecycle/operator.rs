@@ -3,12 +3,13 @@
 use reconcile::host::fake::{Behaviour, Birth, JobScript};
 use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::Command;
+use reconcile::reconciler::selection::Selector;
 use reconcile::state::ExitStatus;
 
 use crate::rig::{Rig, secs};
 
-fn web() -> Vec<String> {
-    vec!["web".to_owned()]
+fn web() -> Vec<Selector> {
+    vec!["web".into()]
 }
 
 fn running(more: &str) -> Rig {
@@ -124,7 +125,7 @@ fn down_stops_everything_and_the_next_watcher_starts_it_again() {
 fn a_restart_is_done_once_it_is_up_again() {
     let mut rig = running("restart.max_failures = 1");
     let outcome = |rig: &mut Rig| {
-        let report = rig.done(Command::Restart { names: vec!["web".to_owned()] });
+        let report = rig.done(Command::Restart { names: vec!["web".into()] });
         let restart = report.steps.into_iter().find(|step| step.action == Action::Restart);
         restart.and_then(|step| step.outcome)
     };
@@ -147,6 +148,24 @@ fn a_purge_takes_the_logs_of_removed_services_along() {
     for name in ["web", "old", "shop-one"] {
         assert!(rig.host.logs_are_purged(name), "{name}");
     }
+}
+
+#[test]
+fn labels_choose_whom_a_command_is_about() {
+    let mut rig = Rig::new();
+    for (name, owner) in [("one", "agent-7"), ("two", "agent-7"), ("three", "agent-8")] {
+        rig.declare(name, &format!("labels = {{ owner = '{owner}' }}\n"));
+    }
+    rig.run_until_phase("three", Phase::Running);
+    let of = |owner: &str| Selector::labelled(None, &[format!("owner={owner}").parse().unwrap()]);
+    rig.done(Command::DownSome { names: of("agent-7").into_iter().collect(), purge: false });
+    rig.host.assert_alive(&["three"]);
+    assert_eq!([rig.phase("one"), rig.phase("two")], [Some(Phase::Stopped); 2]);
+    let nobody = of("agent-9").into_iter().collect();
+    assert_eq!(
+        rig.refused(Command::Stop { names: nobody }).message,
+        "no service is meant by -l owner=agent-9"
+    );
 }
 
 #[test]

@@ -77,18 +77,18 @@ fn restarts_crashes_stops_and_deaths_keep_the_port() {
     rig.host.end("web", ExitStatus::Code(1));
     rig.run_until("it was restarted", |rig| rig.counts().spawns == 3);
     rig.run_until_phase("web", Phase::Running);
-    rig.done(Command::Restart { names: vec!["web".to_owned()] });
+    rig.done(Command::Restart { names: vec!["web".into()] });
     rig.run_until_phase("web", Phase::Running);
     rig.declare("web", &format!("{AUTO}\nenv = {{ A = '1' }}"));
     rig.run_until("the new one was started", |rig| told(rig, "web", "A").is_some());
     rig.run_until_phase("web", Phase::Running);
-    rig.done(Command::Stop { names: vec!["web".to_owned()] });
+    rig.done(Command::Stop { names: vec!["web".into()] });
     assert_eq!(port(&rig, "web"), Some(37_101), "stopped");
     rig.die(Birth::Before);
     rig.declare("first", AUTO);
     rig.run_until_phase("first", Phase::Running);
     assert_eq!(port(&rig, "first"), Some(37_100));
-    rig.done(Command::Start { names: vec!["web".to_owned()] });
+    rig.done(Command::Start { names: vec!["web".into()] });
     rig.run_until_phase("web", Phase::Running);
     rig.reboot();
     rig.run_until_phase("web", Phase::Running);
@@ -98,9 +98,9 @@ fn restarts_crashes_stops_and_deaths_keep_the_port() {
 #[test]
 fn a_port_that_somebody_else_took_meanwhile_is_given_up_for_another() {
     let mut rig = up(AUTO);
-    rig.done(Command::Stop { names: vec!["web".to_owned()] });
+    rig.done(Command::Stop { names: vec!["web".into()] });
     rig.host.squat(37_100, stranger());
-    rig.done(Command::Start { names: vec!["web".to_owned()] });
+    rig.done(Command::Start { names: vec!["web".into()] });
     rig.run_until_phase("web", Phase::Running);
     assert_eq!(port(&rig, "web"), Some(37_101));
 }
@@ -179,10 +179,10 @@ fn of_two_services_with_one_port_the_second_waits_for_the_first() {
     rig.run_until_phase("a", Phase::Running);
     assert_eq!((rig.phase("b"), rig.reason("b")), (Some(Phase::Pending), "port-taken".to_owned()));
     assert!(rig.status("b").unwrap().message.contains("service a"));
-    rig.done(Command::Stop { names: vec!["a".to_owned()] });
+    rig.done(Command::Stop { names: vec!["a".into()] });
     let took = rig.run_until_phase("b", Phase::Running);
     assert!(took < secs(3), "our own ports are seen to be let go of: {took:?}");
-    rig.order(Command::Start { names: vec!["a".to_owned()] });
+    rig.order(Command::Start { names: vec!["a".into()] });
     rig.run_until_phase("a", Phase::Pending);
     assert!(rig.status("a").unwrap().message.contains("service b"));
 }

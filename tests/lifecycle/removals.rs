@@ -98,7 +98,7 @@ fn a_mass_removal_is_held_until_it_is_confirmed_by_name() {
     let held = rig.plan().iter().filter(|step| step.reason == "guard-fraction").count();
     assert_eq!(held, 5, "{}", rig.host.story());
 
-    rig.done(Command::Prune { names: SIX[..2].iter().map(|name| (*name).to_owned()).collect() });
+    rig.done(Command::Prune { names: SIX[..2].iter().map(|name| (*name).into()).collect() });
     rig.run_for(secs(60));
     rig.host.assert_alive(&SIX[2..]);
 }
@@ -220,7 +220,7 @@ fn a_manifest_that_cannot_be_read_holds_what_is_older_than_itself() {
     rig.run_for(secs(60));
     rig.host.assert_alive(&["web"]);
     assert_eq!(rig.plan()[0].reason, "guard-unread-manifest");
-    rig.done(Command::Prune { names: vec!["web".to_owned()] });
+    rig.done(Command::Prune { names: vec!["web".into()] });
     rig.run_for(secs(60));
     rig.host.assert_alive(&[]);
 }
@@ -233,7 +233,7 @@ fn a_held_removal_is_not_converged_and_no_failure_of_its_service() {
     rig.run_for(secs(60));
     let held = |steps: &[StepReport]| steps.iter().any(|step| step.reason == "guard-unread-manifest");
     let converge = |names: &[&str]| Command::Converge {
-        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        names: names.iter().map(|name| (*name).into()).collect(),
         timeout: secs(60),
         allow_prune: false,
     };

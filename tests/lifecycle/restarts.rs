@@ -3,14 +3,15 @@
 use reconcile::host::fake::{Behaviour, Birth, OnSignal};
 use reconcile::plan::Phase;
 use reconcile::reconciler::command::Command;
+use reconcile::reconciler::selection::Selector;
 use reconcile::state::{ExitStatus, SpawnStage};
 
 use crate::rig::{Rig, millis, secs};
 
 const CRASH: ExitStatus = ExitStatus::Code(1);
 
-fn names(name: &str) -> Vec<String> {
-    vec![name.to_owned()]
+fn names(name: &str) -> Vec<Selector> {
+    vec![name.into()]
 }
 
 #[test]

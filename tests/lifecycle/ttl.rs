@@ -7,7 +7,7 @@ use reconcile::reconciler::command::Command;
 use crate::rig::{Rig, secs};
 
 fn renew() -> Command {
-    Command::Renew { names: vec!["web".to_owned()] }
+    Command::Renew { names: vec!["web".into()] }
 }
 
 fn leased() -> Rig {
@@ -57,7 +57,7 @@ fn suspend_counts_towards_a_ttl() {
 fn a_restart_does_not_prolong_a_ttl() {
     let mut rig = leased();
     rig.run_for(secs(3_000));
-    rig.done(Command::Restart { names: vec!["web".to_owned()] });
+    rig.done(Command::Restart { names: vec!["web".into()] });
     rig.run_for(secs(700));
     assert_eq!(rig.phase("web"), Some(Phase::Expired));
 }

@@ -15,6 +15,8 @@ use super::{Cli, Command, Format, GlobalArgs, UpArgs};
 use crate::commands::exit_code::ExitCode;
 use crate::commands::surroundings::Surroundings;
 use crate::reconciler::options::Options;
+use crate::reconciler::selection::Selector;
+use crate::reconciler::status::ServiceStatus;
 
 impl Cli {
     /// Parses a command line; `Err` prints itself, help and version included.
@@ -80,7 +82,7 @@ impl Cli {
 
     /// What a session is opened with.
     pub fn options(&self) -> Options {
-        let GlobalArgs { manifests, project_dir, state_dir, config, allow, project: _, output: _ } =
+        let GlobalArgs { manifests, project_dir, state_dir, config, allow, project: _, labels: _, output: _ } =
             self.global.clone();
         let up = self.up_args();
         let plan_allows = matches!(&self.command, Some(Command::Plan(plan)) if plan.allow_prune);
@@ -105,17 +107,29 @@ fn starts_nothing(command: &Command) -> bool {
 }
 
 impl GlobalArgs {
-    /// Names as typed, seen from `--project`: `web` becomes `shop/web`, and no name all of the project.
-    pub fn in_project(&self, names: &[String]) -> Vec<String> {
-        let Some(project) = &self.project else { return names.to_vec() };
+    /// Names as typed, of those with the labels that were given: without a name all of the project, or of all.
+    pub fn selectors(&self, names: &[String]) -> Vec<Selector> {
+        let labelled = |name| Selector::labelled(name, &self.labels);
         if names.is_empty() {
-            return vec![format!("{project}/*")];
+            return labelled(self.project.as_ref().map(|project| format!("{project}/*")))
+                .into_iter()
+                .collect();
         }
-        let qualified = names.iter().map(|name| match name.contains('/') {
-            true => name.clone(),
-            false => format!("{project}/{name}"),
-        });
-        qualified.collect()
+        names.iter().filter_map(|name| labelled(Some(self.in_project(name)))).collect()
+    }
+
+    /// A name as typed, seen from `--project`: `web` becomes `shop/web`.
+    pub fn in_project(&self, name: &str) -> String {
+        match &self.project {
+            Some(project) if !name.contains('/') => format!("{project}/{name}"),
+            Some(_) | None => name.to_owned(),
+        }
+    }
+
+    /// It is of the project and has the labels that were given.
+    pub fn is_about(&self, service: &ServiceStatus) -> bool {
+        self.project.as_ref().is_none_or(|project| service.project == *project)
+            && self.labels.iter().all(|wanted| wanted.is_met(&service.labels))
     }
 }
 
@@ -135,6 +149,7 @@ impl GlobalArgs {
         words.extend(self.config.as_deref().map(|file| path("--config", file)));
         words.extend(self.allow.iter().map(|name| option("--allow", OsStr::new(name))));
         words.extend(self.project.as_deref().map(|name| option("--project", OsStr::new(name))));
+        words.extend(self.labels.iter().map(|wanted| option("--label", OsStr::new(&wanted.to_string()))));
         words
     }
 }
@@ -234,15 +249,23 @@ mod tests {
 
     #[test]
     fn names_are_seen_from_the_project() {
-        let global = parse("--project shop status").unwrap().global;
-        assert_eq!(global.in_project(&[]), ["shop/*"]);
-        assert_eq!(global.in_project(&["web".into(), "other/db".into()]), ["shop/web", "other/db"]);
-        assert_eq!(parse("status").unwrap().global.in_project(&[]), Vec::<String>::new());
+        let selectors = |line: &str, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let selectors = parse(line).unwrap().global.selectors(&names);
+            selectors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(selectors("--project shop status", &[]), ["shop/*"]);
+        assert_eq!(selectors("--project shop status", &["web", "other/db"]), ["shop/web", "other/db"]);
+        assert_eq!(selectors("status", &[]), [""; 0]);
+        assert_eq!(selectors("status -l a=b --label c", &[]), ["-l a=b -l c"]);
+        assert_eq!(selectors("--project shop status -l a!=b", &[]), ["shop/* -l a!=b"]);
+        assert_eq!(selectors("--project shop status -l a!=b", &["web"]), ["shop/web -l a!=b"]);
+        assert_eq!(selectors("stop -l a=b,c", &[]), ["-l a=b -l c"], "no name is needed");
     }
 
     #[test]
     fn global_options_survive_being_written_as_words() {
-        let line = "-m a:b -m c --project-dir d --state-dir e --config f --allow g --project h";
+        let line = "-m a:b -m c --project-dir d --state-dir e --config f --allow g --project h -l i=j";
         let global = parse(line).unwrap().global;
         let words = std::iter::once("reconcile".into()).chain(global.to_words());
         let again = Cli::parse_from(words).unwrap().global;
