@@ -24,8 +24,10 @@ pub struct UserFacts {
 }
 
 /// All that a spawn needs; nothing is left to the keeper to choose.
+///
+/// `I` is the intent, or its text for who only passes it on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SpawnRequest {
+pub struct SpawnRequest<I = Box<Intent>> {
     pub service: ServiceId,
     pub nonce: Nonce,
     /// The birth-gate epoch: a child that finds another one does not execute.
@@ -44,8 +46,8 @@ pub struct SpawnRequest {
     /// `(RLIMIT_*, value)`, soft and hard alike.
     pub rlimits: Vec<(u32, u64)>,
     /// What the ledger says of the start of a service, for its birth to repeat; `None` for a job.
-    #[serde(default)]
-    pub intent: Option<Box<Intent>>,
+    #[serde(default = "Option::default")]
+    pub intent: Option<I>,
 }
 
 /// The file to execute: what was checked is what is executed.

@@ -8,7 +8,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::line::{seal, unseal};
+use super::line::{seal_from, unseal};
 
 /// What a journal holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +21,16 @@ pub struct Lines<T> {
 
 /// The bytes of one line, to be written with one write(2).
 pub fn encode_line(line: &impl Serialize) -> Vec<u8> {
-    let json = serde_json::to_vec(line).expect("a line is plain data with string keys");
-    [b"\n", &seal(&json)[..]].concat()
+    let mut bytes = Vec::new();
+    encode_line_into(&mut bytes, line);
+    bytes
+}
+
+/// The same into `bytes`, which is empty: whoever makes room for it before has no memory to ask for.
+pub fn encode_line_into(bytes: &mut Vec<u8>, line: &impl Serialize) {
+    bytes.push(b'\n');
+    serde_json::to_writer(&mut *bytes, line).expect("a line is plain data with string keys");
+    seal_from(bytes, 1);
 }
 
 /// What follows the last line feed was cut short, or is being written at this moment: it is no damage yet.

@@ -8,13 +8,19 @@ const CHECK_DIGITS: usize = 8;
 
 /// One finished line, with its line feed.
 pub(super) fn seal(body: &[u8]) -> Vec<u8> {
-    debug_assert!(!body.contains(&b'\n'), "a body is one line");
     let mut line = Vec::with_capacity(body.len() + CHECK_DIGITS + 2);
     line.extend_from_slice(body);
-    line.push(b' ');
-    line.extend_from_slice(&check(body));
-    line.push(b'\n');
+    seal_from(&mut line, 0);
     line
+}
+
+/// Makes a line of the body that begins there.
+pub(super) fn seal_from(line: &mut Vec<u8>, body: usize) {
+    debug_assert!(!line[body..].contains(&b'\n'), "a body is one line");
+    let check = check(&line[body..]);
+    line.push(b' ');
+    line.extend_from_slice(&check);
+    line.push(b'\n');
 }
 
 /// The body of a line (without its line feed), if its checksum is right.

@@ -22,7 +22,7 @@ pub use codec::{
 };
 pub use entry::{Entry, LastRun, Run, Stopping};
 pub use files::FileMarks;
-pub use journals::{Lines, decode_lines, encode_line};
+pub use journals::{Lines, decode_lines, encode_line, encode_line_into};
 pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
 pub use lost::{Unknown, unknown_births};
 pub use port::PortHolder;

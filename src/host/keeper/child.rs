@@ -20,18 +20,20 @@ use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{self, Gid, Uid};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::gate::read_epoch;
 use super::journal::{self, BirthEntry};
 use super::program::{Program, Words, c_string, marker};
+use super::protocol::Spawn;
 use crate::host::cause::plain;
 use crate::host::cgroup::{self, Joining};
 use crate::host::failpoint;
 use crate::host::proc::Here;
 use crate::host::sys;
-use crate::host::{SpawnRequest, StateLayout, StdinKind};
-use crate::identity::{InstanceId, ProcessIdentity, SPAWN_MARK};
-use crate::state::{BirthLine, Containment, SpawnFailure, SpawnStage};
+use crate::host::{StateLayout, StdinKind};
+use crate::identity::{InstanceId, Nonce, ProcessIdentity, SPAWN_MARK};
+use crate::state::{Containment, SpawnFailure, SpawnStage, encode_line_into};
 
 /// What a child says on its status pipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,13 +51,16 @@ pub enum Word {
 #[derive(Debug)]
 pub struct Birth<'a> {
     pub here: &'a Here,
-    pub request: &'a SpawnRequest,
+    pub request: &'a Spawn,
     pub prepared: &'a Prepared,
     pub role: Role,
     /// Into its cgroup, where it has one.
     pub joining: Joining,
     /// `(soft, hard)` as the keeper was started with.
     pub nofile: (u64, u64),
+    /// For the line of the birth: empty, with room for all of it. A child that had to ask for it would have the allocator
+    /// put in order what the keeper has freed, all over the heap, and would have to copy every page of that.
+    pub line: Vec<u8>,
     /// Closed by the exec.
     pub status: File,
     /// Also told of a failure, by one byte: a holder must know whether its leader was ever executed.
@@ -75,7 +80,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn of(request: &SpawnRequest, layout: &StateLayout, instance: &InstanceId) -> Step<Self> {
+    pub fn of(request: &Spawn, layout: &StateLayout, instance: &InstanceId) -> Step<Self> {
         let name = |path: &Path| c_string(path.as_os_str().as_bytes());
         Ok(Self {
             words: Words::of(request, instance)?,
@@ -86,6 +91,24 @@ impl Prepared {
             mark: c_string(format!("{SPAWN_MARK}={}", marker(request, instance)).as_bytes())?,
         })
     }
+}
+
+/// How long the line of a birth may be, as its journal has it.
+pub fn birth_bytes(request: &Spawn) -> usize {
+    let intent = request.intent.as_ref().map_or(0, |intent| intent.get().len());
+    intent + BESIDE_THE_INTENT
+}
+
+/// A birth names a process or two, and at most as many paths.
+const BESIDE_THE_INTENT: usize = 1024 + 2 * libc::PATH_MAX as usize;
+
+/// A [`BirthLine`](crate::state::BirthLine) as its child writes it.
+#[derive(Serialize)]
+struct Born<'a> {
+    nonce: &'a Nonce,
+    process: &'a ProcessIdentity,
+    containment: &'a Containment,
+    intent: &'a RawValue,
 }
 
 /// What is being started.
@@ -191,7 +214,7 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
         .map_err(at(SpawnStage::Cwd, format_args!("enter the directory {}", request.cwd.display())))?;
     let program = Program::open(request, &birth.prepared.words)?;
     if let Some(gate) = &gate {
-        gate.pass(request, &process, containment)?;
+        gate.pass(birth, &process, containment)?;
     }
     failpoint::reach("child.born");
     say(&mut birth.status, &Word::Born { process, containment: containment.clone() });
@@ -231,7 +254,7 @@ fn privileged_limits(birth: &Birth<'_>) -> Step {
 }
 
 /// The limits as asked for, at the last moment: a small one must not hinder what comes before.
-fn final_limits(request: &SpawnRequest) -> Step {
+fn final_limits(request: &Spawn) -> Step {
     request.rlimits.iter().try_for_each(|&(which, value)| set_limit(resource(which)?, value))
 }
 
@@ -324,7 +347,7 @@ fn open_log(birth: &Birth<'_>) -> Step<OwnedFd> {
     Ok(file)
 }
 
-fn switch_user(request: &SpawnRequest) -> Step {
+fn switch_user(request: &Spawn) -> Step {
     let Some(user) = &request.user else { return Ok(()) };
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if !Uid::effective().is_root() && (uid, gid) == (Uid::effective(), Gid::effective()) {
@@ -354,7 +377,8 @@ impl Gate {
     }
 
     /// From here until the exec, or our death, a reconciler that starts has to wait.
-    fn pass(&self, request: &SpawnRequest, process: &ProcessIdentity, containment: &Containment) -> Step {
+    fn pass(&self, birth: &mut Birth<'_>, process: &ProcessIdentity, containment: &Containment) -> Step {
+        let Birth { request, line, .. } = birth;
         rustix::fs::flock(&self.gate, FlockOperation::LockShared)
             .map_err(at(SpawnStage::Born, "lock the birth gate"))?;
         failpoint::reach("child.gate");
@@ -366,23 +390,18 @@ impl Gate {
                 message: format!("the request is of epoch {}, and this is {epoch}", request.epoch),
             });
         }
-        let intent = request.intent.clone().ok_or_else(|| SpawnFailure {
+        let intent = request.intent.as_deref().ok_or_else(|| SpawnFailure {
             stage: SpawnStage::Born,
             errno: 0,
             message: "the request does not say what the ledger says of it".into(),
         })?;
-        let born = BirthEntry::Born(BirthLine {
-            nonce: request.nonce.clone(),
-            process: process.clone(),
-            containment: containment.clone(),
-            intent,
-        });
-        journal::append(&self.births, &born).map_err(at(SpawnStage::Born, "record the birth"))
+        encode_line_into(line, &Born { nonce: &request.nonce, process, containment, intent });
+        journal::append_encoded(&self.births, line).map_err(at(SpawnStage::Born, "record the birth"))
     }
 
     /// After a failed exec. If this cannot be written, for instance for the limit on file sizes that was asked for, a
     /// reconciler that did not hear of the failure takes the run for one whose end nobody saw.
-    fn take_back(&self, request: &SpawnRequest, message: &str) {
+    fn take_back(&self, request: &Spawn, message: &str) {
         let entry = BirthEntry::Unborn { nonce: request.nonce.clone(), unborn: message.to_owned() };
         let _ = journal::append(&self.births, &entry);
     }
@@ -391,6 +410,24 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::clock;
+    use crate::identity::{BootId, Digest, Pid, ServiceId};
+    use crate::state::{BirthLine, Intent, encode_line};
+
+    #[test]
+    fn a_birth_is_written_as_it_is_read() {
+        let (nonce, boot) = (Nonce::from_u64(1), BootId::new("b"));
+        let process = ProcessIdentity { pid: Pid::new(100).unwrap(), start_ticks: 5, boot, pid_ns: 1 };
+        let containment = Containment::Cgroup { path: "/sys/fs/cgroup/web".into() };
+        let web = ServiceId::parse("web").unwrap();
+        let intent = Box::new(Intent::lost(web, nonce.clone(), Digest::of(b""), clock::now()));
+        let worded = serde_json::value::to_raw_value(&intent).unwrap();
+        let mut line = Vec::new();
+        let born = Born { nonce: &nonce, process: &process, containment: &containment, intent: &worded };
+        encode_line_into(&mut line, &born);
+        let entry = BirthEntry::Born(BirthLine { nonce, process, containment, intent });
+        assert_eq!(line, encode_line(&entry));
+    }
 
     #[test]
     fn a_failure_is_worded_without_the_number_of_the_error() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::cell::{Killing, Leader};
 use super::pipe::drain;
 use super::protocol::{JobEnd, Message};
-use super::server::Keeper;
+use super::server::{Keeper, Order};
 use crate::host::WROTE_TOO_MUCH;
 use crate::identity::Nonce;
 use crate::state::ExitStatus;
@@ -23,6 +23,7 @@ const REPORT_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct Job {
+    pub nonce: Nonce,
     /// The run it belongs to.
     pub of: Nonce,
     timeout: Duration,
@@ -38,8 +39,9 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn new(of: Nonce, timeout: Duration) -> Self {
+    pub fn new(nonce: Nonce, of: Nonce, timeout: Duration) -> Self {
         Self {
+            nonce,
             of,
             timeout,
             deadline: None,
@@ -131,7 +133,8 @@ impl Keeper {
         if self.cells.get(nonce).is_some_and(|cell| cell.job.is_some()) {
             return self.end_job(nonce, JobEnd::Cancelled, Instant::now());
         }
-        if self.queue.take_job(|order| order.request.nonce == *nonce).is_some() {
+        let is_it = |order: &Order| order.job.as_ref().is_some_and(|job| job.nonce == *nonce);
+        if self.queue.take_job(is_it).is_some() {
             self.tell(&Message::JobDone { nonce: nonce.clone(), end: JobEnd::Cancelled });
         }
     }

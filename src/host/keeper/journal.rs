@@ -101,9 +101,13 @@ impl Ending {
 
 /// Appends one line with one write; `Err` also where only a part of it could be written.
 pub fn append(file: &File, line: &impl Serialize) -> io::Result<()> {
-    let bytes = encode_line(line);
-    let written = (&mut &*file).write(&bytes)?;
-    if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    append_encoded(file, &encode_line(line))
+}
+
+/// As [`append`], of a line that is encoded.
+pub fn append_encoded(file: &File, line: &[u8]) -> io::Result<()> {
+    let written = (&mut &*file).write(line)?;
+    if written == line.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
 }
 
 /// Nobody else's.

@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::child::{HINDERING, Step, at};
-use crate::host::SpawnRequest;
+use super::protocol::Spawn;
 use crate::host::sys::{self, Strings};
 use crate::identity::{InstanceId, SPAWN_MARK};
 use crate::state::{FileIdentity, SpawnFailure, SpawnStage};
@@ -25,7 +25,7 @@ pub struct Words {
 }
 
 impl Words {
-    pub fn of(request: &SpawnRequest, instance: &InstanceId) -> Step<Self> {
+    pub fn of(request: &Spawn, instance: &InstanceId) -> Step<Self> {
         let marker = marker(request, instance);
         // We may ourselves be somebody's service, and its marker inherited.
         let env = request.env.iter().filter(|(key, _)| key != SPAWN_MARK);
@@ -41,7 +41,7 @@ impl Words {
 }
 
 /// Names a run to whoever looks for what it has started.
-pub fn marker(request: &SpawnRequest, instance: &InstanceId) -> String {
+pub fn marker(request: &Spawn, instance: &InstanceId) -> String {
     format!("{instance}:{}:{}", request.service.key(), request.nonce)
 }
 
@@ -66,7 +66,7 @@ pub struct Program<'a> {
 
 impl<'a> Program<'a> {
     /// Opens it, as the user who executes it: it must be the very file that was checked.
-    pub fn open(request: &'a SpawnRequest, words: &'a Words) -> Step<Self> {
+    pub fn open(request: &'a Spawn, words: &'a Words) -> Step<Self> {
         let target = &request.exec.file;
         // Not opened for reading: a user may execute what they may not read.
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;

@@ -5,6 +5,7 @@
 //! reconciler that started it, so a field keeps its name and meaning, and a new one has a default.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::host::{Claim, SpawnRequest};
 use crate::identity::{InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
@@ -81,6 +82,22 @@ pub enum Request {
     Ping {
         id: u64,
     },
+}
+
+/// [`Request::Spawn`] and [`Request::Job`] as the keeper reads them when their turn has come: in few pieces, since
+/// a fork is never long ago, and each page that is written or freed since then has to be copied.
+#[derive(Debug, Deserialize)]
+pub struct Spawning {
+    pub spawn: Box<Spawn>,
+}
+
+/// A birth repeats the intent word for word.
+pub type Spawn = SpawnRequest<Box<RawValue>>;
+
+/// Of a request what tells which one it is.
+#[derive(Debug, Deserialize)]
+pub struct Head<'a> {
+    pub request: &'a str,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use super::cell::Killing;
 use super::jobs::Job;
 use super::journal;
 use super::pipe::log;
-use super::protocol::{CellInfo, Message, OLDEST_PROTOCOL, PROTOCOL, Request, common_protocol};
+use super::protocol::{CellInfo, Head, Message, OLDEST_PROTOCOL, PROTOCOL, Request, common_protocol};
 use super::server::{Keeper, Order};
 use super::upgrade::NotNow;
 use crate::host::Claim;
@@ -19,23 +19,27 @@ use crate::identity::{InstanceId, Nonce};
 use crate::manifest::SignalTo;
 
 impl Keeper {
-    pub(super) fn request(&mut self, conn: u64, line: &[u8]) {
-        let request = match serde_json::from_slice(line) {
+    pub(super) fn request(&mut self, conn: u64, line: Vec<u8>) {
+        let is_spawn = matches!(serde_json::from_slice(&line), Ok(Head { request: "spawn" }));
+        if is_spawn && self.client == Some(conn) {
+            return self.queue.push_service(Order { text: line, job: None });
+        }
+        let request = match serde_json::from_slice(&line) {
             Ok(request) => request,
-            Err(error) => return self.refuse(conn, None, format!("a request is not understood: {error}")),
+            Err(error) => return self.answer(conn, &not_understood(&error)),
         };
         match request {
             Request::Hello { protocol, instance } => self.hello(conn, protocol, instance),
             Request::Ping { id } => self.answer(conn, &Message::Pong { id }),
             Request::List => self.list(conn),
             _ if self.client != Some(conn) => self.refuse(conn, None, "say hello first".into()),
-            Request::Spawn { spawn } => self.queue.push_service(Order { request: spawn, job: None }),
+            Request::Spawn { .. } => self.queue.push_service(Order { text: line, job: None }),
             Request::Signal { claim, signal, to } => self.signal(conn, &claim, signal, to),
             Request::Kill { claim } => self.kill(conn, &claim),
             Request::Attach { claim } => self.attach_and_tell(conn, &claim),
             Request::Job { of, timeout_ms, spawn } => {
-                let job = Job::new(of, Duration::from_millis(timeout_ms));
-                self.queue.push_job(Order { request: spawn, job: Some(Box::new(job)) });
+                let job = Job::new(spawn.nonce, of, Duration::from_millis(timeout_ms));
+                self.queue.push_job(Order { text: line, job: Some(Box::new(job)) });
             }
             Request::CancelJob { nonce } => self.cancel_job(&nonce),
             Request::TrimExits { keep } => self.trim_exits(&keep),
@@ -156,6 +160,11 @@ impl Keeper {
             Err(error) => log(&format!("exits.journal cannot be trimmed: {error}")),
         }
     }
+}
+
+/// The answer to a text that is no request.
+pub(super) fn not_understood(error: &serde_json::Error) -> Message {
+    Message::Refused { nonce: None, detail: format!("a request is not understood: {error}") }
 }
 
 /// Clears out what keepers before us left, and leaves the cgroup of whoever started us.

@@ -25,11 +25,11 @@ use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use super::queue::Queue;
 use super::reserve::Reserve;
+use crate::host::StateLayout;
 use crate::host::cgroup::{Ground, Group, Place};
 use crate::host::failpoint;
 use crate::host::proc::Here;
 use crate::host::socket::Directory;
-use crate::host::{SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce};
 
 /// Without a client for this long after its start, a keeper that holds nothing leaves; likewise a connection
@@ -60,7 +60,8 @@ pub struct Parts {
 /// A spawn that waits for its turn.
 #[derive(Debug)]
 pub struct Order {
-    pub request: Box<SpawnRequest>,
+    /// The request, to be read as [`Spawning`](super::protocol::Spawning).
+    pub text: Vec<u8>,
     pub job: Option<Box<Job>>,
 }
 
@@ -84,6 +85,8 @@ pub struct Keeper {
     pub owed: Vec<ExitEntry>,
     pub owed_again: Instant,
     pub reserve: Reserve,
+    /// Room for what a child writes: made once, and empty here for ever.
+    pub birth_line: Vec<u8>,
     /// Reading and writing end of the pipe that all holders share.
     pub reports: (File, File),
     pub heard: Vec<u8>,
@@ -143,6 +146,7 @@ impl Keeper {
             owed: Vec::new(),
             owed_again: now,
             reserve,
+            birth_line: Vec::new(),
             reports,
             heard: Vec::new(),
             conns: BTreeMap::new(),
@@ -295,7 +299,7 @@ impl Keeper {
     fn hear_conn(&mut self, id: u64) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         for line in conn.read() {
-            self.request(id, &line);
+            self.request(id, line);
         }
     }
 

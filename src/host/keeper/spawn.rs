@@ -9,9 +9,9 @@ use super::child::{self, Birth, Prepared, Role, Word};
 use super::jobs::Job;
 use super::journal::{self, BirthEntry};
 use super::pipe::{drain, log, status_pipe, take_lines};
-use super::protocol::{JobEnd, Message};
+use super::protocol::{JobEnd, Message, Spawn, Spawning};
+use super::requests::not_understood;
 use super::server::{Keeper, Order};
-use crate::host::SpawnRequest;
 use crate::host::cause::plain;
 use crate::host::cgroup::{Ground, Group, Joining};
 use crate::host::failpoint;
@@ -57,7 +57,12 @@ impl Keeper {
     }
 
     fn start(&mut self, order: Order, now: Instant) {
-        let Order { request, job } = order;
+        let Order { text, job } = order;
+        let request = match serde_json::from_slice(&text) {
+            Ok(Spawning { spawn }) => spawn,
+            Err(error) => return self.tell(&not_understood(&error)),
+        };
+        drop(text);
         if self.cells.contains_key(&request.nonce) {
             let detail = format!("{} was asked for already", request.nonce);
             return self.tell(&Message::Refused { nonce: Some(request.nonce.clone()), detail });
@@ -71,7 +76,7 @@ impl Keeper {
         }
     }
 
-    fn tell_failure(&mut self, request: &SpawnRequest, is_job: bool, failure: SpawnFailure) {
+    fn tell_failure(&mut self, request: &Spawn, is_job: bool, failure: SpawnFailure) {
         let nonce = request.nonce.clone();
         self.tell(&if is_job {
             Message::JobDone { nonce, end: JobEnd::NotStarted { failure } }
@@ -80,12 +85,7 @@ impl Keeper {
         });
     }
 
-    fn fork(
-        &mut self,
-        request: &SpawnRequest,
-        mut job: Option<Box<Job>>,
-        now: Instant,
-    ) -> Result<(), SpawnFailure> {
+    fn fork(&mut self, request: &Spawn, mut job: Option<Box<Job>>, now: Instant) -> Result<(), SpawnFailure> {
         let failed = |stage, what: &str, error: io::Error| SpawnFailure {
             stage,
             errno: error.raw_os_error().unwrap_or(0),
@@ -116,6 +116,8 @@ impl Keeper {
             .map_err(|error| failed(SpawnStage::Cgroup, "make a cgroup", error))?;
         failpoint::reach("keeper.grouped");
         let keeper = std::process::id() as i32;
+        let mut line = std::mem::take(&mut self.birth_line);
+        line.reserve(child::birth_bytes(request));
         let birth = Birth {
             here: &self.here,
             request,
@@ -123,6 +125,7 @@ impl Keeper {
             role: output.map_or(Role::Service, |output| Role::Job { output }),
             joining: Joining::AtBirth,
             nofile: self.nofile,
+            line,
             status: child_status,
             failed: None,
         };
@@ -138,7 +141,8 @@ impl Keeper {
             Ok((Fork::Parent(pid), _)) => {
                 failpoint::reach("keeper.forked");
                 // Its descriptors are free for whoever identifies the child.
-                drop(birth);
+                let Birth { line, .. } = birth;
+                self.birth_line = line;
                 pid
             }
             Err(error) => {
@@ -179,7 +183,7 @@ impl Keeper {
         })
     }
 
-    fn make_group(&self, request: &SpawnRequest, job: Option<&Job>) -> io::Result<Option<Group>> {
+    fn make_group(&self, request: &Spawn, job: Option<&Job>) -> io::Result<Option<Group>> {
         if let Some(Cell { hull, .. }) = job.and_then(|job| self.cells.get(&job.of)) {
             return match hull {
                 Hull::Group(group) => group.child(&job_cgroup(&request.nonce)).map(Some),
