@@ -119,3 +119,31 @@ fn a_service_is_told_nothing_that_its_user_may_not_read() {
     world.once().expect_code(0);
     assert_eq!(told(&world, "A").as_deref(), Some("1"));
 }
+
+#[test]
+fn a_watcher_restarts_and_reloads_by_content() {
+    let mut world = World::new();
+    fs::create_dir(file(&world, "conf")).unwrap();
+    replace(&world, "conf/a.yml", "1");
+    replace(&world, "live.conf", "1");
+    let script = "trap 'cat live.conf >> seen' USR1; echo up >> seen; while :; do sleep 0.02; done";
+    world.service(
+        "web",
+        script,
+        "restart_on = ['conf/*.yml']\nreload = { on = ['live.conf'], signal = 'USR1' }",
+    );
+    world.watch();
+    world.until_phase("web", "running");
+    let seen = |world: &World| fs::read_to_string(file(world, "seen")).unwrap_or_default();
+    let pid = world.pid("web");
+    replace(&world, "live.conf", "2");
+    world.until("it was told", |world| seen(world) == "up\n2");
+    replace(&world, "conf/a.yml", "1");
+    fs::write(file(&world, "live.conf"), "3").unwrap();
+    world.until("it was told again", |world| seen(world) == "up\n23");
+    assert_eq!(world.pid("web"), pid);
+    fs::write(file(&world, "conf/b.yml"), "1").unwrap();
+    world.until("it was restarted", |world| seen(world) == "up\n23up\n");
+    world.until_phase("web", "running");
+    assert_ne!(world.pid("web"), pid);
+}

@@ -11,6 +11,7 @@
 #[allow(dead_code, reason = "the ledger itself is another test's")]
 mod ledger_samples;
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs;
@@ -182,6 +183,7 @@ fn reasons() -> Vec<Reason> {
         Reason::PortTaken { name: "http".into(), port: 8_080, holder: holder() },
         Reason::PortForeign { name: "http".into(), port: 8_080, holder: PortHolder::default() },
         Reason::FileChanged { path: ".env".into() },
+        Reason::ExeChanged,
     ]
 }
 
@@ -549,7 +551,10 @@ fn assert_ledger(name: &str, records: &[Record]) {
 /// What is remembered of the files that a service was started with: of a run that goes on, and of the last one.
 #[test]
 fn the_files_of_a_service_have_their_form() {
-    let env = |text: &[u8]| FileMarks { env: [(".env".to_owned(), Digest::of(text))].into() };
+    let env = |text: &[u8]| FileMarks {
+        env: [(".env".to_owned(), Digest::of(text))].into(),
+        ..FileMarks::default()
+    };
     let started = |name: &str, n| {
         Record::Intent(Box::new(Intent { files: Some(Box::new(env(b"1"))), ..intent(name, n, 10) }))
     };
@@ -574,6 +579,28 @@ fn the_files_of_a_service_have_their_form() {
     assert_eq!(last.unwrap().files.as_deref(), Some(&env(b"1")));
     assert_ledger("ledger-files.journal", &records);
     assert_ledger("ledger-files-compacted.journal", &ledger.snapshot());
+}
+
+/// The same of files by their content.
+#[test]
+fn the_contents_beside_a_service_have_their_form() {
+    let contents = |name: &str, text: &[u8]| {
+        BTreeMap::from([(
+            format!("{name}/*.yml"),
+            BTreeMap::from([(format!("{name}/a.yml"), Digest::of(text))]),
+        )])
+    };
+    let files =
+        FileMarks { restart: contents("conf", b"1"), reload: contents("live", b"2"), ..FileMarks::default() };
+    let records = [
+        accepted("web.toml", &["web"]),
+        Record::Intent(Box::new(Intent { files: Some(Box::new(files.clone())), ..intent("web", 1, 10) })),
+    ];
+    let ledger = Ledger::replay(&records);
+    let run = ledger.entry(&service("web")).and_then(|entry| entry.run.as_ref());
+    assert_eq!(run.unwrap().files.as_deref(), Some(&files));
+    assert_ledger("ledger-contents.journal", &records);
+    assert_ledger("ledger-contents-compacted.journal", &ledger.snapshot());
 }
 
 #[test]
@@ -671,9 +698,19 @@ fn what_is_said_on_the_control_socket_has_its_form() {
     assert_reads("control-responses.jsonl", &responses);
     responses.iter_mut().for_each(depend);
     assert_form("control-responses-dependencies.jsonl", &responses);
+    let mut reload = responses.clone();
+    reload.truncate(2);
+    for response in &mut reload {
+        if let Body::Answer(Answer::Report(report)) = &mut response.body {
+            report.steps.truncate(1);
+            report.steps.iter_mut().for_each(|step| step.action = Action::Reload);
+        }
+    }
+    reload.retain(|response| matches!(response.body, Body::Answer(Answer::Report(_))));
+    assert_form("control-responses-reload.jsonl", &reload);
     assert_complete("answer", &answers());
     assert_complete_words(&phases());
-    assert_complete_words(&actions());
+    assert_complete_words(&[actions(), vec![Action::Reload]].concat());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use worlds::{NOW_MS, at, linked_worlds, worlds};
 
 fn touches_a_process(action: Action) -> bool {
     match action {
-        Action::Stop | Action::Restart | Action::Signal | Action::Kill => true,
+        Action::Stop | Action::Restart | Action::Signal | Action::Kill | Action::Reload => true,
         Action::Forget | Action::Adopt | Action::Update | Action::Start | Action::Hold | Action::Reject => {
             false
         }

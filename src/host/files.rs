@@ -4,7 +4,7 @@
 //! and nothing of what stands in it. What each is for, and what its text means, the reconciler knows. Sources: open(2),
 //! inode(7), symlink(7).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -14,13 +14,20 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::UserFacts;
 use super::cause::plain;
-use super::scan::{is_being_written, real_path};
+use super::scan::{is_being_written, real_path, version};
 use super::watch::way_to;
+use super::{FileVersion, UserFacts};
+use crate::identity::Digest;
 
 /// Bytes of a file of variables: more than execve(2) takes.
 const MAX_TEXT_BYTES: u64 = 1024 * 1024;
+
+/// Bytes of a file whose content matters: it is read whole.
+const MAX_CONTENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Files that one pattern stands for: each is looked at whenever one of them changes.
+const MAX_FITTING: usize = 1_000;
 
 /// The text of a file; `None` if it is not there. `reader` must be allowed to read it: a service is told nothing that it
 /// could not have read itself. `Err` is a sentence that reads after the path.
@@ -100,10 +107,111 @@ fn may_read(user: &UserFacts, file: &File, stat: &Stat) -> Result<bool, Errno> {
     Ok(true)
 }
 
+/// The names in a directory that a pattern stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct Pattern<'p> {
+    /// `None`: there is no wildcard in it.
+    name: Option<&'p str>,
+}
+
+impl<'p> Pattern<'p> {
+    pub fn of(path: &'p Path) -> Self {
+        let name = path.file_name().and_then(|name| name.to_str());
+        Self { name: name.filter(|name| name.contains(['*', '?'])) }
+    }
+
+    /// As in a shell: a name that begins with a dot is named with that dot.
+    pub fn fits(&self, path: &Path) -> bool {
+        let (Some(pattern), Some(name)) = (self.name, path.file_name()) else { return false };
+        let name = name.to_string_lossy();
+        let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+        (pattern.starts_with(&['.']) || !name.starts_with(&['.'])) && fits(&pattern, &name)
+    }
+}
+
+/// Goes back to the newest `*` alone: no pattern takes longer than the product of both lengths.
+fn fits(pattern: &[char], name: &[char]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        if pattern.get(p) == Some(&'*') {
+            star = Some((p, n));
+            p += 1;
+        } else if pattern.get(p).is_some_and(|c| *c == '?' || *c == name[n]) {
+            (p, n) = (p + 1, n + 1);
+        } else if let Some((at, taken)) = star {
+            star = Some((at, taken + 1));
+            (p, n) = (at + 1, taken + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// Digests of files by their content, worked out anew only of what has changed.
+#[derive(Debug, Default)]
+pub struct Digests {
+    known: HashMap<PathBuf, (FileVersion, Digest)>,
+}
+
+impl Digests {
+    /// As [`super::Host::digest_files`].
+    pub fn of_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
+        let of_pattern = Pattern::of(pattern);
+        if of_pattern.name.is_none() {
+            return self.digest(pattern.to_owned()).into_iter().collect();
+        }
+        let directory = pattern.parent().unwrap_or(Path::new("/"));
+        let names = match std::fs::read_dir(directory) {
+            Ok(names) => names,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
+                return vec![(directory.to_owned(), Err(format!("cannot be listed: {}", plain(&error))))];
+            }
+        };
+        let mut paths: Vec<PathBuf> = names.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.retain(|path| of_pattern.fits(path) && path.is_file());
+        paths.sort();
+        if paths.len() > MAX_FITTING {
+            let sentence = format!("fits {} files, and may fit {MAX_FITTING}", paths.len());
+            return vec![(pattern.to_owned(), Err(sentence))];
+        }
+        paths.into_iter().filter_map(|path| self.digest(path)).collect()
+    }
+
+    fn digest(&mut self, path: PathBuf) -> Option<(PathBuf, Result<Digest, String>)> {
+        let found = rustix::fs::stat(&path).ok().map(|stat| version(&stat));
+        if let (Some(found), Some((known, digest))) = (found, self.known.get(&path))
+            && found == *known
+        {
+            return Some((path, Ok(digest.clone())));
+        }
+        self.known.remove(&path);
+        let digest = match read(&path, None, MAX_CONTENT_BYTES) {
+            Ok(bytes) => Digest::of(&bytes?),
+            Err(sentence) => return Some((path, Err(sentence))),
+        };
+        if let Some(version) = found {
+            self.known.insert(path.clone(), (version, digest.clone()));
+        }
+        Some((path, Ok(digest)))
+    }
+}
+
 /// Whatever becomes of these paths becomes of one of these files, also where one is a link, or comes later.
 pub fn ways_to(files: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let mut paths = BTreeSet::new();
     for path in files {
+        let pattern = Pattern::of(path);
+        if pattern.name.is_some() {
+            // Those that fit may be links.
+            let names =
+                path.parent().and_then(|directory| std::fs::read_dir(directory).ok()).into_iter().flatten();
+            let fitting =
+                names.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| pattern.fits(path));
+            paths.extend(fitting.take(MAX_FITTING).flat_map(|path| way_to(&path).links));
+        }
         let way = way_to(path);
         paths.extend(way.links);
         paths.extend(way.end);
@@ -147,6 +255,44 @@ mod tests {
             let error = read_text(&at(name), None).unwrap_err();
             assert!(error.starts_with(says), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn a_pattern_stands_for_the_names_that_it_fits() {
+        for (pattern, name, fitting) in [
+            ("*.yml", "a.yml", true),
+            ("*.yml", ".a.yml", false),
+            (".*.yml", ".a.yml", true),
+            ("*.yml", "a.yml.bak", false),
+            ("a?c*", "abc", true),
+            ("a?c*", "ac", false),
+            ("*a*b", "xaayab", true),
+            ("*", "ä", true),
+            ("plain", "plain", false),
+        ] {
+            assert_eq!(Pattern::of(Path::new(pattern)).fits(Path::new(name)), fitting, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_digest_follows_the_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mut digests = Digests::default();
+        let mut look = || {
+            let found = digests.of_files(&at("*.yml"));
+            found.into_iter().map(|(path, digest)| (path, digest.unwrap())).collect::<Vec<_>>()
+        };
+        assert!(look().is_empty());
+        fs::write(at("b.yml"), "1").unwrap();
+        fs::write(at("a.yml"), "2").unwrap();
+        fs::write(at("c.txt"), "3").unwrap();
+        assert_eq!(look(), [(at("a.yml"), Digest::of(b"2")), (at("b.yml"), Digest::of(b"1"))]);
+        fs::write(at("new"), "4").unwrap();
+        fs::rename(at("new"), at("b.yml")).unwrap();
+        assert_eq!(look()[1].1, Digest::of(b"4"));
+        fs::remove_file(at("b.yml")).unwrap();
+        assert_eq!(look().len(), 1);
     }
 
     #[test]

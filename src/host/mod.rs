@@ -84,7 +84,12 @@ pub trait Host {
     /// The text of a file, or `None` if it is not there; of what `reader` may not read, or is no text, a sentence.
     fn read_file(&mut self, path: &Path, reader: Option<&UserFacts>) -> Result<Option<Arc<str>>, String>;
 
-    /// Changes of these files, and of where they would be, are told as [`Event::Changed`] from now on.
+    /// Digests of the content of the files that fit a pattern, which may have `*` and `?` in its last part; of what
+    /// cannot be read a sentence. What is not there is left out.
+    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)>;
+
+    /// Changes of these files, and of where they would be, are told as [`Event::Changed`] from now on; in place of a
+    /// file may stand a pattern, as in [`Host::digest_files`].
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>);
 
     /// The user that we run as.

@@ -1,7 +1,7 @@
 //! The enums of a spec as the words that a manifest uses for them.
 
 use super::ports::PortOwner;
-use super::spec::{Condition, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState};
+use super::spec::{Condition, OnExeChange, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState};
 
 /// An enum that a manifest writes as one word.
 pub(super) trait Choice: Copy + 'static {
@@ -45,6 +45,7 @@ choice!(Stdin { Null = "null", Open = "open" });
 choice!(Condition { Started = "started", Ready = "ready", Completed = "completed" });
 choice!(PortOwner { Own = "own", Any = "any" });
 choice!(WantedState { Running = "running", Stopped = "stopped" });
+choice!(OnExeChange { Report = "report", Ignore = "ignore", Restart = "restart" });
 choice!(OnUnhealthy { Restart = "restart", Report = "report" });
 choice!(RestartPolicy { Always = "always", OnFailure = "on-failure", Never = "never" });
 choice!(SignalTo { Group = "group", Leader = "leader" });

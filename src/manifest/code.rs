@@ -68,6 +68,8 @@ codes! {
     BAD_HOST = "bad-host";
     /// Not a regular expression, or too large a one.
     BAD_REGEX = "bad-regex";
+    /// Not a pattern of files.
+    BAD_PATTERN = "bad-pattern";
     /// A value that JSON does not have.
     BAD_ATTRS = "bad-attrs";
     /// A `{{` without its `}}`.

@@ -36,8 +36,8 @@ pub use ports::{CheckPort, Port, PortBlock, PortBlocks, PortNumber, PortOwner};
 pub use render::{Rendered, RenderedCheck, Shown, Surroundings, render, render_shown};
 pub use schema::schema;
 pub use spec::{
-    CommandLine, Condition, Dependency, EnvFile, Health, HealthCheck, Limits, OnUnhealthy, Restart,
-    RestartPolicy, Shell, SignalName, SignalTo, Spec, Stdin, Stop, WantedState,
+    CommandLine, Condition, Dependency, EnvFile, Health, HealthCheck, Limits, OnExeChange, OnUnhealthy,
+    Reload, Restart, RestartPolicy, Shell, SignalName, SignalTo, Spec, Stdin, Stop, WantedState,
 };
 pub(crate) use suggest::nearest;
 pub use units::{format_duration, parse_duration, parse_size};

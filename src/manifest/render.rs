@@ -40,6 +40,9 @@ pub struct Rendered {
     pub port_env: Vec<(String, u16)>,
     /// Absolute as `cwd`, in the order of the spec.
     pub env_file: Vec<PathBuf>,
+    /// Likewise, with their wildcards.
+    pub restart_on: Vec<PathBuf>,
+    pub reload_on: Vec<PathBuf>,
     /// `None` also where it goes by a port of which the number is not known.
     pub health: Option<RenderedCheck>,
     pub stop_command: Option<Vec<String>>,
@@ -81,6 +84,8 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
         env: spec.env.iter().map(|(key, value)| (key.clone(), fill(value))).collect(),
         port_env: ports::variables(&spec.ports, around.ports),
         env_file: spec.env_file.iter().map(|file| filler.path(&file.path, 0)).collect(),
+        restart_on: spec.restart_on.iter().map(|path| filler.path(path, 0)).collect(),
+        reload_on: spec.reload.on.iter().map(|path| filler.path(path, 0)).collect(),
         health,
         stop_command: spec.stop.command.as_ref().map(argv),
     }

@@ -35,6 +35,10 @@ pub struct Spec {
     pub depends_on: BTreeMap<ServiceId, Dependency>,
     /// By name.
     pub ports: BTreeMap<String, Port>,
+    /// Files, also by wildcards in their names: other content is a restart.
+    pub restart_on: Vec<String>,
+    pub reload: Reload,
+    pub on_exe_change: OnExeChange,
     pub port_owner: PortOwner,
     pub state: WantedState,
     pub url: Option<String>,
@@ -73,7 +77,7 @@ static INHERITED: [Cow<'static, str>; 9] = {
 impl Spec {
     /// What it runs with stands in files, too.
     pub fn names_files(&self) -> bool {
-        !self.env_file.is_empty()
+        !self.env_file.is_empty() || !self.restart_on.is_empty() || !self.reload.on.is_empty()
     }
 
     /// A service that gives nothing but its command.
@@ -92,6 +96,9 @@ impl Spec {
             oom_score_adj: None,
             depends_on: BTreeMap::new(),
             ports: BTreeMap::new(),
+            restart_on: Vec::new(),
+            reload: Reload::default(),
+            on_exe_change: OnExeChange::Report,
             port_owner: PortOwner::Own,
             state: WantedState::Running,
             url: None,
@@ -168,6 +175,30 @@ pub struct EnvFile {
     pub path: String,
     /// It may be missing.
     pub optional: bool,
+}
+
+/// How it takes up files without a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reload {
+    /// As `restart_on`.
+    pub on: Vec<String>,
+    /// Sent to the leader.
+    pub signal: SignalName,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { on: Vec::new(), signal: SignalName(libc::SIGHUP) }
+    }
+}
+
+/// What follows when another file has the name of the executable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExeChange {
+    /// Shown as drift.
+    Report,
+    Ignore,
+    Restart,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -66,6 +66,7 @@ fn restart_wanted(case: &Case<'_>, run: &Run) -> Option<Reason> {
     needs_restart(&run.fingerprint, accepted, changed)
         .then(|| Reason::SpecChanged { fields: changed.clone() })
         .or_else(|| files::changed(run.files.as_deref(), case.want))
+        .or_else(|| (case.service.replaced.as_ref() == Some(&run.nonce)).then_some(Reason::ExeChanged))
 }
 
 /// True if what was started with this fingerprint differs from `accepted` in a field of class restart.
@@ -111,6 +112,10 @@ fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standi
         Some(process) if !service.attached => {
             verdict.step(Action::Adopt, Reason::Adopted { pid: process.pid })
         }
-        Some(_) | None => verdict,
+        Some(_) | None => match files::to_be_taken_up(case, run) {
+            // What is not up yet may not know the signal, and would be ended by it.
+            Some(why) if *standing == Standing::Up => verdict.step(Action::Reload, why),
+            Some(_) | None => verdict,
+        },
     }
 }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use super::case::Case;
 use super::input::Want;
-use crate::state::{FileMarks, Reason, Record, Run};
+use crate::identity::Digest;
+use crate::state::{Contents, FileMarks, Reason, Record, Run};
 
-/// The first file that gives other variables than at the start of which `then` is known.
+/// The first file that says something else than at the start of which `then` is known.
 pub(super) fn changed(then: Option<&FileMarks>, want: &Want) -> Option<Reason> {
     let (then, now) = (then?, want.files.as_deref()?);
     let is_other = |(path, digest): &(&String, &_)| match then.env.get(*path) {
@@ -17,13 +18,53 @@ pub(super) fn changed(then: Option<&FileMarks>, want: &Want) -> Option<Reason> {
         // It was not there, and gave nothing.
         None => **digest != FileMarks::of_variables(&BTreeMap::new()),
     };
-    let (path, _) = now.env.iter().find(is_other)?;
+    let other = now.env.iter().find(is_other).map(|(path, _)| path);
+    let path = other.or_else(|| other_content(&then.restart, &now.restart))?;
     Some(Reason::FileChanged { path: path.clone() })
 }
 
-/// What a run goes on with, where the ledger does not have it: its intent is lost, or was written by an older version.
+/// The first file of `reload.on` that says something else than what the run was last told to take up.
+pub(super) fn to_be_taken_up(case: &Case<'_>, run: &Run) -> Option<Reason> {
+    let (then, now) = (run.files.as_deref()?, case.want.files.as_deref()?);
+    let path = other_content(&then.reload, &now.reload)?;
+    Some(Reason::FileChanged { path: path.clone() })
+}
+
+/// Of a pattern that is new nothing is known to be another.
+fn other_content<'n>(then: &Contents, now: &'n Contents) -> Option<&'n String> {
+    let known = now.iter().filter_map(|(pattern, now)| Some((then.get(pattern)?, now)));
+    let other = |(then, now): (&BTreeMap<String, Digest>, &'n BTreeMap<String, Digest>)| {
+        now.iter().find(|(path, digest)| then.get(*path) != Some(*digest)).map(|(path, _)| path)
+    };
+    known.filter_map(other).next()
+}
+
+/// What a run goes on with, where the ledger does not have it: its intent is lost or was written by an older version, or
+/// other files are named by now.
 pub(super) fn unrecorded(case: &Case<'_>, run: &Run) -> Option<Record> {
-    let files = case.want.files.as_deref().filter(|_| run.files.is_none() && case.want.gate.is_none())?;
-    let (service, nonce) = (case.id.clone(), run.nonce.clone());
-    Some(Record::Files { service, nonce, files: files.clone() })
+    let now = case.want.files.as_deref()?;
+    let files = match run.files.as_deref() {
+        None if case.want.gate.is_some() => return None,
+        None => now.clone(),
+        Some(then)
+            if same_patterns(&then.restart, &now.restart) && same_patterns(&then.reload, &now.reload) =>
+        {
+            return None;
+        }
+        Some(then) => FileMarks {
+            env: then.env.clone(),
+            restart: carried(&then.restart, &now.restart),
+            reload: carried(&then.reload, &now.reload),
+        },
+    };
+    Some(Record::Files { service: case.id.clone(), nonce: run.nonce.clone(), files })
+}
+
+fn same_patterns(then: &Contents, now: &Contents) -> bool {
+    then.keys().eq(now.keys())
+}
+
+/// What is known goes on to be, of what is still named; the rest is taken as it is.
+fn carried(then: &Contents, now: &Contents) -> Contents {
+    now.iter().map(|(pattern, now)| (pattern.clone(), then.get(pattern).unwrap_or(now).clone())).collect()
 }

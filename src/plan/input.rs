@@ -146,6 +146,8 @@ pub struct Service {
     pub seen: Seen,
     pub flight: Flight,
     pub health: Health,
+    /// The run whose executable was replaced on disk, where that is to be followed.
+    pub replaced: Option<Nonce>,
     /// True once this reconciler has attached to the run.
     pub attached: bool,
     /// The accepted spec that `entry.run.digest` names, where its text is still there: in force for a process

@@ -60,6 +60,8 @@ pub enum Action {
     Adopt,
     /// Let a change of class live take effect.
     Update,
+    /// Send the signal for which it takes up its files anew.
+    Reload,
     Start,
     Hold,
     Reject,
@@ -75,6 +77,7 @@ impl Action {
             | Self::Kill
             | Self::Forget
             | Self::Update
+            | Self::Reload
             | Self::Start => true,
             Self::Adopt | Self::Hold | Self::Reject => false,
         }

@@ -8,7 +8,7 @@ use crate::host::{Host, JobPurpose, JobRequest};
 use crate::identity::ServiceId;
 use crate::manifest::{PortBlocks, SignalName, SignalTo};
 use crate::plan::{Action, Flight, Plan, Seen, Step};
-use crate::state::{Reason, Record};
+use crate::state::{FileMarks, Reason, Record};
 
 /// How a step went, in the report of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,7 @@ impl<H: Host> Reconciler<H> {
                 Action::Kill => self.kill(&step.service),
                 Action::Adopt => self.adopt(step),
                 Action::Update => self.update(&step.service),
+                Action::Reload => self.reload(&step.service),
                 Action::Forget => self.forget(&step.service),
                 Action::Hold | Action::Reject => Outcome::None,
             };
@@ -163,6 +164,21 @@ impl<H: Host> Reconciler<H> {
             return Outcome::Done;
         };
         let record = Record::Updated { service: service.clone(), nonce: run.nonce.clone(), digest };
+        self.memory.note(&mut self.host, vec![record]);
+        Outcome::Done
+    }
+
+    /// Told first, then written down: after a death of ours between the two it is told twice, and never not at all.
+    fn reload(&mut self, service: &ServiceId) -> Outcome {
+        let Some(accepted) = self.spec_in_force(service) else { return Outcome::Done };
+        let now = self.desired.services.get(service).and_then(|want| want.files.clone());
+        let run = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref());
+        let (Some(run), Some(now)) = (run, now) else { return Outcome::Done };
+        let then = run.files.as_deref().cloned().unwrap_or_default();
+        let files = FileMarks { reload: now.reload.clone(), ..then };
+        let record = Record::Files { service: service.clone(), nonce: run.nonce.clone(), files };
+        let claim = claim(service, run);
+        self.host.signal(&claim, accepted.spec.reload.signal.0, SignalTo::Leader);
         self.memory.note(&mut self.host, vec![record]);
         Outcome::Done
     }

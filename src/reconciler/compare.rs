@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::Reconciler;
 use super::status::Drift;
 use crate::host::Host;
-use crate::identity::{Digest, ServiceId};
-use crate::manifest::{self, Class};
+use crate::identity::{Digest, Nonce, ServiceId};
+use crate::manifest::{self, Class, OnExeChange};
 use crate::plan::{self, Accepted, Refusal, Seen};
 use crate::policy::{OnExecAway, RunningVerdict};
 
@@ -79,12 +79,17 @@ impl<H: Host> Reconciler<H> {
             let host = &mut self.host;
             let verdict =
                 self.policy.permit_running(&run.exec, now.as_ref(), &mut |query| host.resolve(query));
-            self.take_verdict(&service, verdict);
+            self.take_verdict(&service, &run.nonce, verdict);
         }
     }
 
-    fn take_verdict(&mut self, service: &ServiceId, verdict: RunningVerdict) {
+    fn take_verdict(&mut self, service: &ServiceId, nonce: &Nonce, verdict: RunningVerdict) {
+        let is_replaced = matches!(verdict, RunningVerdict::ReplacedOnDisk);
+        let on_change = self.accepted(service).map(|accepted| accepted.spec.on_exe_change);
+        let follows = is_replaced && on_change == Some(OnExeChange::Restart);
+        self.service_mut(service).replaced = follows.then(|| nonce.clone());
         let drift = match verdict {
+            RunningVerdict::ReplacedOnDisk if on_change == Some(OnExeChange::Ignore) => None,
             RunningVerdict::Same | RunningVerdict::AnotherAllowed | RunningVerdict::Unknown => None,
             RunningVerdict::ReplacedOnDisk => Some(Drift {
                 code: EXE_CHANGED.to_owned(),

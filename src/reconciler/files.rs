@@ -10,13 +10,16 @@ use std::sync::Arc;
 use super::Reconciler;
 use crate::host::{Host, UserFacts};
 use crate::identity::ServiceId;
-use crate::manifest::{EnvFile, Rendered, Spec, dotenv};
+use crate::manifest::{EnvFile, Rendered, Spec, dotenv, escape};
 use crate::plan::{Accepted, Presence};
 use crate::policy::Facts;
-use crate::state::{FileMarks, Reason};
+use crate::state::{Contents, FileMarks, Reason};
 
 /// The drift of a run whose files could not be used for another start.
 const NOT_USABLE: &str = "file-not-usable";
+
+/// The drift of a run beside a file of which nobody knows whether it changes.
+const NOT_SEEN: &str = "file-not-seen";
 
 /// What the codes of gates that are about an `env_file` begin with.
 pub(super) const ENV_FILE: &str = "env-file-";
@@ -29,6 +32,8 @@ pub(super) struct Files {
     pub env: BTreeMap<String, String>,
     /// The first reason for which nothing can be started with them.
     pub gate: Option<Reason>,
+    /// The first of which changes are not seen.
+    pub trouble: Option<String>,
 }
 
 impl Files {
@@ -46,8 +51,11 @@ impl<H: Host> Reconciler<H> {
         let concerned: Vec<Arc<Accepted>> =
             here.filter_map(|want| want.accepted.as_ref().and_then(with_files)).collect();
         let rendered: Vec<Rendered> = concerned.iter().map(|accepted| self.render(&accepted.spec)).collect();
-        let watched: BTreeSet<PathBuf> =
-            rendered.iter().flat_map(|rendered| &rendered.env_file).cloned().collect();
+        let watched: BTreeSet<PathBuf> = rendered
+            .iter()
+            .flat_map(|it| it.env_file.iter().chain(&it.restart_on).chain(&it.reload_on))
+            .cloned()
+            .collect();
         // Before they are looked at: what changes from then on is told.
         self.host.watch_files(&watched);
         for (accepted, rendered) in concerned.iter().zip(&rendered) {
@@ -57,6 +65,13 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn take_files(&mut self, service: &ServiceId, files: Files) {
+        match &files.trouble {
+            None => self.hide_drift(service, NOT_SEEN),
+            Some(trouble) => {
+                let message = format!("changes of it are not seen: {trouble}");
+                self.show_drift(service, NOT_SEEN, &message);
+            }
+        }
         match &files.gate {
             None => self.hide_drift(service, NOT_USABLE),
             Some(gate) => {
@@ -74,6 +89,8 @@ impl<H: Host> Reconciler<H> {
     /// Reads all that a start of `spec` would be given.
     pub(super) fn files_of(&mut self, spec: &Spec, rendered: &Rendered) -> Files {
         let mut files = Files::default();
+        files.marks.restart = self.contents(&spec.restart_on, &rendered.restart_on, &mut files.trouble);
+        files.marks.reload = self.contents(&spec.reload.on, &rendered.reload_on, &mut files.trouble);
         if spec.env_file.is_empty() {
             return files;
         }
@@ -88,6 +105,31 @@ impl<H: Host> Reconciler<H> {
             self.ask_policy_about(spec, rendered, &mut files);
         }
         files
+    }
+
+    /// What cannot be read is left out, and with that no change.
+    fn contents(
+        &mut self,
+        patterns: &[String],
+        rendered: &[PathBuf],
+        trouble: &mut Option<String>,
+    ) -> Contents {
+        let mut contents = Contents::new();
+        for (written, pattern) in patterns.iter().zip(rendered) {
+            let of_pattern = contents.entry(written.clone()).or_default();
+            for (path, digest) in self.host.digest_files(pattern) {
+                match digest {
+                    Ok(digest) => {
+                        let below = path.strip_prefix(&self.settings.project_dir).unwrap_or(&path);
+                        of_pattern.insert(escape(&below.to_string_lossy()), digest);
+                    }
+                    Err(sentence) => {
+                        trouble.get_or_insert_with(|| format!("{} {sentence}", path.display()));
+                    }
+                }
+            }
+        }
+        contents
     }
 
     fn read_env_file(

@@ -42,7 +42,7 @@ impl<H: Host> Reconciler<H> {
         if let Some(closed) = closed {
             return Err(closed);
         }
-        let Files { marks, env, gate: closed } = self.files_of(spec, &rendered);
+        let Files { marks, env, gate: closed, .. } = self.files_of(spec, &rendered);
         if let Some(closed) = closed {
             return Err(closed);
         }

@@ -16,7 +16,16 @@ pub struct FileMarks {
     /// Of the variables that each `env_file` gives, however they are written.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, Digest>,
+    /// Of the content of each file, by what names it in `restart_on`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub restart: Contents,
+    /// Likewise in `reload.on`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub reload: Contents,
 }
+
+/// By pattern, then by path.
+pub type Contents = BTreeMap<String, BTreeMap<String, Digest>>;
 
 impl FileMarks {
     /// Of variables, whatever their order in the file, and whatever else stands there.

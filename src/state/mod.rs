@@ -21,7 +21,7 @@ pub use codec::{
     Damage, DamageKind, Decoded, FORMAT_VERSION, decode_journal, encode, encode_header, encode_unknown,
 };
 pub use entry::{Entry, LastRun, Run, Stopping};
-pub use files::FileMarks;
+pub use files::{Contents, FileMarks};
 pub use journals::{Lines, decode_lines, encode_line, encode_line_into};
 pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
 pub use lost::{Unknown, unknown_births};

@@ -39,6 +39,8 @@ pub enum Reason {
     FileChanged {
         path: String,
     },
+    /// Another file has the name of its executable by now; also why a process is stopped.
+    ExeChanged,
     /// A dependency that it follows was started anew; also why a process is stopped.
     DependencyRestarted {
         dependency: ServiceId,
@@ -250,7 +252,10 @@ impl fmt::Display for Unmet {
 impl Reason {
     /// True if a start for this reason lets the counters of failures begin anew.
     pub fn clears_failures(&self) -> bool {
-        matches!(self, Self::Requested { .. } | Self::SpecChanged { .. } | Self::FileChanged { .. })
+        matches!(
+            self,
+            Self::Requested { .. } | Self::SpecChanged { .. } | Self::FileChanged { .. } | Self::ExeChanged
+        )
     }
 
     /// True if a stop for this reason is the service's own failure, judged by its restart policy like a crash.
@@ -294,6 +299,7 @@ impl Reason {
             Self::Ended { .. } => "ended",
             Self::OtherBoot => "other-boot",
             Self::FileChanged { .. } => "file-changed",
+            Self::ExeChanged => "exe-changed",
             Self::DependencyRestarted { .. } => "dependency-restarted",
             Self::NeverBorn => "never-born",
             Self::WantedAgain => "wanted-again",
@@ -370,6 +376,7 @@ impl Reason {
             Self::Ended { status } => format!("it ended with {status}, and its policy is always"),
             Self::OtherBoot => "the machine, or the container it ran in, was started anew since".into(),
             Self::FileChanged { path } => format!("{path} changed"),
+            Self::ExeChanged => "its executable was replaced on disk since it was started".into(),
             Self::DependencyRestarted { dependency } => {
                 format!("{dependency}, which it depends on, was started anew")
             }

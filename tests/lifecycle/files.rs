@@ -1,6 +1,6 @@
 //! Files that matter: read at each start, looked at when they change, and never a reason to stop what runs.
 
-use reconcile::host::fake::{Birth, FakeHost};
+use reconcile::host::fake::{Behaviour, Birth, FakeHost};
 use reconcile::plan::Phase;
 use reconcile::reconciler::command::Command;
 use reconcile::state::{ExitStatus, Record};
@@ -178,4 +178,71 @@ fn a_stopped_service_is_not_started_for_a_file() {
     rig.done(Command::Start { names: vec!["web".into()] });
     rig.run_until_phase("web", Phase::Running);
     assert_eq!(told(&rig, "A").as_deref(), Some("2"));
+}
+
+#[test]
+fn files_by_their_content_restart_or_reload() {
+    let mut rig = Rig::new();
+    rig.host.write("/srv/app/conf/a.yml", "1");
+    rig.host.write("/srv/app/web.conf", "1");
+    rig.declare("web", "restart_on = ['conf/*.yml']\nreload = { on = ['web.conf'], signal = 'USR1' }");
+    rig.host.behave("web", Behaviour::default().ignores_term());
+    rig.run_until_phase("web", Phase::Running);
+    rig.assert_idle_for(secs(600));
+    let pid = rig.pid("web");
+    // The same content anew, another name, and a file that is gone.
+    rig.host.write("/srv/app/conf/a.yml", "1");
+    rig.host.write("/srv/app/conf/.b.yml", "1");
+    rig.assert_idle_for(secs(600));
+    rig.host.write("/srv/app/web.conf", "2");
+    let signals = rig.counts().signals;
+    rig.run_until("it was told", |rig| rig.counts().signals == signals + 1);
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), pid);
+    rig.die(Birth::Before);
+    rig.assert_idle_for(secs(600));
+    rig.host.remove("/srv/app/web.conf");
+    rig.host.remove("/srv/app/conf/a.yml");
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), pid);
+    rig.host.write("/srv/app/conf/c.yml", "1");
+    rig.run_until("it is another", |rig| rig.host.leader("web").is_some_and(|now| now != pid));
+    rig.run_until_phase("web", Phase::Running);
+    rig.assert_idle_for(secs(600));
+}
+
+#[test]
+fn naming_other_files_touches_nothing() {
+    let mut rig = Rig::new();
+    rig.host.write("/srv/app/a.yml", "1");
+    rig.host.write("/srv/app/b.yml", "1");
+    rig.declare("web", "");
+    rig.run_until_phase("web", Phase::Running);
+    let pid = rig.pid("web");
+    rig.declare("web", "restart_on = ['a.yml']");
+    rig.run_for(secs(60));
+    rig.declare("web", "restart_on = ['a.yml', 'b.yml']");
+    rig.run_for(secs(60));
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), pid);
+    rig.host.write("/srv/app/b.yml", "2");
+    rig.run_until("it is another", |rig| rig.host.leader("web").is_some_and(|now| now != pid));
+}
+
+#[test]
+fn an_executable_that_was_replaced_is_reported_ignored_or_followed() {
+    for (on_change, is_shown, is_followed) in [
+        ("", true, false),
+        ("on_exe_change = 'ignore'", false, false),
+        ("on_exe_change = 'restart'", false, true),
+    ] {
+        let mut rig = Rig::with("web", on_change);
+        rig.run_until_phase("web", Phase::Running);
+        let pid = rig.pid("web");
+        rig.host.replace_executable("node");
+        rig.run_for(secs(180));
+        assert_eq!(!drift(&rig).is_empty(), is_shown, "{on_change}: {:?}", drift(&rig));
+        assert_eq!(rig.pid("web") != pid, is_followed, "{on_change}");
+        rig.assert_idle_for(secs(600));
+    }
 }

@@ -299,6 +299,7 @@ impl Model {
                 self.ledger.apply(&Record::Updated { service, nonce, digest: Digest::of(b"b") });
                 self.machines.get_mut(&step.service).unwrap().live_changed = false;
             }
+            Action::Reload => unreachable!("no service of the model has files to reload"),
             Action::Hold | Action::Reject => {}
         }
     }
@@ -615,6 +616,7 @@ impl Model {
                 seen: machine.seen(),
                 flight: machine.flight.clone(),
                 health: machine.health.clone(),
+                replaced: None,
                 attached: machine.attached,
                 running: None,
                 changed: differs.then(|| "command".to_owned()).into_iter().collect(),
@@ -633,7 +635,8 @@ impl Machine {
     fn files(&self) -> FileMarks {
         let digest = Digest::of(self.file.to_string().as_bytes());
         let is_missing = self.file % 3 == 2;
-        FileMarks { env: (!is_missing).then(|| (".env".to_owned(), digest)).into_iter().collect() }
+        let env = (!is_missing).then(|| (".env".to_owned(), digest)).into_iter().collect();
+        FileMarks { env, ..FileMarks::default() }
     }
 
     fn spec(&self, id: &ServiceId) -> Spec {

@@ -172,6 +172,7 @@ fn files() -> BoxedStrategy<Option<FileMarks>> {
     let env = prop::option::of(prop_oneof![Just("1"), Just("2")]);
     let marks = env.prop_map(|text| FileMarks {
         env: text.map(|text| (".env".to_owned(), Digest::of(text.as_bytes()))).into_iter().collect(),
+        ..FileMarks::default()
     });
     prop::option::weighted(0.3, marks).boxed()
 }
@@ -303,6 +304,7 @@ pub fn services() -> BoxedStrategy<Service> {
                 seen,
                 flight,
                 health,
+                replaced: None,
                 attached,
                 running: running.map(|spec| accepted(spec, "v1:a")),
                 changed,

@@ -15,14 +15,14 @@ use reconcile::plan::{
     UnreadFile, Want,
 };
 use reconcile::state::{
-    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, Reason, RootKey, Run,
-    SpawnFailure, Stopping,
+    Containment, Contents, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, Reason, RootKey,
+    Run, SpawnFailure, Stopping,
 };
 use reconcile::time::Stamp;
 
 use super::{
-    Case, EndCase, FlightCase, HealthSpecCase, LastCase, PolicyCase, PresenceCase, ReasonCase, RestartCase,
-    RunCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time, UnreadCase,
+    Case, ContentsCase, EndCase, FlightCase, HealthSpecCase, LastCase, PolicyCase, PresenceCase, ReasonCase,
+    RestartCase, RunCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time, UnreadCase,
 };
 
 const WALL_OF_BOOT_MS: i64 = 1_700_000_000_000;
@@ -153,7 +153,8 @@ impl ServiceCase {
             },
             manifest: None,
             gate: self.gate.as_ref().map(ReasonCase::get),
-            files: self.env_files.as_ref().map(marks).map(Into::into),
+            files: marks(self.env_files.as_ref(), self.restart_files.as_ref(), self.reload_files.as_ref())
+                .map(Into::into),
             retry: self.retry,
         }
     }
@@ -205,6 +206,7 @@ impl ServiceCase {
                 in_flight: self.probes.in_flight,
                 foreign: self.probes.foreign.as_ref().map(ReasonCase::get),
             },
+            replaced: self.run.as_ref().filter(|_| self.replaced).map(|run| Nonce::from_u64(run.nonce)),
             attached: !self.unattached,
             running: self.running_known.then(|| self.accepted(id)),
             changed: self.changed.clone(),
@@ -233,9 +235,24 @@ impl ServiceCase {
     }
 }
 
-fn marks(files: &BTreeMap<String, String>) -> FileMarks {
-    let digest = |text: &String| FileMarks::of_variables(&manifest::dotenv::parse(text).unwrap());
-    FileMarks { env: files.iter().map(|(path, text)| (path.clone(), digest(text))).collect() }
+/// `None`: it names no files.
+fn marks(
+    env: Option<&BTreeMap<String, String>>,
+    restart: Option<&ContentsCase>,
+    reload: Option<&ContentsCase>,
+) -> Option<FileMarks> {
+    let of_variables = |text: &String| FileMarks::of_variables(&manifest::dotenv::parse(text).unwrap());
+    let contents = |case: Option<&ContentsCase>| -> Contents {
+        let digests = |files: &BTreeMap<String, String>| {
+            files.iter().map(|(path, text)| (path.clone(), Digest::of(text.as_bytes()))).collect()
+        };
+        case.into_iter().flatten().map(|(pattern, files)| (pattern.clone(), digests(files))).collect()
+    };
+    (env.is_some() || restart.is_some() || reload.is_some()).then(|| FileMarks {
+        env: env.into_iter().flatten().map(|(path, text)| (path.clone(), of_variables(text))).collect(),
+        restart: contents(restart),
+        reload: contents(reload),
+    })
 }
 
 fn dependency(name: &str, wanted: &str) -> (ServiceId, Dependency) {
@@ -307,7 +324,8 @@ impl RunCase {
                 .iter()
                 .map(|(name, nonce)| (ServiceId::parse(name).unwrap(), Nonce::from_u64(*nonce)))
                 .collect(),
-            files: self.env_files.as_ref().map(marks).map(Box::new),
+            files: marks(self.env_files.as_ref(), self.restart_files.as_ref(), self.reload_files.as_ref())
+                .map(Box::new),
             process: born.then_some(process),
             containment: born.then(|| Containment::Cgroup { path: "/sys/fs/cgroup/web".into() }),
             started_at: born.then(|| self.started.get()),
@@ -333,7 +351,8 @@ impl LastCase {
             end: self.end.get(),
             stopped_why: self.stopped_why.as_ref().map(ReasonCase::get),
             ready_at: None,
-            files: self.env_files.as_ref().map(marks).map(Box::new),
+            files: marks(self.env_files.as_ref(), self.restart_files.as_ref(), self.reload_files.as_ref())
+                .map(Box::new),
         }
     }
 }

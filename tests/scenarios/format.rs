@@ -12,6 +12,9 @@ use serde::Deserialize;
 #[path = "build.rs"]
 mod build;
 
+/// Texts of files, by pattern and path.
+type ContentsCase = BTreeMap<String, BTreeMap<String, String>>;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -72,7 +75,13 @@ struct ServiceCase {
     gate: Option<ReasonCase>,
     /// By name, with their text; what is missing is left out.
     env_files: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    restart_files: Option<ContentsCase>,
+    #[serde(default)]
+    reload_files: Option<ContentsCase>,
     retry: bool,
+    /// Its executable was replaced on disk, and that is to be followed.
+    replaced: bool,
     state: StateCase,
     /// By name: `ready`, `started` or `completed`, and `, restart` if its restarts are followed.
     depends_on: BTreeMap<String, String>,
@@ -176,6 +185,10 @@ struct RunCase {
     #[serde(default)]
     env_files: Option<BTreeMap<String, String>>,
     #[serde(default)]
+    restart_files: Option<ContentsCase>,
+    #[serde(default)]
+    reload_files: Option<ContentsCase>,
+    #[serde(default)]
     fingerprint: Option<String>,
     #[serde(default)]
     ready: Option<Time>,
@@ -205,6 +218,10 @@ struct LastCase {
     end: EndCase,
     #[serde(default)]
     env_files: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    restart_files: Option<ContentsCase>,
+    #[serde(default)]
+    reload_files: Option<ContentsCase>,
     #[serde(default)]
     fingerprint: Option<String>,
     #[serde(default)]

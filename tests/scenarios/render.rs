@@ -1,5 +1,6 @@
 //! A plan as lines of text: what a scenario file expects, and what its failure shows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reconcile::plan::{Action, Later, Plan, Step};
@@ -62,7 +63,8 @@ fn note(record: &Record) -> String {
             format!("note {service}: beside {}", beside.join(", "))
         }
         Record::Files { service, files, .. } => {
-            let files: Vec<&str> = files.env.keys().map(String::as_str).collect();
+            let of_patterns = files.restart.values().chain(files.reload.values()).flat_map(BTreeMap::keys);
+            let files: Vec<&str> = files.env.keys().chain(of_patterns).map(String::as_str).collect();
             format!("note {service}: files {}", files.join(", "))
         }
         Record::Deactivated { service } => format!("note {service}: deactivated"),

@@ -146,7 +146,7 @@ fn sign(action: Action) -> &'static str {
     match action {
         Action::Start => "+",
         Action::Stop | Action::Kill | Action::Forget => "-",
-        Action::Restart | Action::Update | Action::Signal => "~",
+        Action::Restart | Action::Update | Action::Signal | Action::Reload => "~",
         Action::Adopt => "=",
         Action::Hold | Action::Reject => "!",
     }
@@ -164,10 +164,11 @@ fn of_outcome(outcome: &str) -> anstyle::Style {
 
 /// `2 to start, 1 to restart; 1 held`.
 fn summary(steps: &[&StepReport]) -> String {
-    const ORDER: [(Action, &str); 9] = [
+    const ORDER: [(Action, &str); 10] = [
         (Action::Start, "to start"),
         (Action::Restart, "to restart"),
         (Action::Update, "to update"),
+        (Action::Reload, "to reload"),
         (Action::Signal, "to signal"),
         (Action::Stop, "to stop"),
         (Action::Kill, "to kill"),

@@ -30,7 +30,7 @@ pub fn of_phase(phase: Phase) -> Style {
 pub fn of_action(action: Action) -> Style {
     match action {
         Action::Start | Action::Adopt => GOOD,
-        Action::Restart | Action::Update | Action::Signal => CHANGE,
+        Action::Restart | Action::Update | Action::Signal | Action::Reload => CHANGE,
         Action::Stop | Action::Kill | Action::Forget | Action::Reject => BAD,
         Action::Hold => HELD,
     }

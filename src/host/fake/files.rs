@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::host::files::Pattern;
 use crate::host::{Dirty, FileScan, FileVersion, RootListing, RootScan};
+use crate::identity::Digest;
 
 const DEVICE: u64 = 7;
 
@@ -97,6 +99,16 @@ impl Tree {
             Some(Node { kind: Kind::Directory, .. }) => Err("is not a regular file".to_owned()),
             Some(Node { kind: Kind::File(text), .. }) => Ok(Some(Arc::clone(text))),
         }
+    }
+
+    /// As [`crate::host::Host::digest_files`].
+    pub fn digests(&self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
+        let fitting = self.nodes.iter().filter(|(path, node)| {
+            matches!(node.kind, Kind::File(_))
+                && (*path == pattern || path.parent() == pattern.parent() && Pattern::of(pattern).fits(path))
+        });
+        let digest = |path: &Path| Ok(Digest::of(self.read(path)?.expect("it is there").as_bytes()));
+        fitting.map(|(path, _)| (path.clone(), digest(path))).collect()
     }
 
     /// Removes a file, or a directory with all below it.

@@ -175,6 +175,10 @@ impl Host for FakeHost {
         self.world.borrow().tree.read(path)
     }
 
+    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
+        self.world.borrow().tree.digests(pattern)
+    }
+
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {
         self.world.borrow_mut().watched_files.clone_from(files);
     }

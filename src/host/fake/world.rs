@@ -16,6 +16,7 @@ use super::journal::Journal;
 use super::pids::Pids;
 use super::ports::Network;
 use super::run::{Doubt, Knowledge, Run};
+use crate::host::files::Pattern;
 use crate::host::probe::ProbeError;
 use crate::host::{Dirty, Event, ProbeRequest, UserFacts};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
@@ -213,7 +214,8 @@ impl World {
 
     /// What the watcher tells of: all below the roots, and the files that it was given.
     pub fn is_watched(&self, path: &Path) -> bool {
-        let leads = |to: &PathBuf| to.starts_with(path);
+        let leads =
+            |to: &PathBuf| to.starts_with(path) || to.parent() == path.parent() && Pattern::of(to).fits(path);
         let roots = self.tree.roots();
         roots.iter().any(|root| path.starts_with(root) || leads(root)) || self.watched_files.iter().any(leads)
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::host::cores::Over;
+use crate::host::files::Digests;
 use crate::host::observe::ObserveError;
 use crate::host::proc::{Here, Liveness};
 use crate::host::resolve::Resolver;
@@ -18,6 +19,7 @@ use crate::state::FileIdentity;
 pub(super) struct Looker {
     pub resolver: Resolver,
     pub users: Users,
+    pub digests: Digests,
     pub environment: BTreeMap<String, String>,
     /// Boot and pid namespace stay what they are for as long as we live.
     here: Option<Here>,
@@ -30,6 +32,7 @@ impl Looker {
         Self {
             resolver: Resolver::default(),
             users: Users::default(),
+            digests: Digests::default(),
             environment: environment.collect(),
             here: None,
         }

@@ -73,6 +73,10 @@ impl Host for Looking {
         files::read_text(path, reader)
     }
 
+    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
+        self.looker.digests.of_files(pattern)
+    }
+
     fn watch_files(&mut self, _files: &BTreeSet<PathBuf>) {}
 
     fn is_git_worktree(&mut self, path: &Path) -> bool {

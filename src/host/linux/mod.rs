@@ -199,6 +199,10 @@ impl Host for LinuxHost {
         files::read_text(path, reader)
     }
 
+    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
+        self.looker.digests.of_files(pattern)
+    }
+
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
         if !watcher.watch_also(files::ways_to(files)) {

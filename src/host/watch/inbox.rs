@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{Change, Identity, Watched};
 use crate::host::Dirty;
+use crate::host::files::Pattern;
 use crate::host::scan::WatchSet;
 
 /// Beyond this, listing everything is cheaper than looking at each.
@@ -140,7 +141,9 @@ impl State {
         let listed = |path: &Path| self.listed.contains(path);
         listed(path)
             || path.parent().is_some_and(listed)
-            || self.roots.iter().any(|root| root.starts_with(path))
+            || self.roots.iter().any(|root| {
+                root.starts_with(path) || root.parent() == path.parent() && Pattern::of(root).fits(path)
+            })
     }
 
     /// The kernel drops watches with their directories, and `notify` those below a path that was renamed.

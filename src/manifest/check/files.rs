@@ -1,4 +1,4 @@
-//! `env_file`: a path, or a list of paths and of tables with one.
+//! `env_file`: a path, or a list of paths and of tables with one. `restart_on` and `reload`: lists of paths and patterns.
 //!
 //! Whether such a file is there is not asked here: it may come and go, and is read at each start.
 
@@ -9,7 +9,7 @@ use super::templates::Known;
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::section::{Layout, Section, Text, describe};
-use crate::manifest::spec::{EnvFile, Spec};
+use crate::manifest::spec::{EnvFile, Reload, Spec};
 use crate::manifest::suggest;
 
 /// More than these nobody keeps apart, and each is looked at whenever files change.
@@ -17,8 +17,46 @@ const MAX_FILES: usize = 64;
 
 const KEYS: [&str; 2] = ["path", "optional"];
 
-/// Fills in `env_file`.
+/// Fills in `env_file` and `restart_on`.
 pub(super) fn read(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'_>) {
+    read_env_files(section, spec, known);
+    spec.restart_on = read_patterns(section, "restart_on", known);
+}
+
+pub(super) fn read_reload(section: &mut Section<'_, '_, '_>, known: &Known<'_>) -> Reload {
+    let default = Reload::default();
+    let signal = section.signal("signal").unwrap_or(default.signal);
+    if signal.suspends() || signal.0 == libc::SIGKILL {
+        let place = section.find("signal").map_or(section.place.clone(), |(_, value)| value.span());
+        let report = section.problems.add(place, code::BAD_SIGNAL, format!("{signal} reloads nothing"));
+        report.help("use the signal that it reads its files anew for, like \"HUP\" or \"USR1\"");
+    }
+    Reload { on: read_patterns(section, "on", known), signal }
+}
+
+/// Wildcards stand in the last part alone: then one directory says all about a pattern.
+fn read_patterns(section: &mut Section<'_, '_, '_>, key: &str, known: &Known<'_>) -> Vec<String> {
+    let Some(texts) = section.texts(key) else { return Vec::new() };
+    let field = section.path(key);
+    if texts.len() > MAX_FILES {
+        let message = format!("`{field}` names {} files, and takes {MAX_FILES}", texts.len());
+        section.problems.add(section.place.clone(), code::OUT_OF_RANGE, message);
+    }
+    let mut patterns = Vec::new();
+    for text in texts {
+        let Some(path) = read_path(section, field, &text, known) else { continue };
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        if directory.contains(['*', '?']) {
+            let message = format!("`{field}` has a wildcard in the name of a directory");
+            let report = section.problems.add(text.place.clone(), code::BAD_PATTERN, message);
+            report.help("`*` and `?` stand in the last part, like \"config/*.yml\"; name each directory");
+        }
+        patterns.push(path);
+    }
+    patterns
+}
+
+fn read_env_files(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'_>) {
     let Some(found) = section.find("env_file") else { return };
     spec.env_file = match found.1.get_ref() {
         DeValue::String(_) => read_file(section, found.1, known).into_iter().collect(),

@@ -17,7 +17,7 @@ use crate::manifest::problems::Problems;
 use crate::manifest::section::{Section, Text, describe};
 use crate::manifest::spec::{CommandLine, Limits, Restart, Spec, Stop};
 
-const TABLES: [&str; 4] = ["health", "restart", "stop", "limits"];
+const TABLES: [&str; 5] = ["health", "restart", "stop", "reload", "limits"];
 
 /// Reads a service; the result counts only if no problem was added.
 pub(super) fn read(
@@ -40,6 +40,7 @@ pub(super) fn read(
     files::read(&mut section, &mut spec, &known);
     read_process(&mut section, &mut spec, &known);
     spec.ports = ports.iter().filter_map(|(name, port)| Some((name.clone(), port.clone()?))).collect();
+    spec.on_exe_change = section.choice("on_exe_change").unwrap_or(spec.on_exe_change);
     spec.port_owner = section.choice("port_owner").unwrap_or(spec.port_owner);
     let url = read_url(&mut section, &mut spec, &known);
     read_rest(&mut section, &mut spec, &known);
@@ -51,6 +52,10 @@ pub(super) fn read(
     if let Some((values, place)) = sub_table("stop", table, section.problems) {
         let mut stop = Section::open(section.problems, "stop", values, place, &[]);
         spec.stop = read_stop(&mut stop, &known);
+    }
+    if let Some((values, place)) = sub_table("reload", table, section.problems) {
+        let mut reload = Section::open(section.problems, "reload", values, place, &[]);
+        spec.reload = files::read_reload(&mut reload, &known);
     }
     if let Some((values, place)) = sub_table("limits", table, section.problems) {
         spec.limits = read_limits(Section::open(section.problems, "limits", values, place, &[]));
@@ -84,6 +89,9 @@ fn sub_table<'a>(
         }
         ("stop", DeValue::String(signal)) => {
             report.help(format!("write it as `stop = {{ signal = \"{}\" }}`", escape(signal)));
+        }
+        ("reload", DeValue::String(_) | DeValue::Array(_)) => {
+            report.help("write it as `reload = { on = [\"config.yml\"], signal = \"HUP\" }`");
         }
         _ => report.help(format!("write it as `[service.NAME.{word}]`, with its fields below")),
     }

@@ -176,6 +176,8 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, problems: &mut Problems<'_>)
 fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
     let mut texts = vec![("cwd", spec.cwd.as_str())];
     texts.extend(spec.env_file.iter().map(|file| ("env_file", file.path.as_str())));
+    texts.extend(spec.restart_on.iter().map(|path| ("restart_on", path.as_str())));
+    texts.extend(spec.reload.on.iter().map(|path| ("reload.on", path.as_str())));
     texts.extend(spec.url.iter().map(|url| ("url", url.as_str())));
     match spec.health.as_ref().map(|health| &health.check) {
         Some(HealthCheck::Http { url, .. }) => texts.push(("health.url", url)),

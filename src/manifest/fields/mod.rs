@@ -86,7 +86,7 @@ impl Table {
 
 /// The service itself first.
 pub(super) static TABLES: &[&Table] =
-    &[&service::SERVICE, &tables::HEALTH, &tables::RESTART, &tables::STOP, &tables::LIMITS];
+    &[&service::SERVICE, &tables::HEALTH, &tables::RESTART, &tables::STOP, &tables::RELOAD, &tables::LIMITS];
 
 /// The table of this name, which must exist.
 pub(super) fn table(name: &str) -> &'static Table {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Class, Field, Kind, Table, command, dependencies, duration, env_files, port, set, shell};
 use crate::manifest::choice::{Choice, words};
 use crate::manifest::ports::PortOwner;
-use crate::manifest::spec::{Stdin, WantedState};
+use crate::manifest::spec::{OnExeChange, Stdin, WantedState};
 
 const LINE: Kind = Kind::Text { lines: false, pattern: None };
 
@@ -127,6 +127,21 @@ pub(super) static SERVICE: Table = Table {
                   `port`, `count` (consecutive ones) and `env`. Kept as long as the service is declared, and told in \
                   PORT (the only one, or the one named http) and PORT_<NAME>, or in `env`.",
             value: |spec| spec.ports.iter().map(|(name, declared)| (name.clone(), port(declared))).collect(),
+        },
+        Field {
+            path: "restart_on",
+            class: Class::Live,
+            kind: Kind::Texts,
+            doc: "Files; with `*` and `?` in a name, all in that directory that fit. It is restarted when one of them gets \
+                  other content, or comes into being.",
+            value: |spec| set(&spec.restart_on),
+        },
+        Field {
+            path: "on_exe_change",
+            class: Class::Live,
+            kind: Kind::Choice(words::<OnExeChange>),
+            doc: "When its executable is replaced on disk: report it as drift, ignore it, or restart.",
+            value: |spec| spec.on_exe_change.word().into(),
         },
         Field {
             path: "port_owner",

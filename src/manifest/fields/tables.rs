@@ -225,6 +225,23 @@ pub(super) static STOP: Table = Table {
     ],
 };
 
+pub(super) static RELOAD: Table = Table {
+    name: "reload",
+    doc: "How it takes up files without a restart.",
+    is_default: |spec, baseline| spec.reload == baseline.reload,
+    fields: &[
+        live(
+            "reload.on",
+            Kind::Texts,
+            "Files, as `restart_on`: the signal is sent, once it is up, when one of them gets other content.",
+            |spec| set(&spec.reload.on),
+        ),
+        live("reload.signal", Kind::Signal, "Sent to its first process.", |spec| {
+            spec.reload.signal.to_string().into()
+        }),
+    ],
+};
+
 /// A resource limit.
 const fn limit(path: &'static str, kind: Kind, doc: &'static str, value: fn(&Spec) -> Value) -> Field {
     Field { path, class: Class::Restart, kind, doc, value }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::manifest::spec::{Limits, Restart, Stop};
+use crate::manifest::spec::{Limits, Reload, Restart, Stop};
 use crate::manifest::{changed_fields, fingerprint, live_digest, load, parking_digest};
 
 /// For each field: a manifest, and the same one with that field alone changed.
@@ -22,6 +22,8 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("oom_score_adj", "", "oom_score_adj = -5"),
     ("depends_on", "depends_on = ['a']", "depends_on = { a = 'completed' }"),
     ("ports", "ports = { http = 'auto' }", "ports = { http = { auto = true, count = 2 } }"),
+    ("restart_on", "", "restart_on = ['a']"),
+    ("on_exe_change", "", "on_exe_change = 'restart'"),
     ("port_owner", "", "port_owner = 'any'"),
     ("state", "", "state = 'stopped'"),
     ("url", "", "url = 'http://h'"),
@@ -62,6 +64,8 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("stop.grace", "", "stop.grace = '1s'"),
     ("stop.command", "", "stop.command = ['a']"),
     ("stop.shell", "stop.command = 'a'", "stop = { command = 'a', shell = true }"),
+    ("reload.on", "", "reload.on = ['a']"),
+    ("reload.signal", "reload.on = ['a']", "reload = { on = ['a'], signal = 'USR1' }"),
     ("limits.nofile", "", "limits.nofile = 1024"),
     ("limits.nproc", "", "limits.nproc = 'unlimited'"),
     ("limits.core", "", "limits.core = 0"),
@@ -131,7 +135,19 @@ fn every_field_has_the_class_that_it_is_documented_with() {
         ]
     );
     assert!(restart.iter().filter(|path| path.contains('.')).all(|path| path.starts_with("limits.")));
-    let live = ["depends_on", "port_owner", "state", "ttl", "start_settle", "health.", "restart.", "stop."];
+    let live = [
+        "depends_on",
+        "restart_on",
+        "on_exe_change",
+        "reload.",
+        "port_owner",
+        "state",
+        "ttl",
+        "start_settle",
+        "health.",
+        "restart.",
+        "stop.",
+    ];
     assert!(of_class(Class::Live).iter().all(|path| live.iter().any(|start| path.starts_with(start))));
 }
 
@@ -166,11 +182,12 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, env_file, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, port_owner, state, url, description, labels,
+        id, command, cwd, env, env_file, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
+    let of_reload = names!(&spec.reload => Reload { on, signal });
     // What has another shape in a manifest: the identity, the variants of a check, and tables.
-    let reshaped = ["id", "check", "health", "restart", "stop", "limits"];
+    let reshaped = ["id", "check", "health", "restart", "stop", "reload", "limits"];
     let plain = |names: &[&'static str]| -> Vec<&'static str> {
         names.iter().copied().filter(|name| !reshaped.contains(name)).collect()
     };
@@ -183,6 +200,7 @@ fn the_table_covers_every_field_of_a_spec() {
     );
     assert_listed("restart", &of_restart);
     assert_listed("stop", &of_stop);
+    assert_listed("reload", &of_reload);
     assert_listed("limits", &of_limits);
 }
 
@@ -245,6 +263,7 @@ fn the_same_thing_written_otherwise_changes_nothing() {
         ("depends_on = []", "depends_on = {}"),
         ("env_file = 'a'", "env_file = [{ path = 'a', optional = false }]"),
         ("", "env_file = []"),
+        ("", "restart_on = []\nreload.on = []\non_exe_change = 'report'"),
         ("ports = { a = 'auto', b = 80 }", "ports = { a = { auto = true, count = 1 }, b = { port = 80 } }"),
     ] {
         let (one, other) = (spec(one), spec(other));
