@@ -290,6 +290,11 @@ impl Digest {
         Self(blake3::hash(bytes).to_hex().as_str().into())
     }
 
+    /// One that nobody without the key can work out.
+    pub fn keyed(key: &[u8; 32], bytes: &[u8]) -> Self {
+        Self(blake3::keyed_hash(key, bytes).to_hex().as_str().into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -37,7 +37,7 @@ use reconcile::reconciler::status::{
 };
 use reconcile::state::{
     BirthLine, Containment, End, Entry, ExitLine, ExitStatus, FileIdentity, FileMarks, Intent, Ledger,
-    PortHolder, Reason, Record, Request as Asked, SharedCgroup, SpawnStage, Unmet, decode_journal,
+    PortHolder, Reason, Record, Request as Asked, SecretKey, SharedCgroup, SpawnStage, Unmet, decode_journal,
     decode_lines, encode_line,
 };
 use serde::Serialize;
@@ -184,6 +184,8 @@ fn reasons() -> Vec<Reason> {
         Reason::PortForeign { name: "http".into(), port: 8_080, holder: PortHolder::default() },
         Reason::FileChanged { path: ".env".into() },
         Reason::ExeChanged,
+        Reason::SecretChanged { name: "TOKEN".into() },
+        Reason::SecretUnavailable { name: "TOKEN".into(), why: "there is no token".into() },
     ]
 }
 
@@ -601,6 +603,20 @@ fn the_contents_beside_a_service_have_their_form() {
     assert_eq!(run.unwrap().files.as_deref(), Some(&files));
     assert_ledger("ledger-contents.journal", &records);
     assert_ledger("ledger-contents-compacted.journal", &ledger.snapshot());
+}
+
+/// The same of secrets, by keyed digests alone.
+#[test]
+fn the_secrets_of_a_service_have_their_form() {
+    let key = SecretKey::from([7; 32]);
+    let secrets = BTreeMap::from([("TOKEN".to_owned(), key.digest("TOKEN", "hunter2"))]);
+    let files = FileMarks { secrets, key: Some(key.id()), ..FileMarks::default() };
+    let records = [
+        accepted("web.toml", &["web"]),
+        Record::Intent(Box::new(Intent { files: Some(Box::new(files)), ..intent("web", 1, 10) })),
+    ];
+    assert_ledger("ledger-secrets.journal", &records);
+    assert_ledger("ledger-secrets-compacted.journal", &Ledger::replay(&records).snapshot());
 }
 
 #[test]

@@ -196,6 +196,9 @@ pub enum Command {
     /// Print who depends on whom, for Graphviz or Mermaid
     Graph(GraphArgs),
 
+    /// Print a derived secret of a service
+    Secret(SecretArgs),
+
     /// Create `manifests/` with an example and the reference of all fields
     Init,
 
@@ -319,6 +322,14 @@ pub struct SchemaArgs {
     /// Write `reconcile.schema.json` into each manifest directory instead, where `#:schema` finds it
     #[arg(long)]
     pub write: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SecretArgs {
+    pub name: String,
+
+    /// As in `derive = "LABEL"`
+    pub label: String,
 }
 
 #[derive(Debug, Clone, Args)]

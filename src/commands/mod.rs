@@ -21,6 +21,7 @@ mod once;
 mod plan;
 pub mod report;
 mod schema;
+mod secret;
 mod signals;
 mod spectator;
 mod status;
@@ -113,6 +114,7 @@ fn dispatch(run: &Run<'_>) -> Result<Ended, Failure> {
         Command::Status(status) => status::run(run, status),
         Command::Logs(logs) => logs::run(run, logs),
         Command::Graph(graph) => graph::run(run, graph),
+        Command::Secret(secret) => secret::run(run, secret),
         Command::Init => init::run(run),
         Command::Schema(schema) => schema::run(run, schema),
         Command::Doctor => doctor::run(run),

@@ -65,6 +65,12 @@ impl Random {
         InstanceId::from_u64(self.number())
     }
 
+    pub fn key(&mut self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        self.0.read_exact(&mut bytes).expect("random(4): an open /dev/urandom always answers");
+        bytes
+    }
+
     fn number(&mut self) -> u64 {
         let mut bytes = [0; 8];
         self.0.read_exact(&mut bytes).expect("random(4): an open /dev/urandom always answers");

@@ -35,6 +35,10 @@ impl StateLayout {
         self.dir.join("instance.json")
     }
 
+    pub fn secret_key(&self) -> PathBuf {
+        self.dir.join("secret.key")
+    }
+
     /// Held exclusively by the reconciler in charge; never renamed.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("reconciler.lock")

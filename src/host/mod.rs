@@ -38,6 +38,7 @@ pub mod project_files;
 mod request;
 pub mod resolve;
 pub mod scan;
+pub mod secret_key;
 pub mod socket;
 pub mod state_dir;
 pub mod sys;
@@ -64,7 +65,7 @@ use self::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, PortHolder, Record};
+use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
 
 /// The seam to the world. One reconciler owns it; no method blocks on a service.
@@ -87,6 +88,9 @@ pub trait Host {
     /// Digests of the content of the files that fit a pattern, which may have `*` and `?` in its last part; of what
     /// cannot be read a sentence. What is not there is left out.
     fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)>;
+
+    /// The key by which secrets are told apart; `None` for who only looks, where there is none yet.
+    fn secret_key(&mut self) -> Result<Option<SecretKey>, String>;
 
     /// Changes of these files, and of where they would be, are told as [`Event::Changed`] from now on; in place of a
     /// file may stand a pattern, as in [`Host::digest_files`].

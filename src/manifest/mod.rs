@@ -37,7 +37,8 @@ pub use render::{Rendered, RenderedCheck, Shown, Surroundings, render, render_sh
 pub use schema::schema;
 pub use spec::{
     CommandLine, Condition, Dependency, EnvFile, Health, HealthCheck, Limits, OnExeChange, OnUnhealthy,
-    Reload, Restart, RestartPolicy, Shell, SignalName, SignalTo, Spec, Stdin, Stop, WantedState,
+    Reload, Restart, RestartPolicy, Secret, SecretSource, Shell, SignalName, SignalTo, Spec, Stdin, Stop,
+    WantedState,
 };
 pub(crate) use suggest::nearest;
 pub use units::{format_duration, parse_duration, parse_size};

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::ports::{self, CheckPort, PortBlocks};
-use super::spec::{CommandLine, HealthCheck, Spec};
+use super::spec::{CommandLine, HealthCheck, SecretSource, Spec};
 use super::template::{Piece, is_templated, pieces};
 
 /// What a spec is filled in with beside its own values.
@@ -43,6 +43,8 @@ pub struct Rendered {
     /// Likewise, with their wildcards.
     pub restart_on: Vec<PathBuf>,
     pub reload_on: Vec<PathBuf>,
+    /// Where secrets come from files, likewise.
+    pub secret_files: BTreeMap<String, PathBuf>,
     /// `None` also where it goes by a port of which the number is not known.
     pub health: Option<RenderedCheck>,
     pub stop_command: Option<Vec<String>>,
@@ -85,6 +87,14 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
         port_env: ports::variables(&spec.ports, around.ports),
         env_file: spec.env_file.iter().map(|file| filler.path(&file.path, 0)).collect(),
         restart_on: spec.restart_on.iter().map(|path| filler.path(path, 0)).collect(),
+        secret_files: spec
+            .secrets
+            .iter()
+            .filter_map(|(name, secret)| match &secret.source {
+                SecretSource::File(path) => Some((name.clone(), filler.path(path, 0))),
+                SecretSource::Env(_) | SecretSource::Derived(_) => None,
+            })
+            .collect(),
         reload_on: spec.reload.on.iter().map(|path| filler.path(path, 0)).collect(),
         health,
         stop_command: spec.stop.command.as_ref().map(argv),

@@ -116,6 +116,7 @@ fn accepted(kind: &Kind) -> Value {
         Kind::Signals => json!({ "type": "array", "items": signal() }),
         Kind::Dependencies => dependencies(),
         Kind::EnvFiles => env_files(),
+        Kind::Secrets => secrets(),
         Kind::ExitCodes => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
         }
@@ -131,6 +132,21 @@ fn env_files() -> Value {
         "additionalProperties": false,
     });
     json!({ "anyOf": [path, { "type": "array", "items": { "anyOf": [path, full] } }] })
+}
+
+fn secrets() -> Value {
+    let of = |source: &str, value: Value| {
+        json!({
+            "type": "object",
+            "properties": { source: value, "optional": { "type": "boolean" } },
+            "required": [source],
+            "additionalProperties": false,
+        })
+    };
+    let variable = json!({ "type": "string", "minLength": 1 });
+    let label = json!({ "type": "string", "pattern": NAME, "maxLength": MAX_NAME_BYTES });
+    let secret = [of("file", variable.clone()), of("env", variable), of("derive", label)];
+    json!({ "type": "object", "additionalProperties": { "anyOf": secret } })
 }
 
 fn dependencies() -> Value {

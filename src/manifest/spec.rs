@@ -23,6 +23,8 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// More variables, of files; later ones win, and declared ones over all.
     pub env_file: Vec<EnvFile>,
+    /// By the variable that tells each.
+    pub secrets: BTreeMap<String, Secret>,
     /// Names, or a prefix followed by `*`; only the names are part of the spec, never the values.
     pub inherit_env: Cow<'static, [Cow<'static, str>]>,
     pub stdin: Stdin,
@@ -77,7 +79,8 @@ static INHERITED: [Cow<'static, str>; 9] = {
 impl Spec {
     /// What it runs with stands in files, too.
     pub fn names_files(&self) -> bool {
-        !self.env_file.is_empty() || !self.restart_on.is_empty() || !self.reload.on.is_empty()
+        let has_contents = !self.restart_on.is_empty() || !self.reload.on.is_empty();
+        has_contents || !self.env_file.is_empty() || !self.secrets.is_empty()
     }
 
     /// A service that gives nothing but its command.
@@ -88,6 +91,7 @@ impl Spec {
             cwd: ".".to_owned(),
             env: BTreeMap::new(),
             env_file: Vec::new(),
+            secrets: BTreeMap::new(),
             inherit_env: Cow::Borrowed(&INHERITED),
             stdin: Stdin::Null,
             user: None,
@@ -175,6 +179,24 @@ pub struct EnvFile {
     pub path: String,
     /// It may be missing.
     pub optional: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    pub source: SecretSource,
+    /// It may be missing.
+    pub optional: bool,
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A path, as that of an `env_file`: its whole text.
+    File(String),
+    /// A variable of the reconciler.
+    Env(String),
+    /// The label of one that is worked out of the instance's own key.
+    Derived(String),
 }
 
 /// How it takes up files without a restart.

@@ -19,8 +19,13 @@ pub(super) fn changed(then: Option<&FileMarks>, want: &Want) -> Option<Reason> {
         None => **digest != FileMarks::of_variables(&BTreeMap::new()),
     };
     let other = now.env.iter().find(is_other).map(|(path, _)| path);
-    let path = other.or_else(|| other_content(&then.restart, &now.restart))?;
-    Some(Reason::FileChanged { path: path.clone() })
+    if let Some(path) = other.or_else(|| other_content(&then.restart, &now.restart)) {
+        return Some(Reason::FileChanged { path: path.clone() });
+    }
+    // Digests by two keys cannot be compared: a key that was lost restarts nothing.
+    let mut secrets = now.secrets.iter().filter(|_| then.key == now.key);
+    let (name, _) = secrets.find(|(name, digest)| then.secrets.get(*name) != Some(*digest))?;
+    Some(Reason::SecretChanged { name: name.clone() })
 }
 
 /// The first file of `reload.on` that says something else than what the run was last told to take up.
@@ -47,7 +52,9 @@ pub(super) fn unrecorded(case: &Case<'_>, run: &Run) -> Option<Record> {
         None if case.want.gate.is_some() => return None,
         None => now.clone(),
         Some(then)
-            if same_patterns(&then.restart, &now.restart) && same_patterns(&then.reload, &now.reload) =>
+            if same_patterns(&then.restart, &now.restart)
+                && same_patterns(&then.reload, &now.reload)
+                && same_key(then, now) =>
         {
             return None;
         }
@@ -55,6 +62,8 @@ pub(super) fn unrecorded(case: &Case<'_>, run: &Run) -> Option<Record> {
             env: then.env.clone(),
             restart: carried(&then.restart, &now.restart),
             reload: carried(&then.reload, &now.reload),
+            secrets: if same_key(then, now) { then.secrets.clone() } else { now.secrets.clone() },
+            key: now.key.clone().or_else(|| then.key.clone()),
         },
     };
     Some(Record::Files { service: case.id.clone(), nonce: run.nonce.clone(), files })
@@ -62,6 +71,11 @@ pub(super) fn unrecorded(case: &Case<'_>, run: &Run) -> Option<Record> {
 
 fn same_patterns(then: &Contents, now: &Contents) -> bool {
     then.keys().eq(now.keys())
+}
+
+/// Without a key now nothing is known of secrets now.
+fn same_key(then: &FileMarks, now: &FileMarks) -> bool {
+    now.key.is_none() || then.key == now.key
 }
 
 /// What is known goes on to be, of what is still named; the rest is taken as it is.

@@ -9,7 +9,7 @@ use super::code;
 use super::config::{Cap, Requirement, SELF};
 use super::env::EnvVerdict;
 use super::in_force::Policy;
-use crate::manifest::{CommandLine, HealthCheck, Limits, PortNumber, Problem, Spec, escape};
+use crate::manifest::{CommandLine, HealthCheck, Limits, PortNumber, Problem, SecretSource, Spec, escape};
 use crate::time::human;
 
 /// What a spec came to once rendered, as far as a policy looks at it.
@@ -211,6 +211,15 @@ impl Policy {
                     found.push(Problem::refused(code::ENV_NOT_ALLOWED, message).about(field).help(help));
                 }
             }
+        }
+        let of_ours = spec.secrets.values().filter_map(|secret| match &secret.source {
+            SecretSource::Env(name) => Some(name.as_str()),
+            SecretSource::File(_) | SecretSource::Derived(_) => None,
+        });
+        for name in of_ours.filter(|name| self.env.iter().any(|rules| !rules.inherits(name))) {
+            let message = format!("the policy does not allow a manifest to be given `{}`", escape(name));
+            let help = self.env_help(name, "allow it below `[policy]`");
+            found.push(Problem::refused(code::INHERIT_NOT_ALLOWED, message).about("secrets").help(help));
         }
         for pattern in
             spec.inherit_env.iter().filter(|name| self.env.iter().any(|rules| !rules.inherits(name)))

@@ -28,7 +28,7 @@ pub(super) const ENV_FILE: &str = "env-file-";
 #[derive(Debug, Default)]
 pub(super) struct Files {
     pub marks: FileMarks,
-    /// The variables of all files.
+    /// The variables of all files, and the secrets.
     pub env: BTreeMap<String, String>,
     /// The first reason for which nothing can be started with them.
     pub gate: Option<Reason>,
@@ -53,7 +53,10 @@ impl<H: Host> Reconciler<H> {
         let rendered: Vec<Rendered> = concerned.iter().map(|accepted| self.render(&accepted.spec)).collect();
         let watched: BTreeSet<PathBuf> = rendered
             .iter()
-            .flat_map(|it| it.env_file.iter().chain(&it.restart_on).chain(&it.reload_on))
+            .flat_map(|it| {
+                let contents = it.restart_on.iter().chain(&it.reload_on);
+                it.env_file.iter().chain(contents).chain(it.secret_files.values())
+            })
             .cloned()
             .collect();
         // Before they are looked at: what changes from then on is told.
@@ -91,7 +94,7 @@ impl<H: Host> Reconciler<H> {
         let mut files = Files::default();
         files.marks.restart = self.contents(&spec.restart_on, &rendered.restart_on, &mut files.trouble);
         files.marks.reload = self.contents(&spec.reload.on, &rendered.reload_on, &mut files.trouble);
-        if spec.env_file.is_empty() {
+        if spec.env_file.is_empty() && spec.secrets.is_empty() {
             return files;
         }
         // One who is not known is a gate of its own.
@@ -101,6 +104,7 @@ impl<H: Host> Reconciler<H> {
         for (file, path) in spec.env_file.iter().zip(&rendered.env_file) {
             self.read_env_file(file, path, reader.as_ref(), &mut files);
         }
+        self.add_secrets(spec, rendered, reader.as_ref(), &mut files);
         if files.gate.is_none() {
             self.ask_policy_about(spec, rendered, &mut files);
         }
@@ -173,8 +177,9 @@ impl<H: Host> Reconciler<H> {
         let of_spec = check(&rendered.env);
         let is_known = |problem: &_| of_spec.contains(problem);
         if let Some(problem) = check(&env).into_iter().find(|problem| !is_known(problem)) {
-            let named: Vec<String> =
+            let mut named: Vec<String> =
                 rendered.env_file.iter().map(|path| path.display().to_string()).collect();
+            named.extend((!spec.secrets.is_empty()).then(|| "`secrets`".to_owned()));
             let message = format!("{} (with what {} gives)", problem.message, named.join(", "));
             files.close(&format!("{ENV_FILE}refused"), message);
         }

@@ -33,6 +33,7 @@ mod publish;
 mod requests;
 mod retry;
 mod roots;
+pub mod secrets;
 pub mod selection;
 pub mod session;
 mod start;

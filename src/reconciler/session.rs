@@ -53,6 +53,8 @@ pub enum OpenError {
     Gate(#[from] GateError),
     #[error(transparent)]
     Boot(#[from] clock::NoBootId),
+    #[error("{0}")]
+    SecretKey(String),
     #[error("random numbers cannot be had")]
     Random(#[source] std::io::Error),
     #[error("the ledger of {dir} cannot be given up")]
@@ -73,6 +75,7 @@ impl OpenError {
             | Self::Ledger(_)
             | Self::Gate(_)
             | Self::Boot(_)
+            | Self::SecretKey(_)
             | Self::Random(_)
             | Self::Disown { .. } => None,
         }

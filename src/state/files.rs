@@ -22,6 +22,12 @@ pub struct FileMarks {
     /// Likewise in `reload.on`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub reload: Contents,
+    /// Keyed digests of secrets, by variable.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Digest>,
+    /// Tells the key of those apart; `None` without any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Digest>,
 }
 
 /// By pattern, then by path.

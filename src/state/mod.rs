@@ -16,6 +16,7 @@ pub(crate) mod paths;
 mod port;
 mod reason;
 mod record;
+mod secrets;
 
 pub use codec::{
     Damage, DamageKind, Decoded, FORMAT_VERSION, decode_journal, encode, encode_header, encode_unknown,
@@ -31,3 +32,4 @@ pub use record::{
     BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, LOST_FINGERPRINT,
     Record, Request, SharedCgroup, SpawnFailure, SpawnStage, is_shortage,
 };
+pub use secrets::SecretKey;

@@ -41,6 +41,15 @@ pub enum Reason {
     },
     /// Another file has the name of its executable by now; also why a process is stopped.
     ExeChanged,
+    /// A secret is another than at the start; also why a process is stopped.
+    SecretChanged {
+        name: String,
+    },
+    /// A start waits for a secret.
+    SecretUnavailable {
+        name: String,
+        why: String,
+    },
     /// A dependency that it follows was started anew; also why a process is stopped.
     DependencyRestarted {
         dependency: ServiceId,
@@ -254,7 +263,11 @@ impl Reason {
     pub fn clears_failures(&self) -> bool {
         matches!(
             self,
-            Self::Requested { .. } | Self::SpecChanged { .. } | Self::FileChanged { .. } | Self::ExeChanged
+            Self::Requested { .. }
+                | Self::SpecChanged { .. }
+                | Self::FileChanged { .. }
+                | Self::ExeChanged
+                | Self::SecretChanged { .. }
         )
     }
 
@@ -300,6 +313,8 @@ impl Reason {
             Self::OtherBoot => "other-boot",
             Self::FileChanged { .. } => "file-changed",
             Self::ExeChanged => "exe-changed",
+            Self::SecretChanged { .. } => "secret-changed",
+            Self::SecretUnavailable { .. } => "secret-unavailable",
             Self::DependencyRestarted { .. } => "dependency-restarted",
             Self::NeverBorn => "never-born",
             Self::WantedAgain => "wanted-again",
@@ -376,6 +391,8 @@ impl Reason {
             Self::Ended { status } => format!("it ended with {status}, and its policy is always"),
             Self::OtherBoot => "the machine, or the container it ran in, was started anew since".into(),
             Self::FileChanged { path } => format!("{path} changed"),
+            Self::SecretChanged { name } => format!("the secret {name} changed"),
+            Self::SecretUnavailable { name, why } => format!("the secret {name} cannot be had: {why}"),
             Self::ExeChanged => "its executable was replaced on disk since it was started".into(),
             Self::DependencyRestarted { dependency } => {
                 format!("{dependency}, which it depends on, was started anew")

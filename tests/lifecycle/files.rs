@@ -246,3 +246,43 @@ fn an_executable_that_was_replaced_is_reported_ignored_or_followed() {
         rig.assert_idle_for(secs(600));
     }
 }
+
+#[test]
+fn secrets_come_from_files_the_environment_and_the_key() {
+    let mut rig = Rig::over(FakeHost::new().with_variable("OURS", "of ours"));
+    rig.host.write("/srv/app/token", "hunter2\n");
+    rig.declare(
+        "web",
+        "[service.web.secrets]\nA = { file = 'token' }\nB = { env = 'OURS' }\nC = { derive = 'webhook' }\n\
+         D = { env = 'NONE', optional = true }",
+    );
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(told(&rig, "A").as_deref(), Some("hunter2"));
+    assert_eq!(told(&rig, "B").as_deref(), Some("of ours"));
+    let derived = told(&rig, "C").unwrap();
+    assert_eq!((derived.len(), told(&rig, "D")), (64, None));
+    rig.host.write("/srv/app/token", "hunter2");
+    rig.assert_idle_for(secs(600));
+    rig.host.write("/srv/app/token", "hunter3");
+    rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("hunter3"));
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(told(&rig, "C"), Some(derived));
+    rig.assert_idle_for(secs(600));
+    let records = format!("{:?}", rig.host.records());
+    assert!(records.contains("SecretChanged") && !records.contains("hunter"), "{records}");
+}
+
+#[test]
+fn a_start_waits_for_a_secret_and_what_runs_does_not() {
+    let mut rig = Rig::with("web", "secrets.A = { file = 'token' }");
+    rig.run_until_phase("web", Phase::Pending);
+    assert_eq!(rig.reason("web"), "secret-unavailable");
+    assert_eq!(message(&rig), "the secret A cannot be had: there is no /srv/app/token");
+    rig.host.write("/srv/app/token", "1");
+    rig.run_until_phase("web", Phase::Running);
+    let pid = rig.pid("web");
+    rig.host.remove("/srv/app/token");
+    rig.run_until("it is shown", |rig| !drift(rig).is_empty());
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), pid);
+}

@@ -16,13 +16,14 @@ use reconcile::plan::{
 };
 use reconcile::state::{
     Containment, Contents, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, Reason, RootKey,
-    Run, SpawnFailure, Stopping,
+    Run, SecretKey, SpawnFailure, Stopping,
 };
 use reconcile::time::Stamp;
 
 use super::{
     Case, ContentsCase, EndCase, FlightCase, HealthSpecCase, LastCase, PolicyCase, PresenceCase, ReasonCase,
-    RestartCase, RunCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time, UnreadCase,
+    RestartCase, RunCase, SecretsCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time,
+    UnreadCase,
 };
 
 const WALL_OF_BOOT_MS: i64 = 1_700_000_000_000;
@@ -153,8 +154,13 @@ impl ServiceCase {
             },
             manifest: None,
             gate: self.gate.as_ref().map(ReasonCase::get),
-            files: marks(self.env_files.as_ref(), self.restart_files.as_ref(), self.reload_files.as_ref())
-                .map(Into::into),
+            files: marks(
+                self.env_files.as_ref(),
+                self.restart_files.as_ref(),
+                self.reload_files.as_ref(),
+                self.secrets.as_ref(),
+            )
+            .map(Into::into),
             retry: self.retry,
         }
     }
@@ -240,6 +246,7 @@ fn marks(
     env: Option<&BTreeMap<String, String>>,
     restart: Option<&ContentsCase>,
     reload: Option<&ContentsCase>,
+    secrets: Option<&SecretsCase>,
 ) -> Option<FileMarks> {
     let of_variables = |text: &String| FileMarks::of_variables(&manifest::dotenv::parse(text).unwrap());
     let contents = |case: Option<&ContentsCase>| -> Contents {
@@ -248,7 +255,13 @@ fn marks(
         };
         case.into_iter().flatten().map(|(pattern, files)| (pattern.clone(), digests(files))).collect()
     };
-    (env.is_some() || restart.is_some() || reload.is_some()).then(|| FileMarks {
+    let key = |case: &SecretsCase| SecretKey::from([case.key; 32]);
+    let digests = |case: &SecretsCase| -> Vec<(String, Digest)> {
+        case.values.iter().map(|(name, value)| (name.clone(), key(case).digest(name, value))).collect()
+    };
+    (env.is_some() || restart.is_some() || reload.is_some() || secrets.is_some()).then(|| FileMarks {
+        secrets: secrets.into_iter().flat_map(digests).collect(),
+        key: secrets.map(|case| key(case).id()),
         env: env.into_iter().flatten().map(|(path, text)| (path.clone(), of_variables(text))).collect(),
         restart: contents(restart),
         reload: contents(reload),
@@ -324,8 +337,13 @@ impl RunCase {
                 .iter()
                 .map(|(name, nonce)| (ServiceId::parse(name).unwrap(), Nonce::from_u64(*nonce)))
                 .collect(),
-            files: marks(self.env_files.as_ref(), self.restart_files.as_ref(), self.reload_files.as_ref())
-                .map(Box::new),
+            files: marks(
+                self.env_files.as_ref(),
+                self.restart_files.as_ref(),
+                self.reload_files.as_ref(),
+                self.secrets.as_ref(),
+            )
+            .map(Box::new),
             process: born.then_some(process),
             containment: born.then(|| Containment::Cgroup { path: "/sys/fs/cgroup/web".into() }),
             started_at: born.then(|| self.started.get()),
@@ -351,8 +369,13 @@ impl LastCase {
             end: self.end.get(),
             stopped_why: self.stopped_why.as_ref().map(ReasonCase::get),
             ready_at: None,
-            files: marks(self.env_files.as_ref(), self.restart_files.as_ref(), self.reload_files.as_ref())
-                .map(Box::new),
+            files: marks(
+                self.env_files.as_ref(),
+                self.restart_files.as_ref(),
+                self.reload_files.as_ref(),
+                self.secrets.as_ref(),
+            )
+            .map(Box::new),
         }
     }
 }

@@ -12,6 +12,15 @@ use serde::Deserialize;
 #[path = "build.rs"]
 mod build;
 
+/// Values by name, and which key they are told apart by.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretsCase {
+    #[serde(default)]
+    key: u8,
+    values: BTreeMap<String, String>,
+}
+
 /// Texts of files, by pattern and path.
 type ContentsCase = BTreeMap<String, BTreeMap<String, String>>;
 
@@ -79,6 +88,8 @@ struct ServiceCase {
     restart_files: Option<ContentsCase>,
     #[serde(default)]
     reload_files: Option<ContentsCase>,
+    #[serde(default)]
+    secrets: Option<SecretsCase>,
     retry: bool,
     /// Its executable was replaced on disk, and that is to be followed.
     replaced: bool,
@@ -189,6 +200,8 @@ struct RunCase {
     #[serde(default)]
     reload_files: Option<ContentsCase>,
     #[serde(default)]
+    secrets: Option<SecretsCase>,
+    #[serde(default)]
     fingerprint: Option<String>,
     #[serde(default)]
     ready: Option<Time>,
@@ -222,6 +235,8 @@ struct LastCase {
     restart_files: Option<ContentsCase>,
     #[serde(default)]
     reload_files: Option<ContentsCase>,
+    #[serde(default)]
+    secrets: Option<SecretsCase>,
     #[serde(default)]
     fingerprint: Option<String>,
     #[serde(default)]

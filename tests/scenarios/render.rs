@@ -64,7 +64,8 @@ fn note(record: &Record) -> String {
         }
         Record::Files { service, files, .. } => {
             let of_patterns = files.restart.values().chain(files.reload.values()).flat_map(BTreeMap::keys);
-            let files: Vec<&str> = files.env.keys().chain(of_patterns).map(String::as_str).collect();
+            let files: Vec<&str> =
+                files.env.keys().chain(of_patterns).chain(files.secrets.keys()).map(String::as_str).collect();
             format!("note {service}: files {}", files.join(", "))
         }
         Record::Deactivated { service } => format!("note {service}: deactivated"),

@@ -55,7 +55,7 @@ use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
-use crate::state::{Containment, FileIdentity, PortHolder, Record, is_shortage};
+use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey, is_shortage};
 use crate::time::Stamp;
 
 const PID_NAMESPACE: u64 = 4_026_531_836;
@@ -177,6 +177,10 @@ impl Host for FakeHost {
 
     fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
         self.world.borrow().tree.digests(pattern)
+    }
+
+    fn secret_key(&mut self) -> Result<Option<SecretKey>, String> {
+        Ok(Some(SecretKey::from([7; 32])))
     }
 
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {

@@ -17,12 +17,12 @@ use crate::host::scan::Scanner;
 use crate::host::state_dir::{Sharer, sharers};
 use crate::host::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
-    StateLayout, UserFacts, clock, files, ledger_file, trust,
+    StateLayout, UserFacts, clock, files, ledger_file, secret_key, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, PortHolder, Record};
+use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
 
 #[derive(Debug)]
@@ -75,6 +75,10 @@ impl Host for Looking {
 
     fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
         self.looker.digests.of_files(pattern)
+    }
+
+    fn secret_key(&mut self) -> Result<Option<SecretKey>, String> {
+        self.layout.as_ref().map_or(Ok(None), secret_key::read)
     }
 
     fn watch_files(&mut self, _files: &BTreeSet<PathBuf>) {}

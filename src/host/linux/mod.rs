@@ -38,12 +38,12 @@ use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
 use super::watch::{Mode, Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
-    SpawnRequest, StateLayout, UserFacts, clock, durable, files, sys, trust,
+    SpawnRequest, StateLayout, UserFacts, clock, durable, files, secret_key, sys, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, PortHolder, Record};
+use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
 
 /// The journal of exits is trimmed once it is larger than this.
@@ -68,6 +68,8 @@ pub struct LinuxHost {
     lock: ReconcilerLock,
     ledger: LedgerFile,
     random: clock::Random,
+    /// Once it was asked for.
+    secret_key: Option<SecretKey>,
     scanner: Scanner,
     watcher: Option<Watcher>,
     looker: Looker,
@@ -96,6 +98,7 @@ impl LinuxHost {
             lock: parts.lock,
             ledger: parts.ledger,
             random: parts.random,
+            secret_key: None,
             scanner: Scanner::new(parts.roots, false),
             watcher: parts.watch.then(Watcher::new),
             looker: Looker::new(),
@@ -201,6 +204,13 @@ impl Host for LinuxHost {
 
     fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
         self.looker.digests.of_files(pattern)
+    }
+
+    fn secret_key(&mut self) -> Result<Option<SecretKey>, String> {
+        if self.secret_key.is_none() {
+            self.secret_key = Some(secret_key::read_or_make(self.state_dir.layout(), &mut self.random)?);
+        }
+        Ok(self.secret_key.clone())
     }
 
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {

@@ -12,6 +12,7 @@ mod health;
 mod marks;
 mod places;
 mod ports;
+mod secrets;
 mod service;
 mod templates;
 

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::dependencies::{self, Needs};
 use super::marks::Marks;
 use super::templates::{self, Known};
-use super::{address, command, environment, files, health, ports};
+use super::{address, command, environment, files, health, ports, secrets};
 use crate::identity::{DEFAULT_PROJECT, ServiceId, check_name};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -37,6 +37,7 @@ pub(super) fn read(
 
     let mut spec = Spec::minimal(id, line);
     spec.env = env.into_iter().map(|(key, value)| (key.text.to_owned(), value.text.to_owned())).collect();
+    spec.secrets = secrets::read(&mut section, &known);
     files::read(&mut section, &mut spec, &known);
     read_process(&mut section, &mut spec, &known);
     spec.ports = ports.iter().filter_map(|(name, port)| Some((name.clone(), port.clone()?))).collect();

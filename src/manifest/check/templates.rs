@@ -17,7 +17,7 @@ use crate::manifest::diagnostic::escape;
 use crate::manifest::ports::CheckPort;
 use crate::manifest::problems::Problems;
 use crate::manifest::section::{Section, Text};
-use crate::manifest::spec::{HealthCheck, Spec};
+use crate::manifest::spec::{HealthCheck, SecretSource, Spec};
 use crate::manifest::suggest;
 use crate::manifest::template::{Piece, is_templated, pieces};
 
@@ -176,6 +176,10 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, problems: &mut Problems<'_>)
 fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
     let mut texts = vec![("cwd", spec.cwd.as_str())];
     texts.extend(spec.env_file.iter().map(|file| ("env_file", file.path.as_str())));
+    texts.extend(spec.secrets.values().filter_map(|secret| match &secret.source {
+        SecretSource::File(path) => Some(("secrets", path.as_str())),
+        SecretSource::Env(_) | SecretSource::Derived(_) => None,
+    }));
     texts.extend(spec.restart_on.iter().map(|path| ("restart_on", path.as_str())));
     texts.extend(spec.reload.on.iter().map(|path| ("reload.on", path.as_str())));
     texts.extend(spec.url.iter().map(|url| ("url", url.as_str())));

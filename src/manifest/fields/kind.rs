@@ -51,6 +51,8 @@ pub(in crate::manifest) enum Kind {
     Dependencies,
     /// A path, or a list of paths and of tables with one.
     EnvFiles,
+    /// A table of tables with where each comes from.
+    Secrets,
 }
 
 impl Kind {
@@ -73,6 +75,7 @@ impl Kind {
             Self::Signal => "the name of a signal",
             Self::Signals => "an array of names of signals",
             Self::ExitCodes => "an array of integers",
+            Self::Secrets => "a table of tables",
             Self::EnvFiles => "a path, or an array of paths and tables with a path",
             Self::Dependencies => "an array of services, or a table of services and conditions",
         }

@@ -17,7 +17,7 @@ pub(super) use kind::Kind;
 
 use super::choice::Choice;
 use super::ports::{CheckPort, Port, PortNumber};
-use super::spec::{CommandLine, Dependency, EnvFile, Health, HealthCheck, Shell, Spec};
+use super::spec::{CommandLine, Dependency, EnvFile, Health, HealthCheck, Secret, SecretSource, Shell, Spec};
 use crate::identity::ServiceId;
 
 /// What a change of a field does to a running service; a later class includes what an earlier one does.
@@ -197,6 +197,19 @@ fn env_files(files: &[EnvFile]) -> Value {
     let entry =
         |EnvFile { path, optional }: &EnvFile| serde_json::json!({ "path": path, "optional": optional });
     Value::Array(files.iter().map(entry).collect())
+}
+
+/// Always with whether it may be missing.
+fn secrets(secrets: &BTreeMap<String, Secret>) -> Value {
+    let entry = |(name, Secret { source, optional }): (&String, &Secret)| {
+        let (kind, text) = match source {
+            SecretSource::File(path) => ("file", path),
+            SecretSource::Env(name) => ("env", name),
+            SecretSource::Derived(label) => ("derive", label),
+        };
+        (name.clone(), serde_json::json!({ kind: text, "optional": optional }))
+    };
+    Value::Object(secrets.iter().map(entry).collect())
 }
 
 /// A list whose order and repetitions mean nothing.

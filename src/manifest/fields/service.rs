@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Class, Field, Kind, Table, command, dependencies, duration, env_files, port, set, shell};
+use super::{
+    Class, Field, Kind, Table, command, dependencies, duration, env_files, port, secrets, set, shell,
+};
 use crate::manifest::choice::{Choice, words};
 use crate::manifest::ports::PortOwner;
 use crate::manifest::spec::{OnExeChange, Stdin, WantedState};
@@ -62,6 +64,14 @@ pub(super) static SERVICE: Table = Table {
                   `{ path = \"…\", optional = true }`. Later files win over earlier ones, and `env` over all. A start \
                   waits for a file that is missing or cannot be read; other values are a restart, by content.",
             value: |spec| env_files(&spec.env_file),
+        },
+        Field {
+            path: "secrets",
+            class: Class::Restart,
+            kind: Kind::Secrets,
+            doc: "Variables whose values stand in no manifest: each a table of `file`, a path; `env`, a variable of the \
+                  reconciler; or `derive`, a label; and `optional = true`. Kept nowhere, and another value is a restart.",
+            value: |spec| secrets(&spec.secrets),
         },
         Field {
             path: "inherit_env",

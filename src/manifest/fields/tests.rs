@@ -14,6 +14,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("cwd", "", "cwd = 'sub'"),
     ("env", "env = { A = '1' }", "env = { A = '2' }"),
     ("env_file", "env_file = '.env'", "env_file = [{ path = '.env', optional = true }]"),
+    ("secrets", "secrets.A = { file = 'a' }", "secrets.A = { file = 'a', optional = true }"),
     ("inherit_env", "", "inherit_env = ['PATH']"),
     ("stdin", "", "stdin = 'open'"),
     ("user", "", "user = 'www-data'"),
@@ -125,6 +126,7 @@ fn every_field_has_the_class_that_it_is_documented_with() {
             "cwd",
             "env",
             "env_file",
+            "secrets",
             "inherit_env",
             "stdin",
             "user",
@@ -182,7 +184,7 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, env_file, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, state, url, description, labels,
+        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
     let of_reload = names!(&spec.reload => Reload { on, signal });

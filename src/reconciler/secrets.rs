@@ -1,0 +1,108 @@
+//! Secrets: had at each start, told to nobody but the service, and compared by keyed digests.
+//!
+//! Called by `files`, which looks at all that a start is given. No value leaves this but in what a process is given.
+
+use std::path::Path;
+
+use super::Reconciler;
+use super::files::Files;
+use super::options::Options;
+use super::place::Place;
+use super::session::OpenError;
+use crate::host::state_dir::{Standing, StateDir};
+use crate::host::{Host, UserFacts, secret_key};
+use crate::identity::ServiceId;
+use crate::manifest::{Rendered, Secret, SecretSource, Spec, escape};
+use crate::state::{Reason, SecretKey};
+
+impl<H: Host> Reconciler<H> {
+    /// Adds those of `spec` to what a start of it is given.
+    pub(super) fn add_secrets(
+        &mut self,
+        spec: &Spec,
+        rendered: &Rendered,
+        reader: Option<&UserFacts>,
+        files: &mut Files,
+    ) {
+        if spec.secrets.is_empty() {
+            return;
+        }
+        let unavailable = |name: &str, why: String| Reason::SecretUnavailable { name: name.to_owned(), why };
+        let key = match self.host.secret_key() {
+            Ok(Some(key)) => key,
+            // Nothing was started with a secret yet, and who only looks starts nothing.
+            Ok(None) => return,
+            Err(why) => {
+                let name = spec.secrets.keys().next().map_or("", String::as_str);
+                files.gate.get_or_insert_with(|| unavailable(name, why));
+                return;
+            }
+        };
+        files.marks.key = Some(key.id());
+        for (name, secret) in &spec.secrets {
+            let path = rendered.secret_files.get(name).map(AsRef::as_ref);
+            match self.secret(spec, secret, path, reader, &key) {
+                Ok(Some(value)) => {
+                    files.marks.secrets.insert(name.clone(), key.digest(name, &value));
+                    files.env.insert(name.clone(), value);
+                }
+                Ok(None) if secret.optional => {}
+                Ok(None) => {
+                    let why = match &secret.source {
+                        SecretSource::File(_) => {
+                            format!("there is no {}", path.unwrap_or(Path::new("")).display())
+                        }
+                        SecretSource::Env(variable) => {
+                            format!("the environment of the reconciler has no {}", escape(variable))
+                        }
+                        SecretSource::Derived(_) => unreachable!("it is derived of what is there"),
+                    };
+                    files.gate.get_or_insert_with(|| unavailable(name, why));
+                }
+                Err(why) => {
+                    files.gate.get_or_insert_with(|| unavailable(name, why));
+                }
+            }
+        }
+    }
+
+    fn secret(
+        &mut self,
+        spec: &Spec,
+        secret: &Secret,
+        path: Option<&Path>,
+        reader: Option<&UserFacts>,
+        key: &SecretKey,
+    ) -> Result<Option<String>, String> {
+        let value = match &secret.source {
+            SecretSource::Derived(label) => Some(key.derive(&self.settings.instance, &spec.id, label)),
+            SecretSource::Env(variable) => self.host.environment().get(variable).cloned(),
+            SecretSource::File(_) => {
+                let path = path.expect("a file is rendered");
+                let text = self.host.read_file(path, reader);
+                let text = text.map_err(|sentence| format!("{} {sentence}", path.display()))?;
+                // Editors end the last line; no secret ends with a line.
+                text.map(|text| text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r').to_owned())
+            }
+        };
+        match value {
+            Some(value) if value.contains('\0') => {
+                Err("it has a zero byte, which no variable can have".to_owned())
+            }
+            value => Ok(value),
+        }
+    }
+}
+
+/// The derived secret of a label, for whoever may read the state; `None` where no service was given one yet.
+pub fn derived(options: &Options, service: &ServiceId, label: &str) -> Result<Option<String>, OpenError> {
+    let place = Place::of(options);
+    let Some(state_dir) = StateDir::find(&place.wanted(options))? else { return Ok(None) };
+    let instance = match state_dir.standing()? {
+        Standing::Ours { instance, .. } => instance,
+        // Its own instance is the one that a reconciler would begin.
+        Standing::New | Standing::Foreign { .. } => return Ok(None),
+    };
+    let key = secret_key::read(state_dir.layout()).map_err(OpenError::SecretKey)?;
+    Ok(key.map(|key| key.derive(&instance, service, label)))
+}

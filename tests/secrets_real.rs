@@ -1,0 +1,156 @@
+//! Secrets with the real binary: told to the service, and found nowhere else.
+
+#![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use support::{Run, World};
+
+const OF_FILE: &str = "canary-of-the-file-7c1f";
+const OF_ENV: &str = "canary-of-the-environment-93ab";
+
+fn token(world: &World, value: &str) {
+    let temporary = world.project().join(".token");
+    fs::write(&temporary, value).unwrap();
+    fs::rename(temporary, world.project().join("token")).unwrap();
+}
+
+fn told(world: &World, variable: &str) -> Option<String> {
+    let environ = fs::read_to_string(format!("/proc/{}/environ", world.pid("web")?)).ok()?;
+    let mut pairs = environ.split('\0').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(name, _)| *name == variable).map(|(_, value)| value.to_owned())
+}
+
+/// With the variable that a secret comes from.
+fn run(world: &World, arguments: &[&str]) -> Run {
+    let mut command = world.command();
+    command.env("OURS", OF_ENV).args(arguments);
+    world.finish(command)
+}
+
+fn files_below(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_below(&path, found);
+        } else if path.is_file() {
+            found.push(path);
+        }
+    }
+}
+
+fn assert_clean(what: &str, bytes: &[u8], secrets: &[&str]) {
+    for secret in secrets {
+        let is_there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!is_there, "a secret is in {what}:\n{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+/// A whole life: a start, a crash, another value, a mistake, a death of the keeper's and a stop.
+#[test]
+fn no_value_is_in_any_artefact_log_or_output() {
+    let world = World::new();
+    token(&world, OF_FILE);
+    world.config("[policy]\nallow_shell = true\nexecutables = ['sh', 'sleep', 'true']\nenv_keys = ['TOKEN', 'OURS', 'HOOK']\n");
+    let script = "test -e crash && rm crash && exit 3; sleep 1000 & wait";
+    world.service(
+        "web",
+        script,
+        "restart.backoff = '10ms'\nhealth = { command = 'true', interval = '50ms', start_interval = '20ms' }\n\
+         [service.web.secrets]\nTOKEN = { file = 'token' }\nOURS = { env = 'OURS' }\nHOOK = { derive = 'webhook' }",
+    );
+    let mut said = Vec::new();
+    let mut say = |run: Run| said.push(format!("{}{}", run.stdout, run.stderr));
+    say(run(&world, &["plan"]));
+    say(run(&world, &["-o", "json", "plan"]));
+    fs::write(world.project().join("crash"), "").unwrap();
+    say(run(&world, &["--once"]));
+    world.until_phase("web", "ready");
+    assert_eq!(told(&world, "TOKEN").as_deref(), Some(OF_FILE));
+    assert_eq!(told(&world, "OURS").as_deref(), Some(OF_ENV));
+    let derived = told(&world, "HOOK").unwrap();
+    assert_eq!(world.run(&["secret", "web", "webhook"]).expect_code(0).stdout, format!("{derived}\n"));
+    assert_ne!(world.run(&["secret", "web", "other"]).expect_code(0).stdout, format!("{derived}\n"));
+    let ledger = || fs::read(world.state().join("ledger.journal")).unwrap();
+    let before = ledger();
+    say(run(&world, &["--once"]));
+    assert_eq!(ledger(), before, "a second pass does nothing");
+    let pid = world.pid("web").unwrap();
+    let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_clean("the title", &title, &[OF_FILE, OF_ENV, &derived]);
+
+    let other = format!("{OF_FILE}-other");
+    token(&world, &other);
+    let plan = run(&world, &["plan"]);
+    assert!(plan.stdout.contains("the secret TOKEN changed"), "{}", plan.stdout);
+    say(plan);
+    say(run(&world, &["-o", "json", "plan"]));
+    say(run(&world, &["--once"]));
+    assert_eq!(told(&world, "TOKEN"), Some(other));
+    fs::write(world.project().join("token"), format!("{OF_FILE}\0")).unwrap();
+    for arguments in
+        [&["status"][..], &["status", "web"], &["-o", "json", "status"], &["restart", "web"], &["logs"]]
+    {
+        say(run(&world, arguments));
+    }
+    fs::remove_file(world.project().join("token")).unwrap();
+    say(run(&world, &["status", "web"]));
+    say(run(&world, &["validate"]));
+    support::kill(world.keeper().unwrap());
+    world.until("its keeper is gone", |world| world.keeper().is_none());
+    say(run(&world, &["status", "web"]));
+    say(run(&world, &["down"]));
+
+    let secrets = [OF_FILE, OF_ENV, derived.as_str()];
+    for output in &said {
+        assert_clean("what was said", output.as_bytes(), &secrets);
+    }
+    let mut files = Vec::new();
+    files_below(&world.state(), &mut files);
+    assert!(files.len() > 5, "{files:?}");
+    for path in files {
+        assert_clean(&path.display().to_string(), &fs::read(&path).unwrap(), &secrets);
+    }
+    let key = fs::metadata(world.state().join("secret.key")).unwrap();
+    assert_eq!((key.permissions().mode() & 0o777, key.len()), (0o600, 32));
+}
+
+#[test]
+fn a_start_waits_for_a_secret_and_other_services_do_not() {
+    let mut world = World::new();
+    world.service("web", "sleep 1000 & wait", "secrets.TOKEN = { file = 'token' }");
+    world.service("db", "sleep 1000 & wait", "");
+    world.watch();
+    world.until_phase("db", "running");
+    world.until_phase("web", "pending");
+    let status = world.service_status("web").unwrap();
+    assert_eq!(status["reason"], "secret-unavailable", "{status}");
+    token(&world, "1");
+    world.until_phase("web", "running");
+    assert_eq!(told(&world, "TOKEN").as_deref(), Some("1"));
+    let pid = world.pid("web");
+    fs::remove_file(world.project().join("token")).unwrap();
+    world.until("it is shown", |world| {
+        world.service_status("web").unwrap()["drift"].to_string().contains("file-not-usable")
+    });
+    assert_eq!(world.pid("web"), pid);
+}
+
+#[test]
+fn a_key_that_was_lost_restarts_nothing() {
+    let world = World::new();
+    token(&world, "1");
+    world.service("web", "sleep 1000 & wait", "secrets.TOKEN = { file = 'token' }");
+    world.once().expect_code(0);
+    let pid = world.pid("web");
+    fs::remove_file(world.state().join("secret.key")).unwrap();
+    world.once().expect_code(0);
+    assert_eq!(world.pid("web"), pid);
+    token(&world, "2");
+    world.once().expect_code(0);
+    assert_eq!(told(&world, "TOKEN").as_deref(), Some("2"));
+}
