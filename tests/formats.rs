@@ -37,8 +37,8 @@ use reconcile::reconciler::status::{
 };
 use reconcile::state::{
     BirthLine, Containment, End, Entry, ExitLine, ExitStatus, FileIdentity, FileMarks, Intent, Ledger,
-    PortHolder, Reason, Record, Request as Asked, SecretKey, SharedCgroup, SpawnStage, Unmet, decode_journal,
-    decode_lines, encode_line,
+    LogMark, PortHolder, Reason, Record, Request as Asked, SecretKey, SharedCgroup, SpawnStage, Unmet,
+    decode_journal, decode_lines, encode_line,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -617,6 +617,25 @@ fn the_secrets_of_a_service_have_their_form() {
     ];
     assert_ledger("ledger-secrets.journal", &records);
     assert_ledger("ledger-secrets-compacted.journal", &Ledger::replay(&records).snapshot());
+}
+
+/// Where the output of a run begins: of one that waits for a line of it.
+#[test]
+fn the_place_of_a_run_in_its_log_has_its_form() {
+    let mark = LogMark { inode: Some(u64::MAX), bytes: 4096, archive: Some(7) };
+    let started = |name: &str, n, mark: &LogMark| {
+        Record::Intent(Box::new(Intent { log: Some(Box::new(mark.clone())), ..intent(name, n, 10) }))
+    };
+    let records = [
+        accepted("web.toml", &["job", "web"]),
+        started("web", 1, &mark),
+        started("job", 2, &LogMark::default()),
+    ];
+    let ledger = Ledger::replay(&records);
+    let run = ledger.entry(&service("web")).and_then(|entry| entry.run.as_ref());
+    assert_eq!(run.unwrap().log.as_deref(), Some(&mark));
+    assert_ledger("ledger-log.journal", &records);
+    assert_ledger("ledger-log-compacted.journal", &ledger.snapshot());
 }
 
 #[test]

@@ -86,6 +86,8 @@ const GOOD: &[&str] = &[
     "health = '/x'\nurl = 'http://h'",
     "health = { command = ['a'], expect_regex = 'x', shell = false }",
     "health.port = 65535",
+    "health.log = 'listening on'",
+    "health = { type = 'log', log = 'ready', start_timeout = '1s', on_unhealthy = 'report' }",
     "ports = { a = 'auto', b = 80, c = { auto = true, count = 3, env = 'C' }, d = { port = 65535 } }",
     "ports.db = 'auto'\nhealth.port = 'db'",
     "port_owner = 'any'",

@@ -75,6 +75,7 @@ fn converged() -> (Desired, Observed) {
             epoch: 1,
             beside: BTreeMap::new(),
             files: None,
+            log: None,
             process: Some(process()),
             containment: Some(containment()),
             started_at: Some(at(0)),

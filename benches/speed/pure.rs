@@ -195,6 +195,7 @@ fn running(n: usize, fingerprint: &str, accepted: &Arc<Accepted>, root: &RootKey
         epoch: 1,
         beside: BTreeMap::new(),
         files: None,
+        log: None,
         process: Some(ProcessIdentity {
             pid: Pid::new(1000 + n as i32).expect("above 1"),
             start_ticks: n as u64,

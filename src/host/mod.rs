@@ -51,8 +51,8 @@ pub use event::{Claim, Event, Found, JobOutcome, LogTrouble, Sighting, WROTE_TOO
 pub use layout::StateLayout;
 pub use listing::{Dirty, FileScan, FileVersion, RootListing, RootScan};
 pub use request::{
-    ExecTarget, JobPurpose, JobRequest, ProbeRequest, ProbeTarget, SpawnRequest, StdinKind, UserFacts,
-    rlimits,
+    ExecTarget, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget, SpawnRequest, StdinKind,
+    UserFacts, rlimits,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +65,7 @@ use self::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey};
+use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
 
 /// The seam to the world. One reconciler owns it; no method blocks on a service.
@@ -153,9 +153,15 @@ pub trait Host {
     /// Probes over the network; the answer is [`Event::Probed`].
     fn probe(&mut self, request: ProbeRequest);
 
+    /// Waits for a line of the log; the answer is [`Event::Probed`].
+    fn await_line(&mut self, request: LineRequest);
+
     /// Keeps every log below about `max_size` bytes from now on, by rotation beside everything else. What is
     /// wrong with one is told: [`Event::LogTroubled`].
     fn tend_logs(&mut self, max_size: u64, keep: u32);
+
+    /// Where the log of a service ends now: what its next run writes comes after it. `None`: it cannot be read.
+    fn log_mark(&mut self, service: &ServiceId) -> Option<LogMark>;
 
     /// Every service of which there is a log or an archive of one, declared or not.
     fn logged(&self) -> Vec<ServiceId>;

@@ -181,7 +181,7 @@ fn judge_output(output: &str, expression: &str) -> Result<(), String> {
 }
 
 /// Compiled once, since a check may run four times a second.
-fn compiled(expression: &str) -> Result<Regex, String> {
+pub(super) fn compiled(expression: &str) -> Result<Regex, String> {
     static CACHE: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
     let mut cache = CACHE.lock().expect("nothing panics while it holds the cache");
     if let Some(regex) = cache.get(expression) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Nonce, ServiceId};
 use crate::manifest::{Limits, Stdin};
-use crate::state::{FileIdentity, Intent};
+use crate::state::{FileIdentity, Intent, LogMark};
 
 /// A user from the passwd database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,19 @@ pub struct ProbeRequest {
 pub enum ProbeTarget {
     Http { url: String, expect_status: Option<u16> },
     Tcp { host: String, port: u16 },
+}
+
+/// A line of its output that a run is waited for to write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LineRequest {
+    pub service: ServiceId,
+    pub nonce: Nonce,
+    /// A regular expression.
+    pub pattern: String,
+    /// Where its output begins; `None`: that is not known, and only what it writes from now on is read.
+    pub from: Option<LogMark>,
+    /// Until the answer that there was none.
+    pub timeout: Duration,
 }
 
 /// Limits as `(RLIMIT_*, value)` pairs.

@@ -39,6 +39,7 @@ pub(super) enum CheckType {
     Http,
     Tcp,
     Command,
+    Log,
 }
 
 choice!(Stdin { Null = "null", Open = "open" });
@@ -49,4 +50,4 @@ choice!(OnExeChange { Report = "report", Ignore = "ignore", Restart = "restart" 
 choice!(OnUnhealthy { Restart = "restart", Report = "report" });
 choice!(RestartPolicy { Always = "always", OnFailure = "on-failure", Never = "never" });
 choice!(SignalTo { Group = "group", Leader = "leader" });
-choice!(CheckType { Http = "http", Tcp = "tcp", Command = "command" });
+choice!(CheckType { Http = "http", Tcp = "tcp", Command = "command", Log = "log" });

@@ -302,6 +302,21 @@ pub enum HealthCheck {
         /// Searched for in the output; compiles under the size limit of `check`.
         expect_regex: Option<String>,
     },
+    /// Ready for good once a line of this run's log matches.
+    Log {
+        /// Compiles under the size limit of `check`.
+        pattern: String,
+    },
+}
+
+impl HealthCheck {
+    /// Once it has passed there is nothing more to ask.
+    pub fn passes_for_good(&self) -> bool {
+        match self {
+            Self::Log { .. } => true,
+            Self::Http { .. } | Self::Tcp { .. } | Self::Command { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,6 +63,7 @@ pub(super) fn standing(run: &Run, spec: Option<&Spec>, health: &Health, now: &St
             None if health.foreign.is_some() => Standing::Starting { left: Some(FOREIGN_AGAIN) },
             None => Standing::Up,
         },
+        Some(check) if was_ready && check.check.passes_for_good() => Standing::Up,
         Some(check) if was_ready && health.failures >= check.retries => Standing::Unhealthy,
         Some(_) if was_ready => Standing::Up,
         Some(check) => match now.left_of(started(run), check.start_timeout, Clock::Awake) {
@@ -104,14 +105,14 @@ pub(super) fn restarts_when_bad(spec: Option<&Spec>) -> bool {
 /// The next probe of a live run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Probe {
-    /// There is no check, or a probe is in flight.
+    /// There is no check, or none that is still to be made, or a probe is in flight.
     None,
     Due,
     In(Duration),
 }
 
 /// The first probe is due at once, the next after `start_interval` until the run was ready or too late, then
-/// after `interval`.
+/// after `interval`. A check that passes for good is made no more once the run was ready.
 pub(super) fn next_probe(
     check: &Check,
     run: &Run,
@@ -119,11 +120,13 @@ pub(super) fn next_probe(
     standing: &Standing,
     now: &Stamp,
 ) -> Probe {
-    if health.in_flight {
+    let has_passed = run.ready_at.is_some() || health.ready_since.is_some();
+    if health.in_flight || (has_passed && check.check.passes_for_good()) {
         return Probe::None;
     }
     let Some(last_probe) = &health.last_probe else { return Probe::Due };
     let interval = match standing {
+        _ if check.check.passes_for_good() => check.start_interval,
         Standing::Starting { .. } => check.start_interval,
         Standing::Up | Standing::Unhealthy | Standing::Late { .. } => check.interval,
     };

@@ -264,6 +264,7 @@ impl Policy {
                 let regex = expect_regex.as_deref().map_or(0, chars);
                 (words.into_iter().map(chars).sum::<usize>() + spaces, regex)
             }
+            Some(HealthCheck::Log { pattern }) => (0, chars(pattern)),
             _ => (0, 0),
         };
         let measured = [
@@ -291,7 +292,7 @@ impl Policy {
                 health_command,
                 "characters in the health command",
             ),
-            (Cap::RegexLength, code::REGEX_TOO_LONG, regex, "characters in `expect_regex`"),
+            (Cap::RegexLength, code::REGEX_TOO_LONG, regex, "characters in the pattern of the health check"),
             (Cap::Ports, code::TOO_MANY_PORTS, ports, "ports"),
         ];
         found.extend(

@@ -358,7 +358,7 @@ impl<H: Host> Reconciler<H> {
                 let expect =
                     self.accepted(service).and_then(|accepted| match &accepted.spec.health.as_ref()?.check {
                         HealthCheck::Command { expect_regex, .. } => expect_regex.clone(),
-                        HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => None,
+                        HealthCheck::Http { .. } | HealthCheck::Tcp { .. } | HealthCheck::Log { .. } => None,
                     });
                 let result = probe::judge_command(outcome, expect.as_deref());
                 self.probed(service, of, result);

@@ -166,7 +166,8 @@ impl<H: Host> Reconciler<H> {
         }
         let health = match &rendered.health {
             Some(RenderedCheck::Command { argv, .. }) => Some(argv.as_slice()),
-            Some(RenderedCheck::Http { .. } | RenderedCheck::Tcp { .. }) | None => None,
+            Some(RenderedCheck::Http { .. } | RenderedCheck::Tcp { .. } | RenderedCheck::Log { .. })
+            | None => None,
         };
         let queries =
             self.policy.queries(&rendered.argv, &rendered.cwd, health, rendered.stop_command.as_deref());

@@ -12,13 +12,14 @@ use super::Reconciler;
 use super::files::{ENV_FILE, Files};
 use super::judge::{Judgement, UNKNOWN_USER};
 use crate::host::{
-    ExecTarget, Host, JobPurpose, JobRequest, ProbeRequest, ProbeTarget, SpawnRequest, UserFacts, rlimits,
+    ExecTarget, Host, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget, SpawnRequest,
+    UserFacts, rlimits,
 };
 use crate::identity::{Nonce, ServiceId};
-use crate::manifest::{PortBlocks, Rendered, RenderedCheck, Spec};
+use crate::manifest::{HealthCheck, PortBlocks, Rendered, RenderedCheck, Spec};
 use crate::plan::{Accepted, Step};
 use crate::policy::{Purpose, ResolveError, ResolvedFile};
-use crate::state::{Intent, Reason, Record};
+use crate::state::{Intent, LogMark, Reason, Record};
 
 /// A start that may be carried out once its intent is on disk.
 #[derive(Debug)]
@@ -66,10 +67,19 @@ impl<H: Host> Reconciler<H> {
             beside: self.runs_to_follow(spec),
             ports,
             files: marks.map(Box::new),
+            log: self.log_mark(spec).map(Box::new),
         };
         let intent = Box::new(intent);
         request.intent = Some(intent.clone());
         Ok(Prepared { intent: Record::Intent(intent), request })
+    }
+
+    /// Where the output of a start begins, of which a line is waited for.
+    fn log_mark(&mut self, spec: &Spec) -> Option<LogMark> {
+        match spec.health.as_ref()?.check {
+            HealthCheck::Log { .. } => self.host.log_mark(&spec.id),
+            HealthCheck::Http { .. } | HealthCheck::Tcp { .. } | HealthCheck::Command { .. } => None,
+        }
     }
 
     /// The runs of those dependencies whose restarts it follows; of what is done, the last.
@@ -157,7 +167,7 @@ impl<H: Host> Reconciler<H> {
         let Some(run) = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref()) else {
             return;
         };
-        let nonce = run.nonce.clone();
+        let (nonce, from) = (run.nonce.clone(), run.log.as_deref().cloned());
         let rendered = self.render(&accepted.spec);
         let Some(check) = &rendered.health else { return };
         let timeout = health.timeout;
@@ -167,6 +177,12 @@ impl<H: Host> Reconciler<H> {
                 ProbeTarget::Http { url: url.clone(), expect_status: *expect_status }
             }
             RenderedCheck::Tcp { host, port } => ProbeTarget::Tcp { host: host.clone(), port: *port },
+            RenderedCheck::Log { pattern } => {
+                let (service, pattern) = (service.clone(), pattern.clone());
+                // A verdict is needed by the start deadline.
+                let timeout = timeout.min(health.start_timeout);
+                return self.host.await_line(LineRequest { service, nonce, pattern, from, timeout });
+            }
             RenderedCheck::Command { argv, .. } => {
                 match self.job_request(&accepted.spec, &rendered, Purpose::Health, argv) {
                     Ok(spawn) => {

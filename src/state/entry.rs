@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Containment, End, ExecFacts, ExitStatus, FileKey, FileMarks, Intent, LOST_FINGERPRINT, Reason, Request,
-    SpawnFailure,
+    Containment, End, ExecFacts, ExitStatus, FileKey, FileMarks, Intent, LOST_FINGERPRINT, LogMark, Reason,
+    Request, SpawnFailure,
 };
 use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::PortBlocks;
@@ -75,6 +75,9 @@ pub struct Run {
     /// The files that it goes on with; `None` where it named none, or that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Box<FileMarks>>,
+    /// Where its output begins in its log; `None` where that was not asked for, or is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Box<LogMark>>,
     /// `None` while the intent is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessIdentity>,
@@ -190,6 +193,7 @@ impl Entry {
             epoch: intent.epoch,
             beside: intent.beside.clone(),
             files: intent.files.clone(),
+            log: intent.log.clone(),
             process: None,
             containment: None,
             started_at: None,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, FileKey, FileMarks, Reason, RootKey};
+use super::{Entry, FileKey, FileMarks, LogMark, Reason, RootKey};
 use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::PortBlocks;
 use crate::time::Stamp;
@@ -160,6 +160,9 @@ pub struct Intent {
     /// The files that it is started with; `None` where it names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Box<FileMarks>>,
+    /// Where its output begins in its log, where a line of it is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Box<LogMark>>,
 }
 
 /// The fingerprint of a start that is not known any more: equal to none, and of no version.
@@ -182,6 +185,7 @@ impl Intent {
             beside: BTreeMap::new(),
             ports: PortBlocks::new(),
             files: None,
+            log: None,
         }
     }
 }

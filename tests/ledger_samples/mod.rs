@@ -78,6 +78,7 @@ pub fn intent(name: &str, n: u64, seconds: u64) -> Intent {
         clears_failures: false,
         beside: BTreeMap::new(),
         files: None,
+        log: None,
         ports: PortBlocks::new(),
     }
 }

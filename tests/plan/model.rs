@@ -331,6 +331,7 @@ impl Model {
             clears_failures: step.reason.clears_failures(),
             beside,
             files: Some(Box::new(machine.files())),
+            log: None,
         };
         self.ledger.apply(&Record::Intent(Box::new(intent)));
     }

@@ -26,6 +26,7 @@ fn entry() -> Entry {
         epoch: 1,
         beside: BTreeMap::new(),
         files: None,
+        log: None,
         process: Some(process()),
         containment: Some(containment()),
         started_at: Some(at(STARTED_MS)),

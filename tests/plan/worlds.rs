@@ -157,6 +157,7 @@ fn runs() -> BoxedStrategy<Run> {
             epoch: 1,
             beside: BTreeMap::new(),
             files: files.map(Box::new),
+            log: None,
             process: born.then(process),
             containment: born.then(containment),
             started_at: born.then_some(started),

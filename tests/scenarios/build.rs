@@ -281,7 +281,10 @@ impl HealthSpecCase {
     fn spec(&self) -> manifest::Health {
         let span = |given: &Option<Span>, default| given.as_ref().map_or(default, Span::get);
         manifest::Health {
-            check: HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: CheckPort::Number(8080) },
+            check: match self.log {
+                true => HealthCheck::Log { pattern: "ready".to_owned() },
+                false => HealthCheck::Tcp { host: "127.0.0.1".to_owned(), port: CheckPort::Number(8080) },
+            },
             interval: span(&self.interval, Duration::from_secs(10)),
             start_interval: span(&self.start_interval, Duration::from_millis(250)),
             timeout: Duration::from_secs(5),
@@ -344,6 +347,7 @@ impl RunCase {
                 self.secrets.as_ref(),
             )
             .map(Box::new),
+            log: None,
             process: born.then_some(process),
             containment: born.then(|| Containment::Cgroup { path: "/sys/fs/cgroup/web".into() }),
             started_at: born.then(|| self.started.get()),

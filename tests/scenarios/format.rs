@@ -162,6 +162,8 @@ struct HealthSpecCase {
     retries: Option<u32>,
     /// Instead of restart.
     report: bool,
+    /// A line of the log, instead of a probe.
+    log: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

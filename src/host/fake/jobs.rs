@@ -10,7 +10,7 @@ use super::faults::Op;
 use super::run::{Body, Run};
 use super::world::{Occurrence, World};
 use crate::host::probe::ProbeError;
-use crate::host::{Event, JobOutcome, JobPurpose, JobRequest, ProbeRequest};
+use crate::host::{Event, JobOutcome, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget};
 use crate::identity::{Nonce, ServiceId};
 use crate::state::{ExitStatus, SpawnStage, is_shortage};
 use crate::time::human;
@@ -130,6 +130,13 @@ impl World {
         };
         let result = result.map_err(ProbeError::Failed);
         self.schedule(takes, Occurrence::ProbeEnds(Box::new(request), result, self.session.number));
+    }
+
+    /// What is well has written its line.
+    pub fn await_line(&mut self, request: LineRequest) {
+        let LineRequest { service, nonce, timeout, .. } = request;
+        let target = ProbeTarget::Tcp { host: String::new(), port: 0 };
+        self.probe(ProbeRequest { service, nonce, target, timeout });
     }
 
     pub fn probe_ends(&mut self, request: &ProbeRequest, result: Result<(), ProbeError>, session: u64) {

@@ -47,15 +47,15 @@ pub use self::run::{Birth, Doubt};
 pub use self::world::Counts;
 use self::world::World;
 use super::{
-    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
-    UserFacts,
+    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan, Sighting,
+    SpawnRequest, UserFacts,
 };
 use crate::host::ports::{PortOwnership, PortView};
 use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution, ResolveError};
-use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey, is_shortage};
+use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey, is_shortage};
 use crate::time::Stamp;
 
 const PID_NAMESPACE: u64 = 4_026_531_836;
@@ -308,6 +308,14 @@ impl Host for FakeHost {
     }
 
     /// Logs of the model never grow.
+    fn await_line(&mut self, request: LineRequest) {
+        self.world.borrow_mut().await_line(request);
+    }
+
+    fn log_mark(&mut self, _service: &ServiceId) -> Option<LogMark> {
+        Some(LogMark::default())
+    }
+
     fn tend_logs(&mut self, _max_size: u64, _keep: u32) {}
 
     /// In the model what was ever started has a log.

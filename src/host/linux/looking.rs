@@ -16,13 +16,13 @@ use crate::host::proc::Here;
 use crate::host::scan::Scanner;
 use crate::host::state_dir::{Sharer, sharers};
 use crate::host::{
-    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting, SpawnRequest,
-    StateLayout, UserFacts, clock, files, ledger_file, secret_key, trust,
+    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan, Sighting,
+    SpawnRequest, StateLayout, UserFacts, clock, files, ledger_file, secret_key, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey};
+use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
 
 #[derive(Debug)]
@@ -148,6 +148,14 @@ impl Host for Looking {
 
     fn probe(&mut self, _request: ProbeRequest) {
         unreachable!("a preview probes nothing")
+    }
+
+    fn await_line(&mut self, _request: LineRequest) {
+        unreachable!("a preview waits for nothing")
+    }
+
+    fn log_mark(&mut self, _service: &ServiceId) -> Option<LogMark> {
+        unreachable!("a preview starts nothing")
     }
 
     fn tend_logs(&mut self, _max_size: u64, _keep: u32) {}

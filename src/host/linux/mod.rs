@@ -9,6 +9,7 @@ mod intents;
 mod link;
 mod looker;
 mod looking;
+mod searching;
 mod tending;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use intents::OpenIntents;
 use link::KeeperLink;
 use looker::{Looker, is_no_directory, observed};
 pub use looking::Looking;
+use searching::{Order, Searches};
 use tending::{Rules, Tender};
 
 use super::cores::Over;
@@ -37,13 +39,13 @@ use super::scan::Scanner;
 use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
 use super::watch::{Mode, Watcher, scan_and_watch};
 use super::{
-    Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, ProbeRequest, RootScan, Sighting,
-    SpawnRequest, StateLayout, UserFacts, clock, durable, files, secret_key, sys, trust,
+    Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan,
+    Sighting, SpawnRequest, StateLayout, UserFacts, clock, durable, files, secret_key, sys, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
 use crate::policy::{ExecQuery, Resolution};
-use crate::state::{Containment, FileIdentity, PortHolder, Record, SecretKey};
+use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
 
 /// The journal of exits is trimmed once it is larger than this.
@@ -80,6 +82,7 @@ pub struct LinuxHost {
     to_results: mpsc::UnboundedSender<Event>,
     intents: OpenIntents,
     tender: Tender,
+    searches: Searches,
     ports: Ports,
 }
 
@@ -107,6 +110,7 @@ impl LinuxHost {
             to_results,
             intents,
             tender: Tender::default(),
+            searches: Searches::default(),
         })
     }
 
@@ -333,6 +337,16 @@ impl Host for LinuxHost {
             // The reconciler may have ended meanwhile.
             let _ = results.send(Event::Probed { service, nonce, result });
         });
+    }
+
+    fn await_line(&mut self, request: LineRequest) {
+        let log = self.state_dir.layout().log(&request.service);
+        self.searches.begin(Order { request, log }, &self.to_results);
+    }
+
+    fn log_mark(&mut self, service: &ServiceId) -> Option<LogMark> {
+        let marked = logs::mark(&self.state_dir.layout().log(service));
+        marked.inspect_err(|error| tracing::warn!(%service, "its log cannot be read: {error}")).ok()
     }
 
     fn tend_logs(&mut self, max_size: u64, keep: u32) {

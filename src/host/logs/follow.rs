@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::lines::{Line, Splitter};
 use super::stream::{Lock, Segment, Stream};
+use crate::state::LogMark;
 
 /// Bytes that one poll reads at most.
 const BUDGET: usize = 256 * 1024;
@@ -82,6 +83,25 @@ impl Follower {
             missed: false,
         };
         Ok((follower, lines))
+    }
+
+    /// Begins where the log ended when it was marked. What was rotated away since is missing; nothing from before the
+    /// mark is ever taken for later.
+    ///
+    /// # Errors
+    /// The log is not a regular file, or cannot be read.
+    pub fn from_mark(path: &Path, mark: &LogMark) -> io::Result<Self> {
+        let rest = super::mark::after(Stream::open_patiently(path)?, mark)?;
+        Ok(Self {
+            path: path.to_owned(),
+            queue: rest.archives.into(),
+            live: rest.live.map(|(file, read)| Live { file, read }),
+            newest: rest.newest,
+            splitter: Splitter::default(),
+            landmark: Vec::new(),
+            seen: None,
+            missed: false,
+        })
     }
 
     /// The lines that were completed since; none also while a rotation is at work. At most 256 KiB are read: after a

@@ -9,6 +9,7 @@
 
 mod follow;
 mod lines;
+mod mark;
 mod rotate;
 mod stream;
 
@@ -18,6 +19,7 @@ use std::path::Path;
 
 pub use follow::Follower;
 pub use lines::{Line, LineEnd};
+pub use mark::mark;
 pub use rotate::{Means, RotateError, Rotation, rotate};
 
 use crate::identity::ServiceId;

@@ -23,7 +23,7 @@ const MAX_REGEX_BYTES: usize = 1 << 20;
 /// What a pattern counts for at least.
 const MIN_REGEX_BYTES: usize = 16 << 10;
 
-/// The pattern of `health.expect_regex`, compiled within bounds.
+/// The pattern of `health.expect_regex` or `health.log`, compiled within bounds.
 pub fn output_regex(pattern: &str) -> Result<regex::Regex, regex::Error> {
     compile(pattern, MAX_REGEX_BYTES)
 }
@@ -41,11 +41,15 @@ pub(super) struct Around<'r> {
 }
 
 /// Keys that only one type of check has.
-const KEYS: [(CheckType, &[&str]); 3] = [
+const KEYS: [(CheckType, &[&str]); 4] = [
     (CheckType::Http, &["url", "expect_status"]),
     (CheckType::Tcp, &["host", "port"]),
     (CheckType::Command, &["command", "shell", "expect_regex"]),
+    (CheckType::Log, &["log"]),
 ];
+
+/// How a check is made that asks, again and again.
+const OF_PROBES: [&str; 4] = ["interval", "start_interval", "timeout", "retries"];
 
 pub(super) fn read(
     value: &Spanned<DeValue<'_>>,
@@ -123,6 +127,7 @@ fn read_check(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<
         CheckType::Http => read_http(section, around),
         CheckType::Tcp => read_tcp(section, around),
         CheckType::Command => read_command(section, around),
+        CheckType::Log => read_log(section),
     }
 }
 
@@ -137,7 +142,7 @@ fn check_type(section: &mut Section<'_, '_, '_>) -> Option<CheckType> {
     given.sort_by_key(|(place, ..)| place.start);
     let explicit = section.choice::<CheckType>("type");
     let Some(chosen) = explicit.or_else(|| given.first().map(|(_, check_type, _)| *check_type)) else {
-        let message = "the health check has none of `url`, `port` and `command`";
+        let message = "the health check has none of `url`, `port`, `command` and `log`";
         let report = section.problems.add(section.place.clone(), code::MISSING_KEY, message);
         report.help("say what to check, like `url = \"http://127.0.0.1:8080/health\"`");
         return None;
@@ -151,7 +156,21 @@ fn check_type(section: &mut Section<'_, '_, '_>) -> Option<CheckType> {
             report.help("a service has one health check: keep the keys of one type");
         }
     }
+    if chosen == CheckType::Log {
+        refuse_probe_keys(section, chosen);
+    }
     Some(chosen)
+}
+
+/// Of a check that is told and does not ask.
+fn refuse_probe_keys(section: &mut Section<'_, '_, '_>, chosen: CheckType) {
+    for key in OF_PROBES {
+        let Some(place) = section.find(key).map(|(_, value)| value.span()) else { continue };
+        let kind = chosen.word();
+        let message = format!("`health.{key}` is for a check that asks, and one of type {kind} is told");
+        let report = section.problems.add(place, code::CONFLICTING_KEYS, message);
+        report.help("leave it out; `start_timeout` says how long it may take until it is ready");
+    }
 }
 
 fn missing(section: &mut Section<'_, '_, '_>, key: &str, example: &str) {
@@ -210,14 +229,23 @@ fn read_command(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Optio
     }
     let pattern = section.text("expect_regex");
     if let Some(pattern) = &pattern {
-        check_regex(pattern, section);
+        check_regex("health.expect_regex", pattern, section);
     }
     let command = command::read(section, around.known)?;
     Some(HealthCheck::Command { command, expect_regex: pattern.map(|pattern| pattern.text.to_owned()) })
 }
 
-fn check_regex(pattern: &Text<'_>, section: &mut Section<'_, '_, '_>) {
-    if !section.is_clean("health.expect_regex", pattern, Layout::OneLine) {
+fn read_log(section: &mut Section<'_, '_, '_>) -> Option<HealthCheck> {
+    if section.find("log").is_none() {
+        missing(section, "log", "\"listening on\"");
+    }
+    let pattern = section.text("log")?;
+    check_regex("health.log", &pattern, section);
+    Some(HealthCheck::Log { pattern: pattern.text.to_owned() })
+}
+
+fn check_regex(field: &str, pattern: &Text<'_>, section: &mut Section<'_, '_, '_>) {
+    if !section.is_clean(field, pattern, Layout::OneLine) {
         return;
     }
     let mut bytes = MIN_REGEX_BYTES;
@@ -239,7 +267,7 @@ fn check_regex(pattern: &Text<'_>, section: &mut Section<'_, '_, '_>) {
             // The pattern with a caret comes first, the reason is the last line.
             other => other.to_string().lines().last().unwrap_or_default().replace("error: ", ""),
         };
-        let message = format!("`health.expect_regex` is not a regular expression: {}", escape(&why));
+        let message = format!("`{field}` is not a regular expression: {}", escape(&why));
         section.problems.add(pattern.place.clone(), code::BAD_REGEX, message);
     }
 }

@@ -30,13 +30,14 @@ pub(super) static HEALTH: Table = Table {
         live(
             "health.type",
             Kind::Choice(words::<CheckType>),
-            "http, tcp or command. Inferred from the keys that are given.",
+            "http, tcp, command or log. Inferred from the keys that are given.",
             |spec| {
                 in_check(spec, |check| {
                     let check_type = match check {
                         HealthCheck::Http { .. } => CheckType::Http,
                         HealthCheck::Tcp { .. } => CheckType::Tcp,
                         HealthCheck::Command { .. } => CheckType::Command,
+                        HealthCheck::Log { .. } => CheckType::Log,
                     };
                     check_type.word().into()
                 })
@@ -50,7 +51,7 @@ pub(super) static HEALTH: Table = Table {
             |spec| {
                 in_check(spec, |check| match check {
                     HealthCheck::Http { url, .. } => url.as_str().into(),
-                    HealthCheck::Tcp { .. } | HealthCheck::Command { .. } => Value::Null,
+                    _ => Value::Null,
                 })
             },
         ),
@@ -61,14 +62,14 @@ pub(super) static HEALTH: Table = Table {
             |spec| {
                 in_check(spec, |check| match check {
                     HealthCheck::Http { expect_status, .. } => (*expect_status).into(),
-                    HealthCheck::Tcp { .. } | HealthCheck::Command { .. } => Value::Null,
+                    _ => Value::Null,
                 })
             },
         ),
         live("health.host", LINE, "tcp: where to connect. Without it: 127.0.0.1.", |spec| {
             in_check(spec, |check| match check {
                 HealthCheck::Tcp { host, .. } => host.as_str().into(),
-                HealthCheck::Http { .. } | HealthCheck::Command { .. } => Value::Null,
+                _ => Value::Null,
             })
         }),
         live(
@@ -78,7 +79,7 @@ pub(super) static HEALTH: Table = Table {
             |spec| {
                 in_check(spec, |check| match check {
                     HealthCheck::Tcp { port, .. } => check_port(port),
-                    HealthCheck::Http { .. } | HealthCheck::Command { .. } => Value::Null,
+                    _ => Value::Null,
                 })
             },
         ),
@@ -89,22 +90,33 @@ pub(super) static HEALTH: Table = Table {
             |spec| {
                 in_check(spec, |check| match check {
                     HealthCheck::Command { command: line, .. } => command(line),
-                    HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => Value::Null,
+                    _ => Value::Null,
                 })
             },
         ),
         live("health.shell", Kind::Shell, "command: as `shell` of the service.", |spec| {
             in_check(spec, |check| match check {
                 HealthCheck::Command { command: line, .. } => shell(line),
-                HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => Value::Null,
+                _ => Value::Null,
             })
         }),
         live("health.expect_regex", LINE, "command: must be found in its output as well.", |spec| {
             in_check(spec, |check| match check {
                 HealthCheck::Command { expect_regex, .. } => expect_regex.clone().into(),
-                HealthCheck::Http { .. } | HealthCheck::Tcp { .. } => Value::Null,
+                _ => Value::Null,
             })
         }),
+        live(
+            "health.log",
+            LINE,
+            "log: ready once a line of its output in this run matches; only the first 4 KiB of a line count.",
+            |spec| {
+                in_check(spec, |check| match check {
+                    HealthCheck::Log { pattern } => pattern.as_str().into(),
+                    _ => Value::Null,
+                })
+            },
+        ),
         live("health.interval", PERIOD, "Between probes, once it was ready.", |spec| {
             in_health(spec, |health| duration(health.interval))
         }),

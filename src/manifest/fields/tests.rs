@@ -45,6 +45,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("health.command", "health = { command = ['a'] }", "health = { command = ['b'] }"),
     ("health.shell", "health = { command = 'a' }", "health = { command = 'a', shell = 'login' }"),
     ("health.expect_regex", "health = { command = 'a' }", "health = { command = 'a', expect_regex = 'b+' }"),
+    ("health.log", "health = { log = 'a' }", "health = { log = 'b' }"),
     ("health.interval", "health = { port = 1 }", "health = { port = 1, interval = '1s' }"),
     ("health.start_interval", "health = { port = 1 }", "health = { port = 1, start_interval = '1s' }"),
     ("health.timeout", "health = { port = 1 }", "health = { port = 1, timeout = '1s' }"),
@@ -198,7 +199,7 @@ fn the_table_covers_every_field_of_a_spec() {
     assert_listed("health", &plain(&of_health));
     assert_listed(
         "health",
-        &["type", "url", "expect_status", "host", "port", "command", "shell", "expect_regex"],
+        &["type", "url", "expect_status", "host", "port", "command", "shell", "expect_regex", "log"],
     );
     assert_listed("restart", &of_restart);
     assert_listed("stop", &of_stop);

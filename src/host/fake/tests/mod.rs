@@ -83,6 +83,7 @@ impl Rig {
             clears_failures: false,
             beside: BTreeMap::new(),
             files: None,
+            log: None,
             ports: BTreeMap::new(),
         }))
     }
