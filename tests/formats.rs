@@ -11,8 +11,7 @@
 #[allow(dead_code, reason = "the ledger itself is another test's")]
 mod ledger_samples;
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::fs;
 use std::io::Write;
@@ -25,9 +24,10 @@ use reconcile::host::holder::Report;
 use reconcile::host::keeper::journal::{self, BirthEntry, ExitEntry};
 use reconcile::host::keeper::protocol::{CellInfo, CellState, JobEnd, Message, Request};
 use reconcile::host::ledger_file::read_text;
+use reconcile::host::listen::{HeldSocket, Listen, SocketKey};
 use reconcile::host::{Claim, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
 use reconcile::identity::{Digest, InstanceId, Pid};
-use reconcile::manifest::{Condition, PortBlock, PortBlocks, Problem, SignalTo, load};
+use reconcile::manifest::{Condition, ListenOn, PortBlock, PortBlocks, Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
 use reconcile::reconciler::selection::{Selector, Wanted};
@@ -186,6 +186,21 @@ fn reasons() -> Vec<Reason> {
         Reason::ExeChanged,
         Reason::SecretChanged { name: "TOKEN".into() },
         Reason::SecretUnavailable { name: "TOKEN".into(), why: "there is no token".into() },
+        Reason::SocketOpening { name: "http".into(), address: "127.0.0.1:8080".into() },
+        Reason::SocketUnavailable {
+            name: "http".into(),
+            address: "127.0.0.1:8080".into(),
+            errno: 98,
+            detail: "address already in use".into(),
+            holder: Some(holder()),
+        },
+        Reason::SocketUnavailable {
+            name: "admin".into(),
+            address: "/run/admin.sock".into(),
+            errno: 13,
+            detail: "permission denied".into(),
+            holder: None,
+        },
     ]
 }
 
@@ -261,6 +276,7 @@ fn spawn() -> Box<SpawnRequest> {
         oom_score_adj: Some(-100),
         rlimits: vec![(7, 4_096)],
         intent: Some(Box::new(intent("web", 1, 10))),
+        sockets: Vec::new(),
     })
 }
 
@@ -280,7 +296,31 @@ fn requests() -> Vec<Request> {
         Request::Upgrade { exe: file() },
         Request::List,
         Request::Ping { id: 9 },
+        Request::Hold { socket: socket() },
+        Request::Release { key: socket().key },
+        Request::Lend { key: socket().key },
+        Request::Spawn {
+            spawn: Box::new(SpawnRequest { sockets: vec!["admin".into(), "http".into()], ..*spawn() }),
+        },
     ]
+}
+
+fn socket() -> HeldSocket {
+    HeldSocket {
+        key: SocketKey { service: service("shop/db"), name: "admin".into() },
+        listen: Listen {
+            address: ListenOn::Unix("/srv/shop/admin.sock".into()),
+            mode: 0o660,
+            owner: Some((33, 33)),
+        },
+        file: Some((65_024, u64::MAX)),
+    }
+}
+
+/// As it is of an address that is no file.
+fn tcp() -> HeldSocket {
+    let address = ListenOn::Tcp("[::1]:8080".parse().unwrap());
+    HeldSocket { listen: Listen { address, mode: 0o600, owner: None }, file: None, ..socket() }
 }
 
 fn ends() -> Vec<JobEnd> {
@@ -303,8 +343,13 @@ fn states() -> Vec<CellState> {
 }
 
 fn messages() -> Vec<Message> {
-    let hello =
-        |holders| Message::Hello { protocol: 1, version: "0.1.0".into(), keeper: process(900), holders };
+    let hello = |holders| Message::Hello {
+        protocol: 1,
+        version: "0.1.0".into(),
+        keeper: process(900),
+        holders,
+        sockets: None,
+    };
     let cells = states().into_iter().map(|state| CellInfo {
         service: service("web"),
         nonce: nonce(1),
@@ -333,6 +378,18 @@ fn messages() -> Vec<Message> {
         Message::Pong { id: 9 },
     ];
     messages.extend(ends().into_iter().map(|end| Message::JobDone { nonce: nonce(4), end }));
+    messages.extend([
+        Message::Hello {
+            protocol: 1,
+            version: "0.1.0".into(),
+            keeper: process(900),
+            holders: None,
+            sockets: Some(vec![socket(), tcp()]),
+        },
+        Message::Holding { socket: socket() },
+        Message::NotHolding { key: socket().key, detail: "its descriptor did not arrive".into() },
+        Message::Released { socket: socket() },
+    ]);
     messages
 }
 
@@ -382,6 +439,7 @@ fn service_status(phase: Phase) -> ServiceStatus {
         failures: 2,
         failures_max: Some(8),
         ports: [("http".to_owned(), 8_080)].into(),
+        sockets: BTreeMap::new(),
         url: Some("http://127.0.0.1:8080".into()),
         fingerprint: Some("v1:00000000000000000000000000000003".into()),
         manifest: Some("/srv/shop/manifests/db.toml".into()),
@@ -479,6 +537,18 @@ fn depend(response: &mut Response) {
     }
 }
 
+/// The status says what is listened on.
+fn listen(response: &mut Response) {
+    let services = match &mut response.body {
+        Body::Answer(Answer::Status(status)) => &mut status.services,
+        Body::Answer(Answer::Report(report)) => &mut report.unwell,
+        Body::Answer(Answer::Refused(_)) | Body::Error(_) => return,
+    };
+    for service in services {
+        service.sockets.insert("http".into(), "127.0.0.1:8080".into());
+    }
+}
+
 #[test]
 fn every_kind_of_value_in_a_record_has_its_form() {
     assert_form("reasons.jsonl", &reasons());
@@ -501,7 +571,8 @@ fn every_kind_of_value_in_a_record_has_its_form() {
     assert_form("intents.jsonl", &[intent("web", 1, 10), given]);
     assert_form("entries.jsonl", &[Entry::default(), Entry { ports: ports(), ..Entry::default() }]);
     use SpawnStage::*;
-    let stages = [Keeper, Cgroup, Fork, Session, Limits, Log, User, Cwd, ExecChanged, Epoch, Born, Exec];
+    let stages =
+        [Keeper, Cgroup, Fork, Session, Limits, Log, User, Cwd, ExecChanged, Epoch, Born, Exec, Socket];
     assert_form("spawn-stages.jsonl", &stages);
     assert_complete_words(&stages);
     assert_complete_words(&[ExitStatus::Code(0), ExitStatus::Signal(9)]);
@@ -732,7 +803,7 @@ fn what_is_said_on_the_control_socket_has_its_form() {
     responses.push(Response { id: Some(7), body: Body::Answer(nothing_to_do) });
     assert_reads("control-responses.jsonl", &responses);
     responses.iter_mut().for_each(depend);
-    assert_form("control-responses-dependencies.jsonl", &responses);
+    assert_reads("control-responses-dependencies.jsonl", &responses);
     let mut reload = responses.clone();
     reload.truncate(2);
     for response in &mut reload {
@@ -743,6 +814,8 @@ fn what_is_said_on_the_control_socket_has_its_form() {
     }
     reload.retain(|response| matches!(response.body, Body::Answer(Answer::Report(_))));
     assert_form("control-responses-reload.jsonl", &reload);
+    responses.iter_mut().for_each(listen);
+    assert_form("control-responses-sockets.jsonl", &responses);
     assert_complete("answer", &answers());
     assert_complete_words(&phases());
     assert_complete_words(&[actions(), vec![Action::Reload]].concat());

@@ -326,6 +326,7 @@ pub struct SchemaArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct SecretArgs {
+    /// Of the service, or `project/name`
     pub name: String,
 
     /// As in `derive = "LABEL"`

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::listen::{NotHeld, SocketKey};
 use super::probe::ProbeError;
 use super::{Dirty, JobPurpose};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
@@ -128,6 +129,14 @@ pub enum Event {
         service: ServiceId,
         of: Nonce,
         outcome: JobOutcome,
+    },
+    /// The keeper holds a socket that it was asked to hold.
+    SocketHeld {
+        key: SocketKey,
+    },
+    SocketNotHeld {
+        key: SocketKey,
+        why: NotHeld,
     },
     /// The log of a service is not what it should be.
     LogTroubled {

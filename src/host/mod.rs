@@ -28,6 +28,7 @@ pub mod keeper;
 mod layout;
 pub mod ledger_file;
 pub mod linux;
+pub mod listen;
 mod listing;
 pub mod logs;
 pub mod observe;
@@ -60,6 +61,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::listen::{Listen, SocketKey};
 use self::ports::{PortOwnership, PortView};
 use self::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
@@ -193,6 +195,17 @@ pub trait Host {
 
     /// Whether it is the run that listens on these ports of it.
     fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership>;
+
+    /// Has a listening socket held that outlives runs, reconcilers and upgrades of the keeper; the answer is
+    /// [`Event::SocketHeld`] or [`Event::SocketNotHeld`], and neither if it is held already or about to be. One of
+    /// this name at another address is let go of once this one is held.
+    fn hold_socket(&mut self, key: &SocketKey, listen: &Listen);
+
+    /// Lets go of it, whether or not it is held.
+    fn release_socket(&mut self, key: &SocketKey);
+
+    /// Whatever is held; `None` while there is no keeper to tell.
+    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>>;
 
     /// Waits for something to happen, `None` for ever; never returns an empty list before `at_most` is over.
     /// Cancel safe.

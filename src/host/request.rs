@@ -48,6 +48,9 @@ pub struct SpawnRequest<I = Box<Intent>> {
     /// What the ledger says of the start of a service, for its birth to repeat; `None` for a job.
     #[serde(default = "Option::default")]
     pub intent: Option<I>,
+    /// Names of sockets of the service that the keeper holds: passed as descriptors from 3 on, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<String>,
 }
 
 /// The file to execute: what was checked is what is executed.

@@ -278,6 +278,16 @@ pub fn close_descriptors(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// dup2(2) to a number that nobody owns: it stays open across an exec.
+#[expect(
+    unsafe_code,
+    reason = "JUSTIFICATION: the wrappers want to own the target, which is to be inherited"
+)]
+pub fn place(fd: BorrowedFd<'_>, at: RawFd) -> nix::Result<()> {
+    // SAFETY: the caller has made sure that no Rust value that is still used owns `at`.
+    nix::errno::Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), at) }).map(drop)
+}
+
 #[expect(unsafe_code, reason = "JUSTIFICATION: closes descriptors that no Rust value owns")]
 fn close_one_by_one(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     let names: Vec<_> = std::fs::read_dir("/proc/self/fd")?.collect::<io::Result<_>>()?;

@@ -56,6 +56,8 @@ codes! {
     BAD_CHARACTER = "bad-character";
     /// A text that is empty and must not be.
     EMPTY = "empty";
+    /// Not an address that a socket can listen on.
+    BAD_ADDRESS = "bad-address";
     /// A command that cannot be split into words.
     BAD_COMMAND = "bad-command";
     /// A command that only a shell understands.

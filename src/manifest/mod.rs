@@ -20,6 +20,7 @@ mod render;
 mod schema;
 mod section;
 mod signal;
+pub mod sockets;
 mod spec;
 mod suggest;
 mod syntax;
@@ -33,8 +34,9 @@ pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
 pub use fields::Class;
 pub use parse::MAX_DEPTH;
 pub use ports::{CheckPort, Port, PortBlock, PortBlocks, PortNumber, PortOwner};
-pub use render::{Rendered, RenderedCheck, Shown, Surroundings, render, render_shown};
+pub use render::{Rendered, RenderedCheck, RenderedSocket, Shown, Surroundings, render, render_shown};
 pub use schema::schema;
+pub use sockets::{ListenOn, Socket};
 pub use spec::{
     CommandLine, Condition, Dependency, EnvFile, Health, HealthCheck, Limits, OnExeChange, OnUnhealthy,
     Reload, Restart, RestartPolicy, Secret, SecretSource, Shell, SignalName, SignalTo, Spec, Stdin, Stop,

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::ports::{self, CheckPort, PortBlocks};
+use super::sockets::ListenOn;
 use super::spec::{CommandLine, HealthCheck, SecretSource, Spec};
 use super::template::{Piece, is_templated, pieces};
 
@@ -47,7 +48,17 @@ pub struct Rendered {
     pub secret_files: BTreeMap<String, PathBuf>,
     /// `None` also where it goes by a port of which the number is not known.
     pub health: Option<RenderedCheck>,
+    /// In the order of their names, which is that of their descriptors.
+    pub sockets: Vec<RenderedSocket>,
     pub stop_command: Option<Vec<String>>,
+}
+
+/// Where a declared socket listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenderedSocket {
+    pub name: String,
+    pub address: ListenOn,
+    pub mode: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +75,7 @@ pub enum RenderedCheck {
 pub struct Shown {
     pub url: Option<String>,
     pub attrs: Map<String, Value>,
+    pub sockets: Vec<RenderedSocket>,
 }
 
 /// Fills in what is shown.
@@ -72,6 +84,7 @@ pub fn render_shown(spec: &Spec, around: &Surroundings<'_>) -> Shown {
     Shown {
         url: spec.url.as_deref().and_then(|url| filler.fill_whole(url)),
         attrs: spec.attrs.iter().map(|(key, value)| (key.clone(), filler.fill_json(value))).collect(),
+        sockets: filler.sockets(),
     }
 }
 
@@ -98,6 +111,7 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
             .collect(),
         reload_on: spec.reload.on.iter().map(|path| filler.path(path, 0)).collect(),
         health,
+        sockets: filler.sockets(),
         stop_command: spec.stop.command.as_ref().map(argv),
     }
 }
@@ -175,6 +189,18 @@ impl<'s> Filler<'s> {
         })
     }
 
+    /// Those whose addresses are none, which no manifest has, are left out.
+    fn sockets(&self) -> Vec<RenderedSocket> {
+        let rendered = self.spec.sockets.iter().filter_map(|(name, socket)| {
+            let address = match ListenOn::parse(&self.fill_whole(&socket.listen)?).ok()? {
+                ListenOn::Unix(path) => ListenOn::Unix(self.absolute(&path.to_string_lossy())),
+                tcp @ ListenOn::Tcp(_) => tcp,
+            };
+            Some(RenderedSocket { name: name.clone(), address, mode: socket.mode })
+        });
+        rendered.collect()
+    }
+
     fn port(&self, name: &str, index: u16) -> Option<u16> {
         ports::number_of(name, self.spec.ports.get(name)?, self.around.ports)?.get(index)
     }
@@ -232,11 +258,14 @@ impl<'s> Filler<'s> {
 
     /// Relative ones start at the project directory.
     fn path(&self, text: &str, links: usize) -> PathBuf {
-        let written = self.fill_at(text, links);
+        self.absolute(&self.fill_at(text, links))
+    }
+
+    fn absolute(&self, written: &str) -> PathBuf {
         let in_home = written.strip_prefix("~/").or((written == "~").then_some(""));
         let joined = match (in_home, self.around.home) {
             (Some(below), Some(home)) => home.join(below.trim_start_matches('/')),
-            _ => self.around.project_dir.join(&*written),
+            _ => self.around.project_dir.join(written),
         };
         // `.` alone is taken out: `..` is the kernel's to resolve, after links.
         joined.components().filter(|component| *component != Component::CurDir).collect()

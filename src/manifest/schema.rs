@@ -100,6 +100,7 @@ fn accepted(kind: &Kind) -> Value {
             { "type": "array", "items": { "type": "string" }, "minItems": if *may_be_none { 0 } else { 1 } },
         ] }),
         Kind::Ports => ports(),
+        Kind::Sockets => sockets(),
         Kind::CheckPort => json!({ "anyOf": [port(), { "type": "string", "minLength": 1 }] }),
         Kind::Shell => json!({ "enum": [false, true, "login"] }),
         Kind::Texts => texts,
@@ -186,6 +187,21 @@ fn ports() -> Value {
         "type": "object",
         "propertyNames": { "pattern": NAME, "maxLength": MAX_NAME_BYTES },
         "additionalProperties": { "anyOf": [{ "const": "auto" }, port(), table] },
+    })
+}
+
+fn sockets() -> Value {
+    let address = json!({ "type": "string", "minLength": 1 });
+    let table = json!({
+        "type": "object",
+        "properties": { "listen": address, "mode": { "type": "string", "pattern": "^0?[0-7]{1,3}$" } },
+        "required": ["listen"],
+        "additionalProperties": false,
+    });
+    json!({
+        "type": "object",
+        "propertyNames": { "pattern": NAME, "maxLength": MAX_NAME_BYTES },
+        "additionalProperties": { "anyOf": [address, table] },
     })
 }
 

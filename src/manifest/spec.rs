@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ports::{CheckPort, Port, PortOwner};
+use super::sockets::Socket;
 use crate::identity::{DEFAULT_PROJECT, ServiceId};
 
 /// One declared service. The reference manifest documents every field and its default.
@@ -42,6 +43,8 @@ pub struct Spec {
     pub reload: Reload,
     pub on_exe_change: OnExeChange,
     pub port_owner: PortOwner,
+    /// By name: held open for it, and passed on to it.
+    pub sockets: BTreeMap<String, Socket>,
     pub state: WantedState,
     pub url: Option<String>,
     pub description: String,
@@ -104,6 +107,7 @@ impl Spec {
             reload: Reload::default(),
             on_exe_change: OnExeChange::Report,
             port_owner: PortOwner::Own,
+            sockets: BTreeMap::new(),
             state: WantedState::Running,
             url: None,
             description: String::new(),

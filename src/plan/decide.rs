@@ -14,13 +14,13 @@
 //! | 4 | no E, no process | reject |
 //! | 5 | not wanted, P alive | stop, with that reason |
 //! | 6 | not wanted, no process | absent: forget; refused: reject; else nothing, and the activation ends unless its TTL is over |
-//! | 7 | P alive: restart asked for, or a field of class restart, the values of an `env_file`, a file of `restart_on` or (where asked for) the executable differs | restart, if a start may follow |
+//! | 7 | P alive: restart asked for, or a field of class restart, the values of an `env_file` or of a secret, a file of `restart_on` or (where asked for) the executable differs | restart, if a start may follow |
 //! | 8 | P alive: unhealthy, or start deadline over, and `on_unhealthy = "restart"` | restart as a failure, if a start may follow |
 //! | 8a | P alive: a dependency with `restart = true` was started anew, and is up | restart, if a start may follow |
 //! | 9 | P alive: a field of class live differs, or the text it was started from is lost | update |
 //! | 9a | P alive and up: a file of `reload.on` differs | reload |
 //! | 10 | P alive | nothing; the first time adopt |
-//! | 11 | no process: start, restart or reset asked for, or class restart, the values of an `env_file` or a file of `restart_on` differ from the last start | start, counters cleared |
+//! | 11 | no process: start, restart or reset asked for, or class restart, the values of an `env_file` or of a secret or a file of `restart_on` differ from the last start | start, counters cleared |
 //! | 11a | no process: the newest spawn came to nothing | start, when that is due again |
 //! | 12 | no process: `failed` or `completed` | nothing; `failed` and a field of `restart` or `health` differs: start, counters cleared |
 //! | 13 | no process: no record · End ours · End other-boot | start |

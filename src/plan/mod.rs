@@ -20,6 +20,7 @@ mod ports;
 mod process;
 mod prune;
 mod restart;
+mod sockets;
 mod start;
 mod sweep;
 mod verdict;
@@ -32,4 +33,5 @@ pub use input::{
 pub use output::{Action, Later, Phase, PhaseView, Plan, Step};
 pub use ports::{PortShortage, PortsTaken, choose_ports};
 pub use restart::{Remains, failures_after, failures_now, is_clean};
+pub use sockets::keeps_sockets;
 pub use sweep::plan;

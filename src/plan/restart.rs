@@ -222,6 +222,8 @@ pub(super) fn spawn_wait(id: &ServiceId, entry: &Entry, restart: &Restart, now: 
 pub(super) fn was_interrupted(failure: &SpawnFailure) -> bool {
     match failure.stage {
         SpawnStage::Born => failure.errno == 0,
+        // Its keeper was replaced in the moment between, and the sockets went with it.
+        SpawnStage::Socket => failure.errno == 0,
         SpawnStage::Epoch => true,
         SpawnStage::Keeper
         | SpawnStage::Cgroup

@@ -9,7 +9,10 @@ use super::code;
 use super::config::{Cap, Requirement, SELF};
 use super::env::EnvVerdict;
 use super::in_force::Policy;
-use crate::manifest::{CommandLine, HealthCheck, Limits, PortNumber, Problem, SecretSource, Spec, escape};
+use crate::manifest::{
+    CommandLine, HealthCheck, Limits, ListenOn, PortNumber, Problem, RenderedSocket, SecretSource, Spec,
+    escape,
+};
 use crate::time::human;
 
 /// What a spec came to once rendered, as far as a policy looks at it.
@@ -19,6 +22,7 @@ pub struct Facts<'a> {
     pub argv: &'a [String],
     /// The declared variables, templates filled in.
     pub env: &'a BTreeMap<String, String>,
+    pub sockets: &'a [RenderedSocket],
     /// The working directory is the top of a git worktree (`host::trust::is_git_worktree`); asked for only
     /// if [`Policy::wants_git_workdir`].
     pub is_git_worktree: bool,
@@ -32,6 +36,7 @@ impl Policy {
         self.check_user(spec, &mut found);
         self.check_priority(spec, &mut found);
         self.check_ports(spec, &mut found);
+        self.check_sockets(facts, &mut found);
         self.check_ttl(spec, &mut found);
         self.check_required(spec, facts, &mut found);
         self.check_health(spec, &mut found);
@@ -125,6 +130,21 @@ impl Policy {
                 found.push(
                     Problem::refused(code::PORT_TOO_LOW, message).about(format!("ports.{name}")).help(help),
                 );
+            }
+        }
+    }
+
+    fn check_sockets(&self, facts: &Facts<'_>, found: &mut Vec<Problem>) {
+        let Some(min) = self.rules().min_port else { return };
+        for RenderedSocket { name, address, .. } in facts.sockets {
+            let ListenOn::Tcp(address) = address else { continue };
+            if address.port() < min {
+                let message = format!(
+                    "`sockets.{name}` listens on port {}, below {min}, the lowest that the policy allows",
+                    address.port()
+                );
+                let problem = Problem::refused(code::PORT_TOO_LOW, message).about(format!("sockets.{name}"));
+                found.push(problem.help(format!("take port {min} or a higher one, or a path")));
             }
         }
     }
@@ -256,7 +276,7 @@ impl Policy {
             true => 0,
             false => serde_json::to_string(&spec.attrs).map_or(usize::MAX, |json| json.len()),
         };
-        let ports = spec.ports.values().map(|port| usize::from(port.count)).sum();
+        let ports: usize = spec.ports.values().map(|port| usize::from(port.count)).sum();
         let (health_command, regex) = match spec.health.as_ref().map(|health| &health.check) {
             Some(HealthCheck::Command { command, expect_regex }) => {
                 let words = command.words();
@@ -293,7 +313,7 @@ impl Policy {
                 "characters in the health command",
             ),
             (Cap::RegexLength, code::REGEX_TOO_LONG, regex, "characters in the pattern of the health check"),
-            (Cap::Ports, code::TOO_MANY_PORTS, ports, "ports"),
+            (Cap::Ports, code::TOO_MANY_PORTS, ports + facts.sockets.len(), "ports and sockets"),
         ];
         found.extend(
             measured.into_iter().filter_map(|(cap, code, value, what)| self.over(cap, code, value, what)),

@@ -38,8 +38,11 @@ impl<H: Host> Reconciler<H> {
                 self.job_done(purpose, &service, &of, &outcome);
             }
             Event::LogTroubled { service, trouble } => self.log_troubled(&service, trouble),
+            Event::SocketHeld { key } => self.socket_held(&key),
+            Event::SocketNotHeld { key, why } => self.socket_not_held(&key, why),
             Event::KeeperLost => {
                 self.forget_flights();
+                self.forget_opening_sockets();
                 self.observe_everything();
             }
         }

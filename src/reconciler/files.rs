@@ -172,8 +172,12 @@ impl<H: Host> Reconciler<H> {
         let env: BTreeMap<String, String> =
             files.env.iter().chain(&rendered.env).map(|(key, value)| (key.clone(), value.clone())).collect();
         // A git worktree is looked for elsewhere.
-        let check =
-            |env| self.policy.check(spec, &Facts { argv: &rendered.argv, env, is_git_worktree: true });
+        let check = |env| {
+            self.policy.check(
+                spec,
+                &Facts { argv: &rendered.argv, env, sockets: &rendered.sockets, is_git_worktree: true },
+            )
+        };
         let of_spec = check(&rendered.env);
         let is_known = |problem: &_| of_spec.contains(problem);
         if let Some(problem) = check(&env).into_iter().find(|problem| !is_known(problem)) {

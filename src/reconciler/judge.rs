@@ -116,7 +116,12 @@ impl<H: Host> Reconciler<H> {
         let run = self.memory.ledger().entry(&spec.id)?.run.clone()?;
         let rendered = self.render(spec);
         // A `.git` that vanished is no policy that changed.
-        let facts = Facts { argv: &rendered.argv, env: &rendered.env, is_git_worktree: true };
+        let facts = Facts {
+            argv: &rendered.argv,
+            env: &rendered.env,
+            sockets: &rendered.sockets,
+            is_git_worktree: true,
+        };
         if let Some(problem) = self.policy.check(spec, &facts).into_iter().next() {
             return Some(Err(problem));
         }
@@ -154,7 +159,8 @@ impl<H: Host> Reconciler<H> {
 
     fn judge_by_known_entries(&mut self, spec: &Spec, rendered: &Rendered) -> Judgement {
         let is_git_worktree = self.policy.wants_git_workdir() && self.host.is_git_worktree(&rendered.cwd);
-        let facts = Facts { argv: &rendered.argv, env: &rendered.env, is_git_worktree };
+        let facts =
+            Facts { argv: &rendered.argv, env: &rendered.env, sockets: &rendered.sockets, is_git_worktree };
         let mut judgement = Judgement {
             problems: self.policy.check(spec, &facts),
             gate: None,

@@ -36,6 +36,7 @@ mod roots;
 pub mod secrets;
 pub mod selection;
 pub mod session;
+mod sockets;
 mod start;
 pub mod status;
 pub mod validate;

@@ -23,7 +23,11 @@ const SOON: Duration = Duration::from_millis(50);
 impl<H: Host> Reconciler<H> {
     /// Makes one pass over everything, carries out its plan, and answers who waits.
     pub fn pass(&mut self) {
-        let plan = self.look_and_plan();
+        let mut plan = self.look_and_plan();
+        if !self.hands_off && self.close_socket_gates(&plan) {
+            let now = self.host.now();
+            plan = self.plan_for(&now);
+        }
         failpoint::reach("pass.planned");
         let steps = self.act(&plan);
         failpoint::reach("pass.done");
@@ -107,6 +111,7 @@ impl<H: Host> Reconciler<H> {
         self.acted = steps.iter().any(|step| step.outcome.is_some()) || !plan.notes.is_empty();
         self.keep_ports();
         self.refresh_observed();
+        self.settle_sockets(&plan);
         tracing::debug!(steps = steps.len(), "pass");
         self.disk.note(self.text_is_refused || self.memory.unwritable().is_some(), &now);
         self.last_pass = Some((now, steps.len()));

@@ -205,6 +205,9 @@ impl<H: Host> Reconciler<H> {
                 taken.listened.remove(&port);
             }
         }
+        for port in self.ports_held_for(service) {
+            taken.listened.remove(&port);
+        }
         let range = self.settings.config.ports.range();
         match choose_ports(&accepted.spec, &before, range, &taken) {
             Ok(blocks) => {

@@ -137,7 +137,9 @@ impl<H: Host> Reconciler<H> {
         let leader = self.leader(service, run);
         let now = self.host.now();
         let shown = spec.map(|spec| self.render_shown(spec));
-        let (url, attrs) = shown.map_or((None, serde_json::Map::new()), |shown| (shown.url, shown.attrs));
+        let (url, attrs, sockets) = shown.map_or((None, serde_json::Map::new(), Vec::new()), |shown| {
+            (shown.url, shown.attrs, shown.sockets)
+        });
         let (phase, message) = self.shown_phase(view, entry);
         ServiceStatus {
             name: service.to_string(),
@@ -154,6 +156,7 @@ impl<H: Host> Reconciler<H> {
             failures: failures_now(entry, spec, &now),
             failures_max: spec.map(|spec| spec.restart.max_failures),
             ports: self.shown_ports(service),
+            sockets: sockets.into_iter().map(|socket| (socket.name, socket.address.to_string())).collect(),
             url,
             fingerprint: run
                 .map(|run| run.fingerprint.clone())

@@ -71,6 +71,7 @@ impl<H: Host> Reconciler<H> {
         };
         let intent = Box::new(intent);
         request.intent = Some(intent.clone());
+        request.sockets = rendered.sockets.into_iter().map(|socket| socket.name).collect();
         Ok(Prepared { intent: Record::Intent(intent), request })
     }
 
@@ -143,6 +144,7 @@ impl<H: Host> Reconciler<H> {
             oom_score_adj: spec.oom_score_adj,
             rlimits: rlimits(&spec.limits),
             intent: None,
+            sockets: Vec::new(),
         })
     }
 

@@ -65,6 +65,9 @@ pub struct ServiceStatus {
     pub failures: u32,
     pub failures_max: Option<u32>,
     pub ports: BTreeMap<String, u16>,
+    /// Addresses that are held for it, by name, as accepted.
+    #[serde(default)]
+    pub sockets: BTreeMap<String, String>,
     pub url: Option<String>,
     pub fingerprint: Option<String>,
     #[serde(serialize_with = "lossy_option")]

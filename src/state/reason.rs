@@ -223,6 +223,23 @@ pub enum Reason {
         port: u16,
         holder: PortHolder,
     },
+    /// A socket of it is being opened, which takes a moment.
+    SocketOpening {
+        /// In its `sockets`.
+        name: String,
+        address: String,
+    },
+    /// A socket of it cannot be opened.
+    SocketUnavailable {
+        name: String,
+        address: String,
+        /// 0 where it was no system call that failed.
+        errno: i32,
+        detail: String,
+        /// Who listens there, where that is what is in the way.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<PortHolder>,
+    },
     /// It runs, and somebody else listens on its port.
     PortForeign {
         name: String,
@@ -288,9 +305,9 @@ impl Reason {
         )
     }
 
-    /// True for a gate that opens when somebody else lets go of a port, which nobody tells of.
+    /// True for a gate that opens when somebody else lets go of a port, or an address, which nobody tells of.
     pub fn waits_for_a_port(&self) -> bool {
-        matches!(self, Self::NoPort { .. } | Self::PortTaken { .. })
+        matches!(self, Self::NoPort { .. } | Self::PortTaken { .. } | Self::SocketUnavailable { .. })
     }
 
     /// Codes of the guards that hold a removal.
@@ -364,6 +381,8 @@ impl Reason {
             Self::DependentsFirst { .. } => "dependents-first",
             Self::NoPort { .. } => "no-port",
             Self::PortTaken { .. } => "port-taken",
+            Self::SocketOpening { .. } => "socket-opening",
+            Self::SocketUnavailable { .. } => "socket-unavailable",
             Self::PortForeign { .. } => "port-foreign",
         }
     }
@@ -519,6 +538,11 @@ impl Reason {
             }
             Self::PortTaken { port, holder, .. } => {
                 format!("port {port} is held by {holder}; it is started when that lets go of it")
+            }
+            Self::SocketOpening { name, address } => format!("its socket `{name}` ({address}) is being opened"),
+            Self::SocketUnavailable { name, address, detail, holder, .. } => {
+                let by = holder.as_ref().map_or_else(String::new, |holder| format!(" by {holder}"));
+                format!("its socket `{name}` cannot be opened at {address}: {detail}{by}; it is tried again until it can be")
             }
             Self::PortForeign { port, holder, .. } => {
                 format!("port {port} is held by {holder}, not by it; end that, or give it another port")

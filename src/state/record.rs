@@ -307,6 +307,8 @@ pub enum SpawnStage {
     Log,
     User,
     Cwd,
+    /// A socket that is to be passed on is not there.
+    Socket,
     /// The file to execute is not the one that was checked.
     ExecChanged,
     /// The request is older than the reconciler in charge.
@@ -321,6 +323,7 @@ impl SpawnFailure {
     pub fn is_of_the_machine(&self) -> bool {
         let by_stage = match self.stage {
             SpawnStage::Keeper
+            | SpawnStage::Socket
             | SpawnStage::Cgroup
             | SpawnStage::Fork
             | SpawnStage::Born

@@ -53,6 +53,9 @@ fn check_request(request: Request, choices: &mut Choices) {
         | Request::Job { .. }
         | Request::CancelJob { .. }
         | Request::TrimExits { .. }
+        | Request::Hold { .. }
+        | Request::Release { .. }
+        | Request::Lend { .. }
         | Request::List
         | Request::Ping { .. } => {}
     }

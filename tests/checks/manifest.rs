@@ -146,7 +146,12 @@ static POLICIES: LazyLock<[Policy; 2]> = LazyLock::new(|| {
 });
 
 fn judge(policy: &Policy, spec: &Spec, rendered: &Rendered) {
-    let facts = Facts { argv: &rendered.argv, env: &rendered.env, is_git_worktree: false };
+    let facts = Facts {
+        argv: &rendered.argv,
+        env: &rendered.env,
+        sockets: &rendered.sockets,
+        is_git_worktree: false,
+    };
     for problem in policy.check(spec, &facts) {
         assert!(is_code(&problem.code) && problem.service.is_some(), "{problem:?}");
         assert!(!problem.message.contains(acts), "{problem:?}");

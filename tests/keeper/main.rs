@@ -9,6 +9,7 @@ mod contain;
 mod gate;
 mod jobs;
 mod life;
+mod sockets;
 mod spawn;
 mod survive;
 mod upgrade;

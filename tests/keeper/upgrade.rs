@@ -37,6 +37,11 @@ async fn ending_with(world: &mut World, code: u8) -> Claim {
 /// What the program is handed is gone before it looks.
 const GARBLED: &str = "echo nonsense >/proc/self/fd/${RECONCILE_KEEPER_FDS##*,}";
 
+/// The program that is handed nothing that it can read.
+pub fn broken(world: &World) -> PathBuf {
+    program(world, "broken", GARBLED)
+}
+
 #[tokio::test]
 async fn an_upgrade_in_place_keeps_the_process_and_all_that_it_holds() {
     for kind in kinds() {

@@ -171,6 +171,7 @@ impl World {
             oom_score_adj: None,
             rlimits: Vec::new(),
             intent: Some(Box::new(intent)),
+            sockets: Vec::new(),
         }
     }
 
@@ -241,7 +242,9 @@ impl World {
             let next = self.client.as_mut().expect("connected").next();
             match tokio::time::timeout(BOUND, next).await {
                 Ok(Heard::NotUpgraded { busy, detail }) => return (busy, detail),
-                Ok(Heard::Event(Event::KeeperLost)) | Err(_) => self.fail("it was to be refused"),
+                Ok(Heard::Event(Event::KeeperLost) | Heard::Socket(_)) | Err(_) => {
+                    self.fail("it was to be refused")
+                }
                 Ok(Heard::Event(event)) => self.seen.push(event),
             }
         }

@@ -17,4 +17,5 @@ mod ports;
 mod removals;
 mod restarts;
 mod rig;
+mod sockets;
 mod ttl;

@@ -24,6 +24,7 @@ pub fn detail(service: &ServiceStatus, zone: &TimeZone) -> String {
     service.depends_on.iter().for_each(|dependency| facts.add("depends on", Some(wanted(dependency))));
     facts.add("url", service.url.as_deref());
     service.ports.iter().for_each(|(name, port)| facts.add(&format!("port {name}"), Some(port)));
+    service.sockets.iter().for_each(|(name, at)| facts.add(&format!("socket {name}"), Some(at)));
     facts.add("cpu", service.cpu_percent.map(|cpu| format!("{cpu:.1}%")));
     facts.add("memory", service.memory_bytes.map(bytes));
     facts.add("manifest", service.manifest.as_ref().map(|path| path.display()));

@@ -27,6 +27,7 @@ mod pids;
 mod ports;
 mod run;
 mod sight;
+mod sockets;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ use super::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan, Sighting,
     SpawnRequest, UserFacts,
 };
+use crate::host::listen::{Listen, SocketKey};
 use crate::host::ports::{PortOwnership, PortView};
 use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
@@ -367,6 +369,18 @@ impl Host for FakeHost {
 
     fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership> {
         self.world.borrow().port_owners(claim, ports)
+    }
+
+    fn hold_socket(&mut self, key: &SocketKey, listen: &Listen) {
+        self.call(|world| world.hold_socket(key, listen));
+    }
+
+    fn release_socket(&mut self, key: &SocketKey) {
+        self.call(|world| world.release_socket(key));
+    }
+
+    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {
+        Some(self.world.borrow().held_sockets())
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

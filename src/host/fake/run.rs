@@ -13,7 +13,7 @@ use super::faults::Op;
 use super::world::{Occurrence, StatusWithoutKeeper, World};
 use crate::host::{Event, SpawnRequest};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
-use crate::manifest::PortBlocks;
+use crate::manifest::{ListenOn, PortBlocks};
 use crate::state::{Containment, ExitStatus, FileIdentity, Record, SpawnFailure, SpawnStage};
 use crate::time::Stamp;
 
@@ -30,6 +30,8 @@ pub(super) struct Run {
     /// What it was given and told.
     pub ports: PortBlocks,
     pub env: Vec<(String, String)>,
+    /// What it was passed.
+    pub sockets: Vec<ListenOn>,
     /// Grows with each spawn.
     pub order: usize,
 }
@@ -163,6 +165,10 @@ impl World {
         if let Some(errno) = self.faults.take(Op::Spawn) {
             script.failure = Some(failure(SpawnStage::Fork, errno));
         }
+        let sockets = self.passed_on(request).unwrap_or_else(|missing| {
+            script.failure = Some(missing);
+            Vec::new()
+        });
         self.schedule(script.spawn_delay, Occurrence::Birth(nonce.clone()));
         let run = Run {
             service: service.clone(),
@@ -174,6 +180,7 @@ impl World {
             keeper: self.keeper,
             ports: request.intent.as_ref().map(|intent| intent.ports.clone()).unwrap_or_default(),
             env: request.env.clone(),
+            sockets,
             order: self.counts.spawns,
         };
         self.runs.insert(nonce.clone(), run);
@@ -369,6 +376,7 @@ impl World {
             Birth::After | Birth::TooLate | Birth::Never => Birth::Never,
         });
         self.keeper += 1;
+        self.lose_sockets();
         self.cancel_all_jobs();
         for run in self.runs.values_mut().filter(|run| run.knowledge == Knowledge::Attached) {
             run.knowledge = Knowledge::Unattached;

@@ -16,6 +16,7 @@ use super::journal::Journal;
 use super::pids::Pids;
 use super::ports::Network;
 use super::run::{Doubt, Knowledge, Run};
+use super::sockets::Sockets;
 use crate::host::files::Pattern;
 use crate::host::probe::ProbeError;
 use crate::host::{Dirty, Event, ProbeRequest, UserFacts};
@@ -121,6 +122,7 @@ pub(super) struct World {
     pub status_without_keeper: StatusWithoutKeeper,
     pub cgroups: bool,
     pub network: Network,
+    pub sockets: Sockets,
     pub session: Session,
     pub faults: Faults,
     pub counts: Counts,
@@ -159,6 +161,7 @@ impl World {
             status_without_keeper: StatusWithoutKeeper::Unknown,
             cgroups: false,
             network: Network::default(),
+            sockets: Sockets::default(),
             session: Session { number: 1, ..Session::default() },
             faults: Faults::default(),
             counts: Counts::default(),
@@ -306,6 +309,7 @@ impl World {
     }
 
     pub fn reboot(&mut self, off: Duration) {
+        self.lose_sockets();
         self.schedule.clear();
         self.jobs.clear();
         self.strangers.clear();
@@ -328,6 +332,8 @@ fn end_told_by(event: &Event) -> Option<&Nonce> {
         | Event::SpawnFailed { nonce, .. } => Some(nonce),
         Event::Exited { .. }
         | Event::Changed(_)
+        | Event::SocketHeld { .. }
+        | Event::SocketNotHeld { .. }
         | Event::Spawned { .. }
         | Event::Unkillable { .. }
         | Event::Probed { .. }

@@ -10,11 +10,11 @@ use std::ffi::{CStr, CString};
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{self, Gid, Uid};
@@ -52,7 +52,10 @@ pub enum Word {
 pub struct Birth<'a> {
     pub here: &'a Here,
     pub request: &'a Spawn,
+    pub instance: &'a InstanceId,
     pub prepared: &'a Prepared,
+    /// Passed on to it, from descriptor 3 on.
+    pub sockets: Vec<BorrowedFd<'a>>,
     pub role: Role,
     /// Into its cgroup, where it has one.
     pub joining: Joining,
@@ -128,7 +131,8 @@ impl Birth<'_> {
             Role::Job { output } => Some(output.as_raw_fd()),
         };
         let failed = self.failed.as_ref().map(AsRawFd::as_raw_fd);
-        [Some(self.status.as_raw_fd()), output, failed].into_iter().flatten().collect()
+        let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd);
+        [Some(self.status.as_raw_fd()), output, failed].into_iter().flatten().chain(sockets).collect()
     }
 }
 
@@ -145,6 +149,9 @@ pub fn at<E: Into<io::Error>>(stage: SpawnStage, what: impl Display) -> impl FnO
         }
     }
 }
+
+/// `SD_LISTEN_FDS_START`.
+const FIRST_SOCKET: RawFd = 3;
 
 /// What a write may be answered by that fails. Ignored until the last moment before the exec.
 pub const HINDERING: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
@@ -189,6 +196,7 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     // First of all: whoever hangs below must not hold the keeper's lock, or its client's connection.
     sys::close_descriptors(3, &birth.descriptors())
         .map_err(at(SpawnStage::Exec, "close inherited descriptors"))?;
+    place_sockets(birth).map_err(at(SpawnStage::Socket, "pass its sockets on"))?;
     // A dead keeper's pipe and a limit on file sizes are errors of a write here, not our end. All others are at
     // their default, as a keeper has them.
     HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
@@ -212,7 +220,11 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     switch_user(request)?;
     unistd::chdir(birth.prepared.cwd.as_c_str())
         .map_err(at(SpawnStage::Cwd, format_args!("enter the directory {}", request.cwd.display())))?;
-    let program = Program::open(request, &birth.prepared.words)?;
+    let listening = match request.sockets.is_empty() {
+        true => None,
+        false => Some(Words::listening(request, birth.instance, std::process::id())?),
+    };
+    let program = Program::open(request, listening.as_ref().unwrap_or(&birth.prepared.words))?;
     if let Some(gate) = &gate {
         gate.pass(birth, &process, containment)?;
     }
@@ -226,6 +238,28 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
         gate.take_back(request, &failed.message);
     }
     sys::exit_now(127)
+}
+
+/// Moves the sockets to where the program looks for them, before anything else is opened. They block, whatever the
+/// program before this one has made of them.
+fn place_sockets(birth: &mut Birth<'_>) -> io::Result<()> {
+    if birth.sockets.is_empty() {
+        return Ok(());
+    }
+    let first_free = FIRST_SOCKET + birth.sockets.len() as RawFd;
+    let out_of_the_way = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, first_free);
+    birth.status = out_of_the_way(birth.status.as_fd())?.into();
+    if let Some(failed) = &mut birth.failed {
+        *failed = out_of_the_way(failed.as_fd())?.into();
+    }
+    let copies: Vec<OwnedFd> =
+        birth.sockets.iter().map(|fd| out_of_the_way(*fd)).collect::<rustix::io::Result<_>>()?;
+    for (place, copy) in (FIRST_SOCKET..).zip(&copies) {
+        let flags = OFlag::from_bits_truncate(fcntl(copy, FcntlArg::F_GETFL)?);
+        fcntl(copy, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        sys::place(copy.as_fd(), place)?;
+    }
+    Ok(())
 }
 
 /// What only the keeper's user may do: raising limits, a lower nice or OOM score.
@@ -342,8 +376,7 @@ fn open_log(birth: &Birth<'_>) -> Step<OwnedFd> {
     if meta.st_mode & 0o777 != 0o640 {
         nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(0o640)).map_err(at(SpawnStage::Log, what))?;
     }
-    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_APPEND))
-        .map_err(at(SpawnStage::Log, what))?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).map_err(at(SpawnStage::Log, what))?;
     Ok(file)
 }
 

@@ -7,6 +7,7 @@ mod hearing;
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,11 +22,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use hearing::Hearing;
 
+use super::conn::send_descriptor;
 use super::protocol::{CellInfo, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
 use super::start::EXIT_HELD;
 use crate::host::failpoint;
 use crate::host::first::Awaited;
 use crate::host::flock;
+use crate::host::listen::{HeldSocket, SocketKey};
 use crate::host::socket::Directory;
 use crate::host::{Claim, Event, JobOutcome, JobPurpose, JobRequest, SpawnRequest, StateLayout};
 use crate::identity::{InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
@@ -72,7 +75,12 @@ pub struct KeeperInfo {
     pub protocol: u32,
     /// `None`: runs have cgroups. Otherwise they have holders, and this says why.
     pub holders: Option<String>,
+    /// What it holds as it is met. `None`: an older program, which can hold none.
+    pub sockets: Option<Vec<HeldSocket>>,
 }
+
+/// A line, and a descriptor that goes along with it.
+type Asking = (Vec<u8>, Option<OwnedFd>);
 
 /// Jobs under way: what they are for, and which service and run they belong to.
 type Jobs = Arc<Mutex<HashMap<Nonce, (JobPurpose, ServiceId, Nonce)>>>;
@@ -86,13 +94,26 @@ pub enum Heard {
         busy: bool,
         detail: String,
     },
+    Socket(SocketNews),
+}
+
+/// What became of a socket at the keeper.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SocketNews {
+    Holding(HeldSocket),
+    /// A sentence says why.
+    NotHolding {
+        key: SocketKey,
+        detail: String,
+    },
+    Released(HeldSocket),
 }
 
 /// A connection to the keeper, as its one client.
 #[derive(Debug)]
 pub struct KeeperClient {
     pub info: KeeperInfo,
-    requests: mpsc::UnboundedSender<Vec<u8>>,
+    requests: mpsc::UnboundedSender<Asking>,
     heard: mpsc::UnboundedReceiver<Heard>,
     lists: mpsc::UnboundedReceiver<Vec<CellInfo>>,
     jobs: Jobs,
@@ -155,10 +176,10 @@ impl KeeperClient {
             Ok(Ok(Some(answer))) => answer,
         };
         let info = match answer {
-            Message::Hello { protocol, version, keeper, holders }
+            Message::Hello { protocol, version, keeper, holders, sockets }
                 if (OLDEST_PROTOCOL..=PROTOCOL).contains(&protocol) =>
             {
-                KeeperInfo { keeper, version, protocol, holders }
+                KeeperInfo { keeper, version, protocol, holders, sockets }
             }
             Message::Hello { protocol, version, keeper, .. } if protocol < OLDEST_PROTOCOL => {
                 let (dir, pid) = (layout.dir.clone(), keeper.pid);
@@ -198,7 +219,18 @@ impl KeeperClient {
 
     fn ask(&self, request: &Request) {
         // A keeper that is gone is told by `next`; nothing that was asked for has happened.
-        let _ = self.requests.send(encode(request));
+        let _ = self.requests.send((encode(request), None));
+    }
+
+    /// Has the keeper hold a socket, in place of the one of this name before; answered by
+    /// [`SocketNews::Holding`] or [`SocketNews::NotHolding`].
+    pub fn hold(&self, socket: HeldSocket, descriptor: OwnedFd) {
+        let _ = self.requests.send((encode(&Request::Hold { socket }), Some(descriptor)));
+    }
+
+    /// Answered by [`SocketNews::Released`], if it is held.
+    pub fn release(&self, key: &SocketKey) {
+        self.ask(&Request::Release { key: key.clone() });
     }
 
     pub fn spawn(&self, spawn: SpawnRequest) {
@@ -352,15 +384,45 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
 }
 
 /// Writes all that waits at once: each write wakes the keeper.
-async fn write_requests(mut requests: mpsc::UnboundedReceiver<Vec<u8>>, mut writer: OwnedWriteHalf) {
-    while let Some(mut lines) = requests.recv().await {
+async fn write_requests(mut requests: mpsc::UnboundedReceiver<Asking>, mut writer: OwnedWriteHalf) {
+    let mut next = None;
+    while let Some((mut lines, descriptor)) = match next.take() {
+        Some(asking) => Some(asking),
+        None => requests.recv().await,
+    } {
+        if let Some(descriptor) = descriptor {
+            match send_along(&writer, &lines, &descriptor).await {
+                Ok(sent) => drop(lines.drain(..sent)),
+                Err(_) => return,
+            }
+        }
         while lines.len() < WRITE_BYTES
-            && let Ok(line) = requests.try_recv()
+            && let Ok(asking) = requests.try_recv()
         {
-            lines.extend_from_slice(&line);
+            match asking {
+                (line, None) => lines.extend_from_slice(&line),
+                with_descriptor => {
+                    next = Some(with_descriptor);
+                    break;
+                }
+            }
         }
         if writer.write_all(&lines).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Writes the first bytes, and the descriptor with them; how many that were.
+async fn send_along(writer: &OwnedWriteHalf, line: &[u8], descriptor: &OwnedFd) -> io::Result<usize> {
+    let stream = writer.as_ref();
+    loop {
+        stream.writable().await?;
+        let sent = stream
+            .try_io(tokio::io::Interest::WRITABLE, || send_descriptor(stream, line, descriptor.as_fd()));
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return sent,
         }
     }
 }

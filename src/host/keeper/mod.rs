@@ -11,6 +11,7 @@
 //!                                                ├─ runs       exits, kills
 //!                                                ├─ attach     runs of a keeper before this one
 //!                                                ├─ jobs       bounded commands beside a service
+//!                                                ├─ sockets    what services listen on
 //!                                                └─ upgrade    a newer program in the same process
 //! ```
 
@@ -31,12 +32,13 @@ mod requests;
 mod reserve;
 mod runs;
 mod server;
+mod sockets;
 mod spawn;
 mod start;
 mod upgrade;
 
-pub use ask::cells;
+pub use ask::{cells, lend};
 pub use cell::JOB_PREFIX;
-pub use client::{Heard, KeeperClient, KeeperError, KeeperInfo, is_held};
+pub use client::{Heard, KeeperClient, KeeperError, KeeperInfo, SocketNews, is_held};
 pub use gate::{GateError, Judged, TRIM_AT_BYTES, close_gate, epoch, judge_intents, trim_births};
 pub use start::{EXIT_HELD, main};

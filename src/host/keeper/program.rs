@@ -26,10 +26,27 @@ pub struct Words {
 
 impl Words {
     pub fn of(request: &Spawn, instance: &InstanceId) -> Step<Self> {
+        Self::with(request, instance, &[])
+    }
+
+    /// As [`Words::of`], for the process of this pid, which is passed its sockets. Source: sd_listen_fds(3).
+    pub fn listening(request: &Spawn, instance: &InstanceId, pid: u32) -> Step<Self> {
+        let (pid, count) = (pid.to_string(), request.sockets.len().to_string());
+        let names = request.sockets.join(":");
+        Self::with(
+            request,
+            instance,
+            &[("LISTEN_PID", &pid), ("LISTEN_FDS", &count), ("LISTEN_FDNAMES", &names)],
+        )
+    }
+
+    fn with(request: &Spawn, instance: &InstanceId, told: &[(&str, &str)]) -> Step<Self> {
         let marker = marker(request, instance);
         // We may ourselves be somebody's service, and its marker inherited.
-        let env = request.env.iter().filter(|(key, _)| key != SPAWN_MARK);
+        let is_ours = |key: &str| key == SPAWN_MARK || told.iter().any(|(name, _)| *name == key);
+        let env = request.env.iter().filter(|(key, _)| !is_ours(key));
         let env = env.map(|(key, value)| [key, "=", value]).chain([[SPAWN_MARK, "=", &marker]]);
+        let env = env.chain(told.iter().map(|(name, value)| [*name, "=", *value]));
         let argv: Vec<[&str; 1]> = request.argv.iter().map(|word| [word.as_str()]).collect();
         let path = request.exec.path().as_os_str().as_bytes();
         Ok(Self {

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::host::listen::{HeldSocket, SocketKey};
 use crate::host::{Claim, SpawnRequest};
 use crate::identity::{InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
@@ -76,6 +77,19 @@ pub enum Request {
     Upgrade {
         exe: FileIdentity,
     },
+    /// Keeps a listening socket, whose descriptor comes along with this line; answered by [`Message::Holding`] or
+    /// [`Message::NotHolding`]. What was held under this name before is closed.
+    Hold {
+        socket: HeldSocket,
+    },
+    /// Closes it; answered by [`Message::Released`] if it was held.
+    Release {
+        key: SocketKey,
+    },
+    /// Answered by [`Message::Holding`] with a descriptor, or [`Message::NotHolding`]. May be asked without a hello.
+    Lend {
+        key: SocketKey,
+    },
     /// Answered by [`Message::Cells`]. May be asked without a hello.
     List,
     /// Answered by [`Message::Pong`]. May be asked without a hello.
@@ -111,6 +125,9 @@ pub enum Message {
         keeper: ProcessIdentity,
         /// `None`: runs have cgroups. Otherwise they have holders, and this says why.
         holders: Option<String>,
+        /// What it holds. `None`: an older program, which can hold none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sockets: Option<Vec<HeldSocket>>,
     },
     /// The request was not understood or cannot be done; a sentence.
     Refused {
@@ -145,6 +162,17 @@ pub enum Message {
     JobDone {
         nonce: Nonce,
         end: JobEnd,
+    },
+    Holding {
+        socket: HeldSocket,
+    },
+    /// A sentence says why.
+    NotHolding {
+        key: SocketKey,
+        detail: String,
+    },
+    Released {
+        socket: HeldSocket,
     },
     Cells {
         cells: Vec<CellInfo>,

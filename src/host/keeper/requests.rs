@@ -32,6 +32,7 @@ impl Keeper {
             Request::Hello { protocol, instance } => self.hello(conn, protocol, instance),
             Request::Ping { id } => self.answer(conn, &Message::Pong { id }),
             Request::List => self.list(conn),
+            Request::Lend { key } => self.lend(conn, &key),
             _ if self.client != Some(conn) => self.refuse(conn, None, "say hello first".into()),
             Request::Spawn { .. } => self.queue.push_service(Order { text: line, job: None }),
             Request::Signal { claim, signal, to } => self.signal(conn, &claim, signal, to),
@@ -42,6 +43,8 @@ impl Keeper {
                 self.queue.push_job(Order { text: line, job: Some(Box::new(job)) });
             }
             Request::CancelJob { nonce } => self.cancel_job(&nonce),
+            Request::Hold { socket } => self.hold(conn, socket),
+            Request::Release { key } => self.release(conn, &key),
             Request::TrimExits { keep } => self.trim_exits(&keep),
             Request::Upgrade { exe } => {
                 let not_upgraded = match self.upgrade(&exe) {
@@ -56,7 +59,7 @@ impl Keeper {
         }
     }
 
-    fn answer(&mut self, conn: u64, message: &Message) {
+    pub(super) fn answer(&mut self, conn: u64, message: &Message) {
         if let Some(conn) = self.conns.get_mut(&conn) {
             conn.send(message);
         }
@@ -92,7 +95,8 @@ impl Keeper {
         };
         self.serve_client(conn);
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.answer(conn, &Message::Hello { protocol, version, keeper, holders });
+        let sockets = Some(self.held_sockets());
+        self.answer(conn, &Message::Hello { protocol, version, keeper, holders, sockets });
     }
 
     /// Finds out what will contain runs.

@@ -25,6 +25,7 @@ use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use super::queue::Queue;
 use super::reserve::Reserve;
+use super::sockets::Sockets;
 use crate::host::StateLayout;
 use crate::host::cgroup::{Ground, Group, Place};
 use crate::host::failpoint;
@@ -87,6 +88,7 @@ pub struct Keeper {
     pub reserve: Reserve,
     /// Room for what a child writes: made once, and empty here for ever.
     pub birth_line: Vec<u8>,
+    pub sockets: Sockets,
     /// Reading and writing end of the pipe that all holders share.
     pub reports: (File, File),
     pub heard: Vec<u8>,
@@ -147,6 +149,7 @@ impl Keeper {
             owed_again: now,
             reserve,
             birth_line: Vec::new(),
+            sockets: Sockets::default(),
             reports,
             heard: Vec::new(),
             conns: BTreeMap::new(),
@@ -398,6 +401,7 @@ impl Keeper {
         let holds_nothing = self.cells.values().all(|cell| cell.is_lost() && cell.has_ended());
         greeted
             && holds_nothing
+            && self.sockets.is_empty()
             && self.conns.is_empty()
             && self.queue.is_empty()
             && self.owed.is_empty()

@@ -95,6 +95,7 @@ impl Keeper {
             return Err(failed(SpawnStage::Keeper, "start anything", io::Error::other("nobody said hello")));
         };
         let prepared = Prepared::of(request, &self.layout, instance)?;
+        self.sockets_for(request)?;
         self.reserve
             .fill()
             .map_err(|error| failed(SpawnStage::Fork, "keep descriptors back for stops", error))?;
@@ -121,7 +122,9 @@ impl Keeper {
         let birth = Birth {
             here: &self.here,
             request,
+            instance,
             prepared: &prepared,
+            sockets: self.sockets_for(request)?,
             role: output.map_or(Role::Service, |output| Role::Job { output }),
             joining: Joining::AtBirth,
             nofile: self.nofile,

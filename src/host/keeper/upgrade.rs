@@ -1,7 +1,7 @@
 //! An upgrade in place: the keeper becomes a newer program, and stays the process that it is.
 //!
 //! Pid, children and the subreaper flag survive an exec; what the keeper knows goes along in an anonymous file, the
-//! lock and the socket as open descriptors, so that nobody can take either in between. The connection of
+//! lock and all sockets as open descriptors, so that nobody can take either in between. The connection of
 //! the client ends, and the client comes back. If the exec fails, nothing has changed. A program that cannot read what it
 //! is handed still has the children, and finds in the journal of births what they are.
 
@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Instant;
@@ -25,6 +25,7 @@ use super::journal;
 use super::pipe::log;
 use super::server::{Keeper, Parts};
 use crate::host::cgroup::Group;
+use crate::host::listen::HeldSocket;
 use crate::host::proc::{self, Here};
 use crate::host::resolve::file_identity;
 use crate::host::sys;
@@ -40,6 +41,15 @@ const HANDED_OVER: &str = "RECONCILE_KEEPER_FDS";
 struct Knowledge {
     nofile: (u64, u64),
     cells: Vec<Known>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sockets: Vec<KnownSocket>,
+}
+
+/// A socket with the number of its descriptor, which goes along.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct KnownSocket {
+    socket: HeldSocket,
+    fd: RawFd,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -91,7 +101,10 @@ impl Keeper {
         if self.conns.values().any(Conn::wants_to_write) {
             return NotNow::Busy("somebody has yet to hear what was said");
         }
-        let knowledge = Knowledge { nofile: self.nofile, cells };
+        let sockets = self.sockets.values();
+        let sockets =
+            sockets.map(|(socket, fd)| KnownSocket { socket: socket.clone(), fd: fd.as_raw_fd() }).collect();
+        let knowledge = Knowledge { nofile: self.nofile, cells, sockets };
         let Err(error) = self.become_program(exe, &knowledge);
         NotNow::Failed(error)
     }
@@ -118,7 +131,9 @@ impl Keeper {
         for (key, value) in std::env::vars_os().filter(|(key, _)| key != HANDED_OVER) {
             env.push(c_string([key.into_vec(), b"=".to_vec(), value.into_vec()].concat())?);
         }
-        let set = |flag: FdFlag| fds.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop));
+        let sockets = self.sockets.values().map(|(_, socket)| socket.as_fd());
+        let all: Vec<BorrowedFd<'_>> = fds.into_iter().chain(sockets).collect();
+        let set = |flag: FdFlag| all.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop));
         set(FdFlag::empty())?;
         let failed = nix::unistd::execve(&path, &argv, &env);
         set(FdFlag::FD_CLOEXEC)?;
@@ -178,10 +193,19 @@ pub fn succeed(dir: &Path) -> io::Result<Option<Keeper>> {
         lock: lock.into(),
         reports: Some((reports.into(), reporting.into())),
     };
+    let knowledge = knowledge.and_then(|file| read(file.into()));
+    if knowledge.is_err() {
+        // Sockets that nobody knows of would be listened on for ever.
+        let (reports, reporting) = parts.reports.as_ref().expect("they were handed over");
+        let known =
+            [parts.lock.as_raw_fd(), parts.listener.as_raw_fd(), reports.as_raw_fd(), reporting.as_raw_fd()];
+        sys::close_descriptors(3, &known)?;
+    }
     let mut keeper = Keeper::new(parts);
-    let cells = match knowledge.and_then(|file| read(file.into())) {
+    let cells = match knowledge {
         Ok(knowledge) => {
             keeper.nofile = knowledge.nofile;
+            keeper.learn_sockets(knowledge.sockets);
             knowledge.cells
         }
         Err(error) => {
@@ -254,6 +278,17 @@ impl Keeper {
             && self.here.identity(pid).is_ok_and(|there| there == *process)
     }
 
+    fn learn_sockets(&mut self, sockets: Vec<KnownSocket>) {
+        for KnownSocket { socket, fd } in sockets {
+            match take(fd) {
+                Ok(fd) => drop(self.sockets.insert(socket.key.clone(), (socket, fd))),
+                Err(error) => {
+                    log(&format!("the socket {} of {}: {error}", socket.key.name, socket.key.service));
+                }
+            }
+        }
+    }
+
     fn learn(&mut self, cells: Vec<Known>) {
         let nonces: Vec<Nonce> = cells.iter().map(|known| known.claim.nonce.clone()).collect();
         for known in cells {
@@ -320,7 +355,9 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::listen::{Listen, SocketKey};
     use crate::identity::{BootId, Pid, ServiceId};
+    use crate::manifest::ListenOn;
 
     /// What a keeper of version 0.1.0 hands over; every keeper after it is to read this.
     const OF_VERSION_1: &str = include_str!("../../../tests/fixtures/state/v1/upgrade.json");
@@ -355,9 +392,28 @@ mod tests {
                 known(4, holder(), KnownLeader::Ended(None), KnownHold::Empty),
                 known(5, holder(), KnownLeader::Alive, KnownHold::Lost),
             ],
+            sockets: Vec::new(),
         };
         assert_eq!(serde_json::from_str::<Knowledge>(OF_VERSION_1).unwrap(), knowledge);
         assert_eq!(serde_json::to_string(&knowledge).unwrap(), OF_VERSION_1.trim_end());
+    }
+
+    /// What a keeper hands over that holds sockets.
+    const WITH_SOCKETS: &str = include_str!("../../../tests/fixtures/state/v1/upgrade-sockets.json");
+
+    #[test]
+    fn sockets_that_are_handed_over_have_their_form() {
+        let socket = |name: &str, address, file| HeldSocket {
+            key: SocketKey { service: ServiceId::parse("shop/db").unwrap(), name: name.to_owned() },
+            listen: Listen { address, mode: 0o660, owner: None },
+            file,
+        };
+        let tcp = socket("http", ListenOn::Tcp("127.0.0.1:8080".parse().unwrap()), None);
+        let unix = socket("admin", ListenOn::Unix("/run/admin.sock".into()), Some((65_024, 7)));
+        let sockets = vec![KnownSocket { socket: tcp, fd: 9 }, KnownSocket { socket: unix, fd: 12 }];
+        let knowledge = Knowledge { nofile: (1_024, 1_048_576), cells: Vec::new(), sockets };
+        assert_eq!(serde_json::from_str::<Knowledge>(WITH_SOCKETS).unwrap(), knowledge);
+        assert_eq!(serde_json::to_string(&knowledge).unwrap(), WITH_SOCKETS.trim_end());
     }
 
     /// A newer form adds, and an older program passes over what it does not know.

@@ -5,6 +5,7 @@
 //! replaced: it is tried again and again, and until it does every claim is held and every request fails. One that
 //! is an older program than ours becomes ours in place, when nothing is under way (`upgrade`).
 
+mod sockets;
 mod upgrade;
 
 use std::collections::{HashSet, VecDeque};
@@ -14,9 +15,11 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use self::sockets::Sockets;
 use self::upgrade::Upgrade;
 use super::backoff::Backoff;
 use crate::host::keeper::{Heard, KeeperClient, KeeperError, is_held};
+use crate::host::listen::NotHeld;
 use crate::host::{Claim, Event, JobOutcome, JobRequest, SpawnRequest, StateLayout};
 use crate::host::{background, failpoint};
 use crate::identity::{InstanceId, Nonce};
@@ -66,6 +69,7 @@ pub(super) struct KeeperLink {
     /// When the keeper is asked whether it has heard what it was asked for.
     ping_at: Option<Instant>,
     upgrade: Upgrade,
+    sockets: Sockets,
 }
 
 impl KeeperLink {
@@ -83,6 +87,7 @@ impl KeeperLink {
             asked: false,
             ping_at: None,
             upgrade: Upgrade::default(),
+            sockets: Sockets::default(),
         }
     }
 
@@ -129,7 +134,7 @@ impl KeeperLink {
     /// the keeper has not answered are open in the ledger.
     pub fn is_idle(&self) -> bool {
         let has_jobs = matches!(&self.line, Line::Up(client, _) if client.has_jobs());
-        self.waiting.is_empty() && !has_jobs
+        self.waiting.is_empty() && self.sockets.are_settled() && !has_jobs
     }
 
     /// Only a keeper that is connected is told: nobody else may rewrite the journal.
@@ -173,7 +178,7 @@ impl KeeperLink {
     }
 
     fn connect_if_needed(&mut self) {
-        let is_wanted = self.is_unresponsive() || !self.waiting.is_empty();
+        let is_wanted = self.is_unresponsive() || !self.waiting.is_empty() || self.sockets.want_a_keeper();
         if is_wanted && matches!(self.line, Line::Down) {
             self.connect();
         }
@@ -207,6 +212,7 @@ impl KeeperLink {
         }
         self.upgrade.met(&client.info);
         self.line = Line::Up(Box::new(client), Instant::now());
+        self.met_sockets();
         self.tell_waiting();
         self.ping();
         if self.silence.take().is_some() {
@@ -224,6 +230,7 @@ impl KeeperLink {
         for asked in std::mem::take(&mut self.waiting) {
             tell(client, asked);
         }
+        self.open_sockets();
     }
 
     /// It is time for an upgrade: asked for if nothing is under way that we know of; or to wait for it no longer.
@@ -271,6 +278,7 @@ impl KeeperLink {
         for asked in waiting {
             self.fail(asked, &failure);
         }
+        self.fail_sockets(&NotHeld { errno: failure.errno, message: failure.message.clone() });
         if is_news {
             self.events.push_back(Event::KeeperLost);
         }
@@ -306,6 +314,7 @@ impl KeeperLink {
         {
             client.list().await;
         }
+        self.sockets_are_released().await;
         // One convergence may be all that we ever do.
         if self.upgrade.due().is_some_and(|at| at <= Instant::now()) {
             self.upgrade_is_due();
@@ -323,6 +332,7 @@ impl KeeperLink {
                 heard = client.next() => match heard {
                     Heard::Event(event) => self.note(&event),
                     Heard::NotUpgraded { busy, detail } => self.not_upgraded(busy, &detail),
+                    Heard::Socket(news) => self.hear_of_socket(news),
                 },
                 () = reached(due) => self.upgrade_is_due(),
             }
@@ -338,7 +348,10 @@ impl KeeperLink {
             }
             self.connect_if_needed();
             match &mut self.line {
-                Line::Down => return std::future::pending().await,
+                Line::Down => {
+                    let opened = self.sockets.opened().await;
+                    self.socket_is_open(opened);
+                }
                 Line::Connecting(_) => self.be_connected().await,
                 Line::Up(client, _) => {
                     let (ping, upgrade) = (self.ping_at, self.upgrade.due());
@@ -350,7 +363,9 @@ impl KeeperLink {
                                 return event;
                             }
                             Heard::NotUpgraded { busy, detail } => self.not_upgraded(busy, &detail),
+                            Heard::Socket(news) => self.hear_of_socket(news),
                         },
+                        opened = self.sockets.opened() => self.socket_is_open(opened),
                         () = reached(ping) => {
                             client.ping();
                             self.ping_at = None;
@@ -369,6 +384,8 @@ impl KeeperLink {
             }
             Event::KeeperLost => self.lost(),
             Event::Changed(_)
+            | Event::SocketHeld { .. }
+            | Event::SocketNotHeld { .. }
             | Event::Spawned { .. }
             | Event::Exited { .. }
             | Event::Unkillable { .. }
@@ -380,6 +397,7 @@ impl KeeperLink {
 
     fn lost(&mut self) {
         self.attached.clear();
+        self.lost_sockets();
         self.ping_at = None;
         let Line::Up(client, since) = std::mem::replace(&mut self.line, Line::Down) else { return };
         let was_asked_to_change = self.upgrade.lost(&client.info);

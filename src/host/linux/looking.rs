@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::looker::{Looker, is_no_directory, observed};
 use crate::host::cores::Over;
+use crate::host::listen::{Listen, SocketKey};
 use crate::host::observe::{Intents, observe};
 use crate::host::ports::{PortOwnership, PortView, Ports};
 use crate::host::proc::Here;
@@ -201,6 +202,19 @@ impl Host for Looking {
 
     fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership> {
         self.ports.owners(claim, ports)
+    }
+
+    fn hold_socket(&mut self, _key: &SocketKey, _listen: &Listen) {
+        unreachable!("a preview listens to nothing")
+    }
+
+    fn release_socket(&mut self, _key: &SocketKey) {
+        unreachable!("a preview lets go of nothing")
+    }
+
+    /// Nobody is asked.
+    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {
+        None
     }
 
     async fn wait(&mut self, _at_most: Option<Duration>) -> Vec<Event> {

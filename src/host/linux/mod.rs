@@ -30,6 +30,7 @@ use tending::{Rules, Tender};
 use super::cores::Over;
 use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
+use super::listen::{Listen, SocketKey};
 use super::logs;
 use super::observe::{contains, observe};
 use super::ports::{PortOwnership, PortView, Ports};
@@ -409,6 +410,19 @@ impl Host for LinuxHost {
 
     fn port_owners(&mut self, claim: &Claim, ports: &BTreeSet<u16>) -> BTreeMap<u16, PortOwnership> {
         self.ports.owners(claim, ports)
+    }
+
+    fn hold_socket(&mut self, key: &SocketKey, listen: &Listen) {
+        self.link.hold_socket(key, listen);
+    }
+
+    fn release_socket(&mut self, key: &SocketKey) {
+        self.link.release_socket(key);
+    }
+
+    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {
+        let held = self.link.held_sockets()?.iter();
+        Some(held.map(|(key, held)| (key.clone(), held.listen.clone())).collect())
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::marks::Marks;
+use super::sockets;
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::ports::CheckPort;
@@ -34,6 +35,7 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, fills_in: bool, problems: &m
         marks,
         problems,
     );
+    sockets::check(spec, &filler, fills_in, marks, problems);
     if !fills_in {
         return;
     }

@@ -14,6 +14,7 @@ mod places;
 mod ports;
 mod secrets;
 mod service;
+mod sockets;
 mod templates;
 
 pub(super) use environment::is_variable_name;

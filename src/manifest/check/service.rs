@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::dependencies::{self, Needs};
 use super::marks::Marks;
 use super::templates::{self, Known};
-use super::{address, command, environment, files, health, ports, secrets};
+use super::{address, command, environment, files, health, ports, secrets, sockets};
 use crate::identity::{DEFAULT_PROJECT, ServiceId, check_name};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -43,6 +43,7 @@ pub(super) fn read(
     spec.ports = ports.iter().filter_map(|(name, port)| Some((name.clone(), port.clone()?))).collect();
     spec.on_exe_change = section.choice("on_exe_change").unwrap_or(spec.on_exe_change);
     spec.port_owner = section.choice("port_owner").unwrap_or(spec.port_owner);
+    spec.sockets = sockets::read(&mut section, &known);
     let url = read_url(&mut section, &mut spec, &known);
     read_rest(&mut section, &mut spec, &known);
     let needs = dependencies::read(&mut section, &mut spec);

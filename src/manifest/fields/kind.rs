@@ -16,6 +16,8 @@ pub(in crate::manifest) enum Kind {
     },
     /// A table of ports by name.
     Ports,
+    /// A table of addresses by name.
+    Sockets,
     /// A port, or the name of one.
     CheckPort,
     /// `false`, `true` or `"login"`.
@@ -62,6 +64,7 @@ impl Kind {
             Self::Text { .. } | Self::Choice(_) => "a string",
             Self::Command { .. } => "a string or an array of strings",
             Self::Ports => "a table of ports",
+            Self::Sockets => "a table of addresses",
             Self::CheckPort => "a port, or the name of one",
             Self::Shell => "true, false or \"login\"",
             Self::Texts => "an array of strings",

@@ -17,6 +17,7 @@ pub(super) use kind::Kind;
 
 use super::choice::Choice;
 use super::ports::{CheckPort, Port, PortNumber};
+use super::sockets::{DEFAULT_MODE, Socket};
 use super::spec::{CommandLine, Dependency, EnvFile, Health, HealthCheck, Secret, SecretSource, Shell, Spec};
 use crate::identity::ServiceId;
 
@@ -182,6 +183,14 @@ fn port(port: &Port) -> Value {
             let given = [Some((key, value)), count, env].into_iter().flatten();
             Value::Object(given.map(|(key, value)| (key.to_owned(), value)).collect())
         }
+    }
+}
+
+/// In its shortest form.
+fn socket(socket: &Socket) -> Value {
+    match socket.mode {
+        DEFAULT_MODE => socket.listen.as_str().into(),
+        mode => serde_json::json!({ "listen": socket.listen, "mode": format!("{mode:03o}") }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{
-    Class, Field, Kind, Table, command, dependencies, duration, env_files, port, secrets, set, shell,
+    Class, Field, Kind, Table, command, dependencies, duration, env_files, port, secrets, set, shell, socket,
 };
 use crate::manifest::choice::{Choice, words};
 use crate::manifest::ports::PortOwner;
@@ -159,6 +159,18 @@ pub(super) static SERVICE: Table = Table {
             kind: Kind::Choice(words::<PortOwner>),
             doc: "Who may listen on its ports: own, its processes alone; any, whoever does is not looked at.",
             value: |spec| spec.port_owner.word().into(),
+        },
+        Field {
+            path: "sockets",
+            class: Class::Restart,
+            kind: Kind::Sockets,
+            doc: "Listening sockets by name: an IP address with a port, or a path (with a slash; a relative one starts at \
+                  the project directory), or a table of `listen` and, for a path, `mode`. Held open for as long as the \
+                  service is wanted, while it restarts too, and passed to it as descriptors from 3 on, told in \
+                  LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID.",
+            value: |spec| {
+                spec.sockets.iter().map(|(name, declared)| (name.clone(), socket(declared))).collect()
+            },
         },
         Field {
             path: "state",

@@ -26,6 +26,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("restart_on", "", "restart_on = ['a']"),
     ("on_exe_change", "", "on_exe_change = 'restart'"),
     ("port_owner", "", "port_owner = 'any'"),
+    ("sockets", "", "sockets = { a = { listen = '/x', mode = '660' } }"),
     ("state", "", "state = 'stopped'"),
     ("url", "", "url = 'http://h'"),
     ("description", "", "description = 'x'"),
@@ -135,6 +136,7 @@ fn every_field_has_the_class_that_it_is_documented_with() {
             "nice",
             "oom_score_adj",
             "ports",
+            "sockets",
         ]
     );
     assert!(restart.iter().filter(|path| path.contains('.')).all(|path| path.starts_with("limits.")));
@@ -185,7 +187,7 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, state, url, description, labels,
+        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, sockets, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
     let of_reload = names!(&spec.reload => Reload { on, signal });

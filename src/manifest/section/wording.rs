@@ -45,6 +45,9 @@ pub(super) fn type_help(field: &Field, value: &DeValue<'_>) -> Option<String> {
         (Kind::Ports, DeValue::Integer(_) | DeValue::String(_)) => {
             Some("name it, like `ports = { http = \"auto\" }`".to_owned())
         }
+        (Kind::Sockets, DeValue::Integer(_) | DeValue::String(_)) => {
+            Some("name it, like `sockets = { http = \"127.0.0.1:8080\" }`".to_owned())
+        }
         (Kind::Integer { .. } | Kind::Count | Kind::Number { .. }, DeValue::String(text)) => {
             let is_number = text.parse::<f64>().is_ok_and(f64::is_finite);
             is_number.then(|| format!("write it without quotes: `{} = {text}`", field.key()))

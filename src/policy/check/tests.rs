@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::ServiceId;
-use crate::manifest::{Health, OnUnhealthy, Port, Severity, Shell};
+use crate::manifest::{Health, OnUnhealthy, Port, Secret, SecretSource, Severity, Shell};
 use crate::policy::machine::{Machine, config_of, one_user};
 use crate::policy::{Config, Trust};
 
@@ -40,7 +40,7 @@ fn command_check(command: &str, expect_regex: Option<&str>) -> Health {
 
 fn problems_of(policy: &Policy, spec: &Spec, is_git_worktree: bool) -> Vec<Problem> {
     let argv: Vec<_> = spec.command.words().into_iter().map(str::to_owned).collect();
-    policy.check(spec, &Facts { argv: &argv, env: &spec.env, is_git_worktree })
+    policy.check(spec, &Facts { argv: &argv, env: &spec.env, sockets: &[], is_git_worktree })
 }
 
 /// The codes of what the policy of this text has against `spec`.
@@ -172,6 +172,11 @@ fn the_environment_is_held_to_its_lists() {
     assert_eq!(codes("", &inherits), [code::INHERIT_NOT_ALLOWED; 2]);
     assert_eq!(codes("env_keys = ['TOKEN']", &inherits), [code::INHERIT_NOT_ALLOWED]);
     assert_eq!(codes("env_keys = ['TOKEN']\nenv_prefixes = ['AWS_']", &inherits), [""; 0]);
+    let source = SecretSource::Env("TOKEN".into());
+    let secrets = [("A".to_owned(), Secret { source, optional: true })].into();
+    let given = Spec { secrets, ..spec() };
+    assert_eq!(codes("", &given), [code::INHERIT_NOT_ALLOWED]);
+    assert_eq!(codes("env_keys = ['TOKEN']", &given), [""; 0]);
 
     let one = Policy::in_force(&Config::default(), one_user(&["/usr/bin"]), &[]);
     assert_eq!(problems_of(&one, &inherits, false), []);

@@ -60,6 +60,7 @@ impl Rig {
             oom_score_adj: None,
             rlimits: Vec::new(),
             intent: None,
+            sockets: Vec::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{ANSWER_WITHIN, Heard, Jobs};
+use super::{ANSWER_WITHIN, Heard, Jobs, SocketNews};
 use crate::host::keeper::protocol::{CellInfo, JobEnd, Message};
 use crate::host::{Event, JobOutcome};
 use crate::identity::Nonce;
@@ -84,6 +84,15 @@ impl Hearing {
                 let _ = self.heard.send(Heard::NotUpgraded { busy, detail });
                 return;
             }
+            Message::Holding { socket } => {
+                return self.tell_of_socket(SocketNews::Holding(socket));
+            }
+            Message::NotHolding { key, detail } => {
+                return self.tell_of_socket(SocketNews::NotHolding { key, detail });
+            }
+            Message::Released { socket } => {
+                return self.tell_of_socket(SocketNews::Released(socket));
+            }
             Message::Refused { nonce, detail } => {
                 tracing::warn!(nonce = nonce.as_ref().map(Nonce::as_str), %detail, "the keeper refuses");
                 return;
@@ -96,6 +105,10 @@ impl Hearing {
         };
         // Nobody listens any more: the reconciler is on its way out.
         let _ = self.heard.send(Heard::Event(event));
+    }
+
+    fn tell_of_socket(&self, news: SocketNews) {
+        let _ = self.heard.send(Heard::Socket(news));
     }
 }
 
