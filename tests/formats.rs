@@ -27,7 +27,7 @@ use reconcile::host::ledger_file::read_text;
 use reconcile::host::listen::{HeldSocket, Listen, SocketKey};
 use reconcile::host::{Claim, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
 use reconcile::identity::{Digest, InstanceId, Pid};
-use reconcile::manifest::{Condition, ListenOn, PortBlock, PortBlocks, Problem, SignalTo, load};
+use reconcile::manifest::{ActivateOn, Condition, ListenOn, PortBlock, PortBlocks, Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
 use reconcile::reconciler::selection::{Selector, Wanted};
@@ -201,6 +201,11 @@ fn reasons() -> Vec<Reason> {
             detail: "permission denied".into(),
             holder: None,
         },
+        Reason::Connected,
+        Reason::NeededBy { dependent: service("shop/app") },
+        Reason::Idle { idle: long },
+        Reason::OnDemand { on: ActivateOn::Connection },
+        Reason::OnDemand { on: ActivateOn::Request },
     ]
 }
 
@@ -421,6 +426,8 @@ fn commands() -> Vec<Command> {
             names: Selector::labelled(Some("shop/*".into()), &labels()).into_iter().collect(),
             purge: true,
         },
+        Command::Touch { names: names() },
+        Command::Ensure { names: names(), timeout },
     ]
 }
 
@@ -564,12 +571,17 @@ fn every_kind_of_value_in_a_record_has_its_form() {
     ];
     assert_form("ends.jsonl", &ends);
     assert_complete("end", &ends);
-    let asked = [Asked::Stop, Asked::Start, Asked::Restart, Asked::Reset, Asked::Renew];
+    let asked = [Asked::Stop, Asked::Start, Asked::Restart, Asked::Reset, Asked::Renew, Asked::Touch];
     assert_form("requests.jsonl", &asked);
     assert_complete_words(&asked);
     let given = Intent { ports: ports(), ..intent("web", 1, 10) };
     assert_form("intents.jsonl", &[intent("web", 1, 10), given]);
-    assert_form("entries.jsonl", &[Entry::default(), Entry { ports: ports(), ..Entry::default() }]);
+    let entries = [
+        Entry::default(),
+        Entry { ports: ports(), ..Entry::default() },
+        Entry { used: Some(at(30)), ..Entry::default() },
+    ];
+    assert_form("entries.jsonl", &entries);
     use SpawnStage::*;
     let stages =
         [Keeper, Cgroup, Fork, Session, Limits, Log, User, Cwd, ExecChanged, Epoch, Born, Exec, Socket];

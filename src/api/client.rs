@@ -143,12 +143,15 @@ impl Client {
 fn patience(command: &Command) -> Duration {
     match command {
         Command::Status | Command::Plan { .. } => AT_ONCE,
-        Command::Converge { timeout, .. } | Command::Wait { timeout, .. } => *timeout + MARGIN,
+        Command::Converge { timeout, .. }
+        | Command::Wait { timeout, .. }
+        | Command::Ensure { timeout, .. } => *timeout + MARGIN,
         Command::Stop { .. }
         | Command::Start { .. }
         | Command::Restart { .. }
         | Command::Reset { .. }
         | Command::Renew { .. }
+        | Command::Touch { .. }
         | Command::Down { .. }
         | Command::DownSome { .. }
         | Command::Prune { .. }

@@ -22,7 +22,7 @@ pub fn run(run: &Run<'_>, command: Command) -> Result<Ended, Failure> {
     let with_evidence = has_evidence(&command);
     let names = named(&command);
     let stops = matches!(command, Command::Stop { .. } | Command::Down { .. } | Command::DownSome { .. });
-    let waits = matches!(command, Command::Wait { .. });
+    let waits = matches!(command, Command::Wait { .. } | Command::Touch { .. });
     let mut backend = Backend::open(&run.options)?;
     let mut answer = backend.execute(command)?;
     if let Answer::Report(report) = &mut answer {
@@ -60,6 +60,8 @@ fn named(command: &Command) -> Vec<Selector> {
         | Command::Restart { names }
         | Command::Reset { names }
         | Command::Renew { names }
+        | Command::Touch { names }
+        | Command::Ensure { names, .. }
         | Command::Prune { names }
         | Command::DownSome { names, .. } => names.clone(),
         Command::Adopt { name, .. } => vec![name.as_str().into()],

@@ -179,6 +179,15 @@ pub enum Command {
     /// With `--project` each service of that project is stopped as by `stop`, and the watcher goes on.
     Down(DownArgs),
 
+    /// Start services, or share what runs of them; wait until they are ready, and say where they are
+    ///
+    /// Counts as a use, and so keeps a service with `activation.idle` from being stopped. One that has failed is
+    /// refused with its reason.
+    Ensure(EnsureArgs),
+
+    /// Say that services are used at this moment
+    Touch(Names),
+
     /// Say which process a held service's leader is
     ///
     /// For a service whose claim cannot be proved: what contains it is known, its leader is not.
@@ -256,6 +265,17 @@ pub struct WaitArgs {
     pub until: Until,
 
     /// How long
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2m")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct EnsureArgs {
+    /// Services, as `name` or `project/name`
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+
+    /// How long they are waited for
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2m")]
     pub timeout: Duration,
 }

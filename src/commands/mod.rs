@@ -10,6 +10,7 @@ mod background;
 mod completions;
 mod doctor;
 mod endings;
+mod ensure;
 pub mod exit_code;
 mod failure;
 mod graph;
@@ -129,6 +130,8 @@ fn dispatch(run: &Run<'_>) -> Result<Ended, Failure> {
         Command::Restart(restart) => act::run(run, Request::Restart { names: run.names(&restart.names) }),
         Command::Reset(reset) => act::run(run, Request::Reset { names: run.names(&reset.names) }),
         Command::Renew(renew) => act::run(run, Request::Renew { names: run.names(&renew.names) }),
+        Command::Ensure(ensure) => ensure::run(run, ensure),
+        Command::Touch(touch) => act::run(run, Request::Touch { names: run.names(&touch.names) }),
         Command::Down(down) => {
             let (global, purge) = (&run.cli.global, down.purge);
             act::run(

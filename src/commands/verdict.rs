@@ -94,7 +94,7 @@ pub fn of_refusal(refusal: &Refusal) -> ExitCodes {
 
 /// Of `status NAME…`: up only if all are, and unknown as soon as one is.
 pub fn of_services(services: &[ServiceStatus]) -> StatusCode {
-    let codes: Vec<StatusCode> = services.iter().map(|service| of_phase(service.phase)).collect();
+    let codes: Vec<StatusCode> = services.iter().map(of_service).collect();
     if codes.is_empty() || codes.contains(&StatusCode::Unknown) {
         StatusCode::Unknown
     } else if codes.contains(&StatusCode::Down) {
@@ -102,6 +102,11 @@ pub fn of_services(services: &[ServiceStatus]) -> StatusCode {
     } else {
         StatusCode::Up
     }
+}
+
+/// What sleeps until somebody uses it is there for whoever does.
+fn of_service(service: &ServiceStatus) -> StatusCode {
+    if service.reason == "on-demand" { StatusCode::Up } else { of_phase(service.phase) }
 }
 
 fn of_phase(phase: Phase) -> StatusCode {

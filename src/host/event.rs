@@ -134,6 +134,10 @@ pub enum Event {
     SocketHeld {
         key: SocketKey,
     },
+    /// Somebody has connected to a socket that is watched.
+    Connected {
+        key: SocketKey,
+    },
     SocketNotHeld {
         key: SocketKey,
         why: NotHeld,

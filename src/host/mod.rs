@@ -65,7 +65,7 @@ use self::listen::{Listen, SocketKey};
 use self::ports::{PortOwnership, PortView};
 use self::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
-use crate::manifest::SignalTo;
+use crate::manifest::{ListenOn, SignalTo};
 use crate::policy::{ExecQuery, Resolution};
 use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
@@ -203,6 +203,22 @@ pub trait Host {
 
     /// Lets go of it, whether or not it is held.
     fn release_socket(&mut self, key: &SocketKey);
+
+    /// Notes from now on when somebody connects, within `every` of the time; with `tell`, and now if somebody waits there,
+    /// [`Event::Connected`] says so too. What is not held is not watched, nor after the keeper was lost.
+    fn watch_socket(&mut self, key: &SocketKey, every: Duration, tell: bool);
+
+    /// Watches it no longer.
+    fn leave_socket(&mut self, key: &SocketKey);
+
+    /// When somebody has connected last to a socket that is watched.
+    fn socket_used(&self, key: &SocketKey) -> Option<Stamp>;
+
+    /// Whether anybody is connected to one of these addresses, whoever has accepted.
+    fn is_connected(&mut self, addresses: &[ListenOn]) -> bool;
+
+    /// Closes the connections that wait at a socket now, on which nobody accepts; those that speak HTTP are told why.
+    fn turn_away(&mut self, key: &SocketKey, why: &str);
 
     /// Whatever is held; `None` while there is no keeper to tell.
     fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>>;

@@ -1,7 +1,9 @@
 //! The enums of a spec as the words that a manifest uses for them.
 
 use super::ports::PortOwner;
-use super::spec::{Condition, OnExeChange, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState};
+use super::spec::{
+    ActivateOn, Condition, OnExeChange, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState,
+};
 
 /// An enum that a manifest writes as one word.
 pub(super) trait Choice: Copy + 'static {
@@ -44,6 +46,7 @@ pub(super) enum CheckType {
 
 choice!(Stdin { Null = "null", Open = "open" });
 choice!(Condition { Started = "started", Ready = "ready", Completed = "completed" });
+choice!(ActivateOn { Always = "always", Connection = "connection", Request = "request" });
 choice!(PortOwner { Own = "own", Any = "any" });
 choice!(WantedState { Running = "running", Stopped = "stopped" });
 choice!(OnExeChange { Report = "report", Ignore = "ignore", Restart = "restart" });

@@ -45,6 +45,7 @@ pub struct Spec {
     pub port_owner: PortOwner,
     /// By name: held open for it, and passed on to it.
     pub sockets: BTreeMap<String, Socket>,
+    pub activation: Activation,
     pub state: WantedState,
     pub url: Option<String>,
     pub description: String,
@@ -108,6 +109,7 @@ impl Spec {
             on_exe_change: OnExeChange::Report,
             port_owner: PortOwner::Own,
             sockets: BTreeMap::new(),
+            activation: Activation::default(),
             state: WantedState::Running,
             url: None,
             description: String::new(),
@@ -225,6 +227,32 @@ pub enum OnExeChange {
     Report,
     Ignore,
     Restart,
+}
+
+/// What a service runs for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Activation {
+    pub on: ActivateOn,
+    /// Stopped when nobody has used it for this long. `None`: it runs on.
+    pub idle: Option<Duration>,
+}
+
+impl Default for Activation {
+    fn default() -> Self {
+        Self { on: ActivateOn::Always, idle: None }
+    }
+}
+
+/// When a service is started that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActivateOn {
+    /// At once.
+    Always,
+    /// When somebody connects to a socket of it, or asks for it as below.
+    Connection,
+    /// When `reconcile ensure` or `start` names it, or a service that runs depends on it.
+    Request,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

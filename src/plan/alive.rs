@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::case::Case;
+use super::demand::{self, Idle};
 use super::dependencies::Before;
 use super::files;
 use super::health::{self, Probe, Standing};
@@ -23,8 +24,17 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
     let standing = health::standing(run, spec, health, case.now);
     let bad = || health::complaint(&standing, health).filter(|_| health::restarts_when_bad(spec));
     let anew = || case.needs.started_anew(run);
+    let idle = match spec {
+        Some(spec) if !matches!(standing, Standing::Starting { .. }) => demand::idle(case, run, spec),
+        Some(_) | None => Idle::No,
+    };
+    let rests_in = match idle {
+        Idle::Over(why) => return Verdict::with_step(Action::Stop, Phase::Stopping, why),
+        Idle::In(left) => Some(left),
+        Idle::No => None,
+    };
     let wanted = restart_wanted(case, run).or_else(bad).or_else(anew);
-    match (wanted, &case.want.accepted) {
+    let verdict = match (wanted, &case.want.accepted) {
         (Some(why), Some(_)) => match gate_of_restart(case) {
             None => Verdict::with_step(Action::Restart, Phase::Stopping, why),
             Some((gate, wake)) => {
@@ -36,7 +46,8 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
             None => supervised(case, run, spec, &standing),
         },
         (None, _) => supervised(case, run, spec, &standing),
-    }
+    };
+    verdict.wake_if(rests_in)
 }
 
 /// What the start after a restart would have to wait for, and when that may be over.

@@ -26,6 +26,8 @@ pub(super) struct Case<'a> {
     pub shutdown: Shutdown,
     pub now: &'a Stamp,
     pub needs: Needs<'a>,
+    /// A service that is to run and depends on this one.
+    pub needed_by: Option<&'a ServiceId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

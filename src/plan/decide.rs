@@ -14,12 +14,15 @@
 //! | 4 | no E, no process | reject |
 //! | 5 | not wanted, P alive | stop, with that reason |
 //! | 6 | not wanted, no process | absent: forget; refused: reject; else nothing, and the activation ends unless its TTL is over |
+//! | 6a | P alive, on demand: up, and nobody has used it for `idle` | stop |
 //! | 7 | P alive: restart asked for, or a field of class restart, the values of an `env_file` or of a secret, a file of `restart_on` or (where asked for) the executable differs | restart, if a start may follow |
 //! | 8 | P alive: unhealthy, or start deadline over, and `on_unhealthy = "restart"` | restart as a failure, if a start may follow |
 //! | 8a | P alive: a dependency with `restart = true` was started anew, and is up | restart, if a start may follow |
 //! | 9 | P alive: a field of class live differs, or the text it was started from is lost | update |
 //! | 9a | P alive and up: a file of `reload.on` differs | reload |
 //! | 10 | P alive | nothing; the first time adopt |
+//! | 10a | no process, on demand, nothing asked for: asleep, which has no activation | start, counters cleared, if somebody uses it; else nothing |
+//! | 10b | no process, on demand, nothing asked for: done, or nobody has used it for `idle` | nothing, and the activation ends |
 //! | 11 | no process: start, restart or reset asked for, or class restart, the values of an `env_file` or of a secret or a file of `restart_on` differ from the last start | start, counters cleared |
 //! | 11a | no process: the newest spawn came to nothing | start, when that is due again |
 //! | 12 | no process: `failed` or `completed` | nothing; `failed` and a field of `restart` or `health` differs: start, counters cleared |
@@ -27,7 +30,7 @@
 //! | 14 | no process: End exit or unknown | restart policy: completed, failed, backoff until T, or start |
 //!
 //! *Not wanted* is, in this order: a shutdown · absent, with no guard or delay before it · E refused by the
-//! policy in force · `state = "stopped"` · operator stop · TTL over. Rows 11 to 14 are in `start`, and every
+//! policy in force · `state = "stopped"` · operator stop · TTL over. Rows 6a, 10a and 10b are in `demand`. Rows 11 to 14 are in `start`, and every
 //! start passes the same gates there: what the reconciler found closed, a port that is not
 //! to be had among that, then the dependencies (`dependencies`).
 //! Absent behind a guard is wanted as before, and the hold is shown. Up is nothing on whose port somebody else is

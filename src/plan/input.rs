@@ -160,6 +160,18 @@ pub struct Service {
     pub live_changed: Vec<String>,
     /// Among `live_changed` is a field of `restart` or `health`.
     pub parked_changed: bool,
+    pub usage: Usage,
+}
+
+/// Who uses a service that runs on demand, as far as it is seen here.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Usage {
+    /// Somebody has connected, and it does not run.
+    pub waiting: bool,
+    /// Somebody is connected.
+    pub open: bool,
+    /// Somebody was, last at this time.
+    pub last: Option<Stamp>,
 }
 
 /// *P*: the process of the current run, as proved at this moment.

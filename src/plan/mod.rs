@@ -7,6 +7,7 @@
 mod alive;
 mod case;
 mod decide;
+mod demand;
 mod dependencies;
 mod expiry;
 mod files;
@@ -28,7 +29,7 @@ mod verdict;
 pub use health::fold;
 pub use input::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    UnreadFile, Want,
+    UnreadFile, Usage, Want,
 };
 pub use output::{Action, Later, Phase, PhaseView, Plan, Step};
 pub use ports::{PortShortage, PortsTaken, choose_ports};

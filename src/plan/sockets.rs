@@ -4,6 +4,7 @@
 //! phase from which the service comes up by itself, and closed in one that it does not leave, once its process is gone.
 
 use super::output::{Phase, PhaseView};
+use crate::manifest::ActivateOn;
 use crate::state::Reason;
 
 /// True while sockets that are open stay so.
@@ -18,7 +19,9 @@ pub fn keeps_sockets(view: &PhaseView) -> bool {
         | Phase::Stopping => true,
         // What may not be touched is left as it is; so is what belongs to others.
         Phase::Held => true,
-        Phase::Stopped => view.reason == Reason::PruneDelay,
+        Phase::Stopped => {
+            matches!(view.reason, Reason::PruneDelay | Reason::OnDemand { on: ActivateOn::Connection })
+        }
         Phase::Failed | Phase::Completed | Phase::Expired | Phase::Rejected => false,
     }
 }
@@ -36,5 +39,8 @@ mod tests {
         assert!(!keeps(Phase::Failed, crashed));
         assert!(!keeps(Phase::Stopped, Reason::OperatorStop));
         assert!(keeps(Phase::Stopped, Reason::PruneDelay), "it may come back");
+        let asleep = |on| keeps(Phase::Stopped, Reason::OnDemand { on });
+        assert!(asleep(ActivateOn::Connection), "who connects wakes it");
+        assert!(!asleep(ActivateOn::Request));
     }
 }

@@ -5,6 +5,7 @@
 
 use super::alive::needs_restart;
 use super::case::Case;
+use super::demand;
 use super::dependencies::{Before, Blocked};
 use super::files;
 use super::input::Accepted;
@@ -19,6 +20,14 @@ pub(super) fn start_if_due(case: &Case<'_>, accepted: &Accepted) -> Verdict {
     if let Some(request) = requested(entry.request.as_ref()) {
         return through_gates(case, accepted, Reason::Requested { request: request.to_owned() });
     }
+    if let Some(asleep) = demand::at_rest(case, accepted) {
+        return asleep;
+    }
+    by_its_end(case, accepted).wake_if(demand::rests_in(case, accepted))
+}
+
+fn by_its_end(case: &Case<'_>, accepted: &Accepted) -> Verdict {
+    let entry = &case.service.entry;
     if let Some(why) = entry.last.as_ref().and_then(|last| spec_changed(case, accepted, last)) {
         return through_gates(case, accepted, why);
     }
@@ -59,7 +68,7 @@ fn requested(request: Option<&Request>) -> Option<&'static str> {
         Request::Restart => Some("restart"),
         Request::Reset => Some("reset"),
         // These act at once when they are written down, and are never left to be done.
-        Request::Stop | Request::Renew => None,
+        Request::Stop | Request::Renew | Request::Touch => None,
     }
 }
 
@@ -75,7 +84,7 @@ fn spec_changed(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> Option<
     }
 }
 
-fn through_gates(case: &Case<'_>, accepted: &Accepted, why: Reason) -> Verdict {
+pub(super) fn through_gates(case: &Case<'_>, accepted: &Accepted, why: Reason) -> Verdict {
     if matches!(*case.removal, Removal::Waits { .. }) {
         return Verdict::of(Phase::Pending, Reason::PruneDelay);
     }

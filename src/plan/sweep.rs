@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use super::alive::until_dependents_end;
 use super::case::{Case, Shutdown};
 use super::decide::decide;
+use super::demand;
 use super::dependencies::{Links, Needs, Offer};
 use super::input::{Desired, Flight, Observed, Presence, Seen, Service, Want};
 use super::order::{Direction, order, order_later};
@@ -17,7 +18,7 @@ use super::output::{Action, Later, PhaseView, Plan, Step};
 use super::prune::{Guards, Removal};
 use super::verdict::{LaterStep, Verdict};
 use crate::identity::ServiceId;
-use crate::manifest::Spec;
+use crate::manifest::{ActivateOn, Spec};
 use crate::state::{Reason, Run};
 use crate::time::Stamp;
 
@@ -99,6 +100,7 @@ impl<'a> Sweep<'a> {
             shutdown: side.shutdown,
             now: self.now,
             needs,
+            needed_by: None,
         }
     }
 
@@ -112,15 +114,39 @@ impl<'a> Sweep<'a> {
         self.plan.add(side.id, verdict)
     }
 
+    /// For each place, a service that is to run and depends on it; nothing where nothing runs on demand.
+    fn needed(&self, sides: &[Side<'a>], links: &Links<'_>) -> Vec<Option<&'a ServiceId>> {
+        let is_on_demand = |side: &Side<'a>| {
+            side.spec_in_force().is_some_and(|spec| spec.activation.on != ActivateOn::Always)
+        };
+        if !sides.iter().any(is_on_demand) {
+            return Vec::new();
+        }
+        let mut needed: Vec<Option<&'a ServiceId>> = vec![None; sides.len()];
+        for at in links.order.iter().rev().copied() {
+            let side = &sides[at as usize];
+            let case = Case { needed_by: needed[at as usize], ..self.case(side, Needs::default()) };
+            if demand::is_to_run(&case) {
+                for place in links.of_place(at).iter().filter_map(|need| need.at) {
+                    needed[place as usize].get_or_insert(side.id);
+                }
+            }
+        }
+        needed
+    }
+
     /// What is depended on first, so that everything knows what it waits for; then, the other way round, the stops.
     fn judge_linked(&mut self, sides: &[Side<'a>], links: &Links<'_>) -> Vec<PhaseView> {
         let mut views: Vec<Option<PhaseView>> = vec![None; sides.len()];
         let mut offers = vec![Offer::default(); sides.len()];
         let mut ending = vec![false; sides.len()];
+        let needed = self.needed(sides, links);
+        let needed_by = |at: u32| needed.get(at as usize).copied().flatten();
         for at in links.order.iter().copied() {
             let side = &sides[at as usize];
             let (verdict, offer) = {
                 let case = self.case(side, Needs { list: links.of_place(at), offers: &offers });
+                let case = Case { needed_by: needed_by(at), ..case };
                 let verdict = self.decide(&case);
                 let offer = Offer::of(side.service, &case, &verdict);
                 (verdict, offer)
@@ -144,6 +170,7 @@ impl<'a> Sweep<'a> {
                     verdict
                 } else {
                     let case = self.case(side, Needs { list: links.of_place(at), offers: &offers });
+                    let case = Case { needed_by: needed_by(at), ..case };
                     let wave = 1 + held.iter().filter_map(|at| waves.get(at)).max().copied().unwrap_or(1_u32);
                     waves.insert(at, wave);
                     let after = held.iter().map(|at| sides[*at as usize].id.clone()).collect();

@@ -51,6 +51,15 @@ pub enum Command {
     Renew {
         names: Vec<Selector>,
     },
+    /// They are used now.
+    Touch {
+        names: Vec<Selector>,
+    },
+    /// Starts them or shares what runs, waits until they are ready, and answers with their status.
+    Ensure {
+        names: Vec<Selector>,
+        timeout: Duration,
+    },
     /// Stop everything (or one project); a watcher then exits, unless only one project is meant.
     Down {
         project: Option<String>,

@@ -38,11 +38,13 @@ impl<H: Host> Reconciler<H> {
                 self.job_done(purpose, &service, &of, &outcome);
             }
             Event::LogTroubled { service, trouble } => self.log_troubled(&service, trouble),
+            Event::Connected { key } => self.connected(&key),
             Event::SocketHeld { key } => self.socket_held(&key),
             Event::SocketNotHeld { key, why } => self.socket_not_held(&key, why),
             Event::KeeperLost => {
                 self.forget_flights();
                 self.forget_opening_sockets();
+                self.forget_attended();
                 self.observe_everything();
             }
         }
@@ -209,6 +211,7 @@ impl<H: Host> Reconciler<H> {
         live.seen = Seen::Alive;
         live.flight = Flight::None;
         live.health = Health::default();
+        live.usage.waiting = false;
         live.attached = true;
     }
 
@@ -221,6 +224,8 @@ impl<H: Host> Reconciler<H> {
         let record = Record::SpawnFailed { service: service.clone(), nonce: nonce.clone(), failure, at };
         self.memory.note(&mut self.host, vec![record]);
         self.clear_run(service);
+        // Who has connected is told, and does not wait for the next try.
+        self.service_mut(service).usage.waiting = false;
     }
 
     /// Of one that left nothing behind, its end and that it is gone are one write.

@@ -14,6 +14,7 @@ mod accept;
 mod act;
 pub mod command;
 mod compare;
+mod demand;
 mod dependencies;
 mod desired;
 mod events;
@@ -53,6 +54,7 @@ use crate::plan::{self, Desired, Observed, Plan, PruneRules};
 use crate::policy::{Config, Policy};
 use crate::state::{Ledger, Reason};
 use crate::time::Stamp;
+use demand::AttendedSockets;
 use desired::{FileView, Manifests};
 use library::Library;
 use memory::Memory;
@@ -126,6 +128,7 @@ pub struct Reconciler<H> {
     last_plan: Plan,
     last_pass: Option<(Stamp, usize)>,
     port_gates: PortGates,
+    attended: AttendedSockets,
     /// The last pass did something: the next one follows at once and sees what came of it.
     acted: bool,
 }
@@ -164,6 +167,7 @@ impl<H: Host> Reconciler<H> {
             last_plan: Plan::default(),
             last_pass: None,
             port_gates: PortGates::default(),
+            attended: AttendedSockets::default(),
             acted: false,
         }
     }

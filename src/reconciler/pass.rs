@@ -69,12 +69,16 @@ impl<H: Host> Reconciler<H> {
         self.refresh_observed();
         self.open_port_gates_if_due(&now);
         self.look_at_settling_ports(&now);
+        self.refresh_usage();
         let mut plan = self.plan_for(&now);
         if self.look_before_removing(&plan) {
             // Something was about to be removed: the directory has now been listed a second time.
             let now = self.host.now();
             self.refresh_quiet(&now);
             self.refresh_observed();
+            plan = self.plan_for(&now);
+        }
+        if self.look_before_idling(&plan) {
             plan = self.plan_for(&now);
         }
         if self.close_port_gates(&plan, &now) {
@@ -111,6 +115,7 @@ impl<H: Host> Reconciler<H> {
         self.acted = steps.iter().any(|step| step.outcome.is_some()) || !plan.notes.is_empty();
         self.keep_ports();
         self.refresh_observed();
+        self.attend_to_sockets(&plan);
         self.settle_sockets(&plan);
         tracing::debug!(steps = steps.len(), "pass");
         self.disk.note(self.text_is_refused || self.memory.unwritable().is_some(), &now);

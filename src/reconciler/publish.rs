@@ -69,7 +69,7 @@ impl<H: Host> Reconciler<H> {
                 self.desired.services.get(service).is_some_and(|want| !want.problems.is_empty())
             }
             Phase::Completed => false,
-            Phase::Stopped => view.reason != Reason::DeclaredStopped,
+            Phase::Stopped => !matches!(view.reason, Reason::DeclaredStopped | Reason::OnDemand { .. }),
             Phase::Held => !matches!(view.reason, Reason::ForeignRoot { .. }),
             Phase::Pending
             | Phase::Starting

@@ -96,6 +96,8 @@ impl<H: Host> Reconciler<H> {
             Command::Start { names } => self.request_all(&names, &Request::Start, Goal::Settled),
             Command::Restart { names } => self.request_all(&names, &Request::Restart, Goal::Settled),
             Command::Reset { names } => self.request_all(&names, &Request::Reset, Goal::Settled),
+            Command::Touch { names } => self.touch(&names),
+            Command::Ensure { names, timeout } => self.ensure(&names, timeout),
             Command::Renew { names } => self.request_all(&names, &Request::Renew, Goal::Settled),
             Command::Down { project: None, .. } => {
                 self.desired.shutdown = true;
@@ -124,7 +126,7 @@ impl<H: Host> Reconciler<H> {
         Ok(PassReport { also, ..self.plan_report(|service| services.contains(service)) })
     }
 
-    fn selected(&self, names: &[Selector]) -> Refused<BTreeSet<ServiceId>> {
+    pub(super) fn selected(&self, names: &[Selector]) -> Refused<BTreeSet<ServiceId>> {
         let none = Labels::new();
         let labels = |service: &ServiceId| {
             let want = self.desired.services.get(service).and_then(|want| want.accepted.as_ref());
@@ -147,7 +149,7 @@ impl<H: Host> Reconciler<H> {
             Request::Start | Request::Restart | Request::Reset | Request::Renew => {
                 self.with_dependencies(&named)
             }
-            Request::Stop => Wider { services: named, also: BTreeSet::new() },
+            Request::Stop | Request::Touch => Wider { services: named, also: BTreeSet::new() },
         };
         let lifts_stops = matches!(request, Request::Start | Request::Restart);
         let at = self.host.now();
@@ -172,7 +174,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// A command without a watcher that names services leaves all others as they are.
-    fn act_on_these_alone(&mut self, services: Option<&BTreeSet<ServiceId>>) {
+    pub(super) fn act_on_these_alone(&mut self, services: Option<&BTreeSet<ServiceId>>) {
         if !self.settings.watching {
             self.desired.only = services.cloned();
         }
@@ -186,7 +188,7 @@ impl<H: Host> Reconciler<H> {
         self.desired.prune.named.extend(absent);
     }
 
-    fn promise_records(&mut self, records: &[Record]) -> Refused<()> {
+    pub(super) fn promise_records(&mut self, records: &[Record]) -> Refused<()> {
         self.memory.promise(&mut self.host, records).map_err(|error| Refusal {
             code: "ledger-unwritable".to_owned(),
             message: format!("{error}: {}", error.source),
@@ -194,7 +196,7 @@ impl<H: Host> Reconciler<H> {
         })
     }
 
-    fn check_request(&self, service: &ServiceId, request: &Request) -> Refused<()> {
+    pub(super) fn check_request(&self, service: &ServiceId, request: &Request) -> Refused<()> {
         let view = self.last_plan.phases.get(service);
         let phase = view.map(|view| view.phase);
         let want = self.desired.services.get(service);
@@ -208,7 +210,7 @@ impl<H: Host> Reconciler<H> {
             return Err(refusal("held", format!("{service} is held: {why}"), None));
         }
         match request {
-            Request::Stop => Ok(()),
+            Request::Stop | Request::Touch => Ok(()),
             Request::Start | Request::Restart
                 if spec.is_some_and(|spec| spec.state == WantedState::Stopped) =>
             {
@@ -252,7 +254,7 @@ impl<H: Host> Reconciler<H> {
         match request {
             Request::Stop => entry.is_none_or(|entry| entry.stopped.is_none()),
             Request::Start => entry.is_none_or(|entry| entry.stopped.is_some() || entry.run.is_none()),
-            Request::Restart | Request::Reset | Request::Renew => true,
+            Request::Restart | Request::Reset | Request::Renew | Request::Touch => true,
         }
     }
 
@@ -357,7 +359,7 @@ impl<H: Host> Reconciler<H> {
 
 /// When a command is answered.
 #[derive(Debug)]
-enum Reply {
+pub(super) enum Reply {
     Now(Answer),
     Later { goal: Goal, services: Option<BTreeSet<ServiceId>>, also: BTreeSet<ServiceId>, timeout: Duration },
 }
@@ -368,6 +370,6 @@ impl Reply {
     }
 }
 
-fn refusal(code: &str, message: String, help: Option<&str>) -> Refusal {
+pub(super) fn refusal(code: &str, message: String, help: Option<&str>) -> Refusal {
     Refusal { code: code.to_owned(), message, help: help.map(str::to_owned) }
 }

@@ -29,6 +29,12 @@ impl<H: Host> Reconciler<H> {
                 closed = true;
             }
         }
+        for accepted in self.sleepers_without_sockets(plan) {
+            if let Some(gate) = self.missing_of(&accepted, &BTreeSet::new()) {
+                self.close_gate(&accepted.spec.id, gate);
+                closed = true;
+            }
+        }
         closed
     }
 
@@ -39,8 +45,12 @@ impl<H: Host> Reconciler<H> {
             Action::Restart => self.addresses_of_run(&step.service),
             _ => BTreeSet::new(),
         };
+        self.missing_of(&accepted, &own)
+    }
+
+    fn missing_of(&mut self, accepted: &Accepted, own: &BTreeSet<ListenOn>) -> Option<Reason> {
         let mut missing = None;
-        for (key, listen) in self.sockets_of(&accepted) {
+        for (key, listen) in self.sockets_of(accepted) {
             if own.contains(&listen.address) {
                 continue;
             }
@@ -54,7 +64,7 @@ impl<H: Host> Reconciler<H> {
         missing
     }
 
-    fn addresses_of_run(&mut self, service: &ServiceId) -> BTreeSet<ListenOn> {
+    pub(super) fn addresses_of_run(&mut self, service: &ServiceId) -> BTreeSet<ListenOn> {
         let running = self.observed.services.get(service).and_then(|live| live.running.clone());
         running
             .map(|accepted| {
@@ -132,7 +142,7 @@ impl<H: Host> Reconciler<H> {
         self.show_lost_sockets(&held);
     }
 
-    fn is_acted_on(&self, service: &ServiceId) -> bool {
+    pub(super) fn is_acted_on(&self, service: &ServiceId) -> bool {
         self.desired.only.as_ref().is_none_or(|only| only.contains(service))
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::Reconciler;
 use super::act::Outcome;
 use super::command::Answer;
-use super::status::{PassReport, StepReport, VERSION};
+use super::status::{PassReport, Status, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::plan::{Action, Phase, Step};
@@ -27,6 +27,8 @@ pub(super) enum Goal {
     Settled,
     /// Every one is up; given up on as soon as one cannot be.
     Up,
+    /// As `Up`, for who uses them: a start that fails is the answer.
+    Ensured,
     /// None has a process.
     Down,
 }
@@ -92,6 +94,10 @@ impl<H: Host> Reconciler<H> {
                 self.purge_logs(one.services.as_ref());
             }
             let converged = standing == Standing::Reached && !self.holds_a_removal(&one);
+            if one.goal == Goal::Ensured && converged {
+                let _ = one.answer.send(Answer::Status(Box::new(self.status_of(one.services.as_ref()))));
+                continue;
+            }
             let report = self.convergence_report(&one, converged);
             // Whoever asked may have gone away; what was done stays done.
             let _ = one.answer.send(Answer::Report(Box::new(report)));
@@ -155,7 +161,7 @@ impl<H: Host> Reconciler<H> {
             match self.standing_of(service, one, with_steps) {
                 Standing::Reached => {}
                 // One that cannot come up makes waiting for the others pointless; not so one that cannot go down.
-                Standing::Missed if one.goal == Goal::Up => return Standing::Missed,
+                Standing::Missed if matches!(one.goal, Goal::Up | Goal::Ensured) => return Standing::Missed,
                 Standing::Missed => worst = worst.or_missed(),
                 Standing::UnderWay => worst = Standing::UnderWay,
             }
@@ -209,6 +215,10 @@ impl<H: Host> Reconciler<H> {
                 Standing::Missed
             }
             Phase::Starting | Phase::Stopping => Standing::UnderWay,
+            Phase::Backoff if goal == Goal::Ensured && failures > 0 => Standing::Missed,
+            Phase::Pending if goal == Goal::Ensured && matches!(view.reason, Reason::ExecFailed { .. }) => {
+                Standing::Missed
+            }
             // One that ends cleanly and is started always is never up for long: enough of that was seen.
             Phase::Backoff if failures < TRIES => Standing::UnderWay,
             Phase::Pending if matches!(view.reason, Reason::ExecFailed { .. }) && failures < TRIES => {
@@ -218,9 +228,10 @@ impl<H: Host> Reconciler<H> {
             Phase::Pending if let Reason::Dependency { unmet } = &view.reason => {
                 self.standing_of_waiting(unmet, one, with_steps)
             }
+            Phase::Pending | Phase::Backoff if goal == Goal::Ensured => Standing::UnderWay,
             Phase::Pending if goal == Goal::Up => Standing::UnderWay,
             Phase::Backoff | Phase::Pending => Standing::Missed,
-            Phase::Unhealthy if goal == Goal::Up => Standing::UnderWay,
+            Phase::Unhealthy if matches!(goal, Goal::Up | Goal::Ensured) => Standing::UnderWay,
             Phase::Unhealthy => Standing::Missed,
         }
     }
@@ -262,6 +273,17 @@ impl<H: Host> Reconciler<H> {
             }
         };
         if unmet.iter().all(may_come) { Standing::UnderWay } else { Standing::Missed }
+    }
+
+    /// The status of these alone.
+    fn status_of(&self, services: Option<&BTreeSet<ServiceId>>) -> Status {
+        let mut status = self.status();
+        let is_meant = |name: &str| {
+            ServiceId::parse(name).is_ok_and(|service| services.is_none_or(|all| all.contains(&service)))
+        };
+        status.services.retain(|service| is_meant(&service.name));
+        status.manifests.clear();
+        status
     }
 
     fn convergence_report(&self, one: &Waiting, converged: bool) -> PassReport {

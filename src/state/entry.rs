@@ -43,10 +43,13 @@ pub struct Entry {
     /// The first start since the service became wanted; the TTL counts from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<Stamp>,
+    /// Somebody has said that it is used, last at this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<Stamp>,
     /// Stopped by the operator since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stamp>,
-    /// Asked for and not yet done; never [`Request::Stop`] or [`Request::Renew`], which act at once.
+    /// Asked for and not yet done; never what acts at once: a stop, a renewal, a touch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<Request>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -295,6 +298,7 @@ impl Entry {
                 self.request_start(Request::Reset);
             }
             Request::Renew => self.renew(at),
+            Request::Touch => self.used = Some(at.clone()),
         }
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExitStatus, PortHolder, SpawnFailure, millis};
 use crate::identity::{Pid, ServiceId};
-use crate::manifest::Condition;
+use crate::manifest::{ActivateOn, Condition};
 use crate::time::human;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,12 @@ pub enum Reason {
     NeverBorn,
     /// We stopped it for a reason that no longer holds.
     WantedAgain,
+    /// Somebody has connected to a socket of it.
+    Connected,
+    /// A service that is to run depends on it.
+    NeededBy {
+        dependent: ServiceId,
+    },
     /// The newest spawn came to nothing and is tried again.
     SpawnRetry {
         failure: SpawnFailure,
@@ -73,6 +79,11 @@ pub enum Reason {
     },
     PolicyRevoked {
         problem: String,
+    },
+    /// Nobody has used it for this long.
+    Idle {
+        #[serde(with = "millis")]
+        idle: Duration,
     },
     Unhealthy {
         failures: u32,
@@ -155,6 +166,10 @@ pub enum Reason {
     Forgotten,
 
     // Why a service is in its phase.
+    /// It is started when somebody uses it.
+    OnDemand {
+        on: ActivateOn,
+    },
     Starting,
     Running,
     Ready,
@@ -285,6 +300,8 @@ impl Reason {
                 | Self::FileChanged { .. }
                 | Self::ExeChanged
                 | Self::SecretChanged { .. }
+                | Self::Connected
+                | Self::NeededBy { .. }
         )
     }
 
@@ -303,6 +320,10 @@ impl Reason {
                 | Self::KeeperUnresponsive
                 | Self::Unkillable { .. }
         )
+    }
+
+    pub fn is_about_a_socket(&self) -> bool {
+        matches!(self, Self::SocketOpening { .. } | Self::SocketUnavailable { .. })
     }
 
     /// True for a gate that opens when somebody else lets go of a port, or an address, which nobody tells of.
@@ -335,6 +356,10 @@ impl Reason {
             Self::DependencyRestarted { .. } => "dependency-restarted",
             Self::NeverBorn => "never-born",
             Self::WantedAgain => "wanted-again",
+            Self::Connected => "connected",
+            Self::NeededBy { .. } => "needed-by",
+            Self::Idle { .. } => "idle",
+            Self::OnDemand { .. } => "on-demand",
             Self::SpawnRetry { .. } => "spawn-retry",
             Self::Removed => "removed",
             Self::DeclaredStopped => "declared-stopped",
@@ -418,6 +443,13 @@ impl Reason {
             }
             Self::NeverBorn => "its last start was interrupted before anything was executed".into(),
             Self::WantedAgain => "it is wanted again".into(),
+            Self::Connected => "somebody has connected to it".into(),
+            Self::NeededBy { dependent } => format!("{dependent} depends on it"),
+            Self::Idle { idle } => format!("nobody has used it for {}", human(*idle)),
+            Self::OnDemand { on: ActivateOn::Request } => {
+                "it is started when `reconcile ensure NAME` asks for it".into()
+            }
+            Self::OnDemand { .. } => "it is started when somebody connects".into(),
             Self::SpawnRetry { failure } => format!("tried again after: {}", failure.message),
             Self::Removed => "its manifest was removed".into(),
             Self::DeclaredStopped => "its manifest says state = \"stopped\"".into(),

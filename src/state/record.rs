@@ -282,6 +282,8 @@ pub enum Request {
     Reset,
     /// TTL from now.
     Renew,
+    /// It is used at this moment.
+    Touch,
 }
 
 /// Why nothing was executed.

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod deaths;
+mod demand;
 mod dependencies;
 mod edits;
 mod faults;

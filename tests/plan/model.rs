@@ -623,6 +623,7 @@ impl Model {
                 changed: differs.then(|| "command".to_owned()).into_iter().collect(),
                 live_changed: machine.live_changed.then(|| "stop.grace".to_owned()).into_iter().collect(),
                 parked_changed: false,
+                usage: reconcile::plan::Usage::default(),
                 entry: entry.into(),
             };
             (id.clone(), service)

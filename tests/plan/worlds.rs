@@ -7,12 +7,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    CheckPort, CommandLine, Condition, Dependency, Health as Check, HealthCheck, OnUnhealthy, PortBlocks,
-    RestartPolicy, Spec, WantedState,
+    ActivateOn, Activation, CheckPort, CommandLine, Condition, Dependency, Health as Check, HealthCheck,
+    OnUnhealthy, PortBlocks, RestartPolicy, Spec, WantedState,
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    Want,
+    Usage, Want,
 };
 use reconcile::state::{
     Containment, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, PortHolder, Reason, Request,
@@ -74,10 +74,11 @@ pub fn specs() -> BoxedStrategy<Spec> {
     let policy =
         prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)];
     let health = proptest::option::of(any::<bool>());
-    (policy, health, proptest::option::of(1_u64..2_000), any::<bool>(), 1_u32..9)
-        .prop_map(|(policy, health, ttl_s, stopped, max_failures)| {
+    (policy, health, proptest::option::of(1_u64..2_000), any::<bool>(), 1_u32..9, activations())
+        .prop_map(|(policy, health, ttl_s, stopped, max_failures, activation)| {
             let mut spec = spec("web");
             spec.restart.policy = policy;
+            spec.activation = activation;
             spec.restart.max_failures = max_failures;
             spec.ttl = ttl_s.map(Duration::from_secs);
             spec.state = if stopped { WantedState::Stopped } else { WantedState::Running };
@@ -236,6 +237,7 @@ fn entries() -> BoxedStrategy<Entry> {
             failures: counts.0,
             restarts: 0,
             activation,
+            used: None,
             stopped,
             request,
             guard: guard.map(Box::new),
@@ -285,6 +287,25 @@ fn healths() -> BoxedStrategy<Health> {
         .boxed()
 }
 
+fn usages() -> impl Strategy<Value = Usage> {
+    let rare = || prop::bool::weighted(0.1);
+    (rare(), rare(), proptest::option::of(stamps())).prop_map(|(waiting, open, last)| Usage {
+        waiting,
+        open,
+        last,
+    })
+}
+
+fn activations() -> impl Strategy<Value = Activation> {
+    let on = prop_oneof![
+        4 => Just(ActivateOn::Always),
+        1 => Just(ActivateOn::Connection),
+        1 => Just(ActivateOn::Request)
+    ];
+    (on, proptest::option::of(1_u64..2_000))
+        .prop_map(|(on, idle)| Activation { on, idle: idle.map(Duration::from_secs) })
+}
+
 pub fn services() -> BoxedStrategy<Service> {
     let fields = |name: &'static str| {
         prop::bool::weighted(0.2)
@@ -295,24 +316,27 @@ pub fn services() -> BoxedStrategy<Service> {
         sightings(),
         flights(),
         healths(),
-        any::<bool>(),
+        (any::<bool>(), usages()),
         proptest::option::of(specs()),
         (fields("env"), fields("stop.grace"), any::<bool>()),
     )
-        .prop_map(|(entry, seen, flight, health, attached, running, (changed, live_changed, parked))| {
-            Service {
-                entry: entry.into(),
-                seen,
-                flight,
-                health,
-                replaced: None,
-                attached,
-                running: running.map(|spec| accepted(spec, "v1:a")),
-                changed,
-                live_changed,
-                parked_changed: parked,
-            }
-        })
+        .prop_map(
+            |(entry, seen, flight, health, (attached, usage), running, (changed, live_changed, parked))| {
+                Service {
+                    entry: entry.into(),
+                    seen,
+                    flight,
+                    health,
+                    replaced: None,
+                    attached,
+                    running: running.map(|spec| accepted(spec, "v1:a")),
+                    changed,
+                    live_changed,
+                    parked_changed: parked,
+                    usage,
+                }
+            },
+        )
         .boxed()
 }
 

@@ -12,7 +12,7 @@ use reconcile::manifest::{
 };
 use reconcile::plan::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    UnreadFile, Want,
+    UnreadFile, Usage, Want,
 };
 use reconcile::state::{
     Containment, Contents, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, Reason, RootKey,
@@ -183,6 +183,10 @@ impl ServiceCase {
                 StateCase::Stopped => WantedState::Stopped,
             },
             depends_on: self.depends_on.iter().map(|(name, wanted)| dependency(name, wanted)).collect(),
+            activation: manifest::Activation {
+                on: self.on.unwrap_or(manifest::ActivateOn::Always),
+                idle: self.idle.as_ref().map(Span::get),
+            },
             ttl: self.ttl.as_ref().map(Span::get),
             start_settle: span(&self.start_settle, minimal.start_settle),
             health: self.health.as_ref().map(HealthSpecCase::spec),
@@ -218,6 +222,11 @@ impl ServiceCase {
             changed: self.changed.clone(),
             live_changed: self.live_changed.clone(),
             parked_changed: self.parked_changed,
+            usage: Usage {
+                waiting: self.usage.waiting,
+                open: self.usage.open,
+                last: self.usage.last.as_ref().map(Time::get),
+            },
         }
     }
 
@@ -233,6 +242,7 @@ impl ServiceCase {
             failures: self.failures,
             restarts: 0,
             activation: self.activation.as_ref().map(Time::get),
+            used: self.used.as_ref().map(Time::get),
             stopped: self.stopped.as_ref().map(Time::get),
             request: self.request.clone(),
             guard: self.guard.as_ref().map(ReasonCase::get).map(Box::new),

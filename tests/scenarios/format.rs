@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use reconcile::manifest::ActivateOn;
 use reconcile::state::{Reason, Request, SpawnStage};
 use serde::Deserialize;
 
@@ -96,6 +97,9 @@ struct ServiceCase {
     state: StateCase,
     /// By name: `ready`, `started` or `completed`, and `, restart` if its restarts are followed.
     depends_on: BTreeMap<String, String>,
+    /// What it runs for, and how long it may be idle.
+    on: Option<ActivateOn>,
+    idle: Option<Span>,
     ttl: Option<Span>,
     start_settle: Option<Span>,
     grace: Option<Span>,
@@ -108,6 +112,7 @@ struct ServiceCase {
     spawn_failure: Option<SpawnFailureCase>,
     failures: u32,
     activation: Option<Time>,
+    used: Option<Time>,
     stopped: Option<Time>,
     request: Option<Request>,
     guard: Option<ReasonCase>,
@@ -115,6 +120,7 @@ struct ServiceCase {
     seen: Option<SeenCase>,
     flight: FlightCase,
     probes: ProbesCase,
+    usage: UsageCase,
     /// True if this reconciler has not yet attached to the run.
     unattached: bool,
     /// True if the text of what runs is still there; only matters without an accepted spec.
@@ -130,6 +136,14 @@ struct ServiceCase {
 enum UnreadCase {
     Names(BTreeSet<String>),
     Changed(Time),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct UsageCase {
+    waiting: bool,
+    open: bool,
+    last: Option<Time>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,6 +3,7 @@
 //! Pure but for `console`, which writes. Every text that others wrote goes through `escape` before it can
 //! reach a terminal; colour repeats what words say. Called by the commands alone.
 
+mod addresses;
 mod console;
 mod detail;
 mod ending;
@@ -22,6 +23,7 @@ pub mod style;
 mod transitions;
 mod units;
 
+pub use addresses::addresses;
 pub use console::Console;
 pub use detail::detail;
 pub use ending::{ending, ending_with_us};

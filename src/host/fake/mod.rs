@@ -55,7 +55,7 @@ use crate::host::listen::{Listen, SocketKey};
 use crate::host::ports::{PortOwnership, PortView};
 use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
-use crate::manifest::SignalTo;
+use crate::manifest::{ListenOn, SignalTo};
 use crate::policy::{ExecQuery, Resolution, ResolveError};
 use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey, is_shortage};
 use crate::time::Stamp;
@@ -377,6 +377,26 @@ impl Host for FakeHost {
 
     fn release_socket(&mut self, key: &SocketKey) {
         self.call(|world| world.release_socket(key));
+    }
+
+    fn watch_socket(&mut self, key: &SocketKey, _every: Duration, tell: bool) {
+        self.call(|world| world.watch_socket(key, tell));
+    }
+
+    fn leave_socket(&mut self, key: &SocketKey) {
+        self.call(|world| world.leave_socket(key));
+    }
+
+    fn socket_used(&self, key: &SocketKey) -> Option<Stamp> {
+        self.world.borrow().socket_used(key)
+    }
+
+    fn is_connected(&mut self, addresses: &[ListenOn]) -> bool {
+        self.world.borrow().is_connected(addresses)
+    }
+
+    fn turn_away(&mut self, key: &SocketKey, why: &str) {
+        self.call(|world| world.turn_away(key, why));
     }
 
     fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {

@@ -216,6 +216,7 @@ impl World {
         if let Some((after, status)) = script.exits {
             self.schedule(after, Occurrence::LeaderEnds(nonce.clone(), status));
         }
+        self.accepts(&service);
         let run = self.runs.get_mut(nonce).expect("it was there above");
         run.stage = Stage::Born(Box::new(body));
         if run.is_told() {

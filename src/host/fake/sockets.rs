@@ -10,14 +10,26 @@ use super::run::Run;
 use super::world::World;
 use crate::host::listen::{Listen, NotHeld, SocketKey};
 use crate::host::{Event, SpawnRequest};
+use crate::identity::ServiceId;
 use crate::manifest::ListenOn;
 use crate::state::{SpawnFailure, SpawnStage};
+use crate::time::Stamp;
 
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     held: BTreeMap<SocketKey, Listen>,
     /// Others listen there.
     strangers: BTreeSet<ListenOn>,
+    /// Whether who connects is told of.
+    watched: BTreeMap<SocketKey, bool>,
+    /// When somebody has connected last to what is watched.
+    used: BTreeMap<SocketKey, Stamp>,
+    /// How many wait to be accepted.
+    waiting: BTreeMap<SocketKey, usize>,
+    /// Somebody is connected there, and stays so.
+    connected: BTreeSet<ListenOn>,
+    /// Who was turned away, and why.
+    turned_away: Vec<String>,
 }
 
 impl World {
@@ -45,9 +57,54 @@ impl World {
     }
 
     pub fn release_socket(&mut self, key: &SocketKey) {
+        self.sockets.watched.remove(key);
+        self.sockets.waiting.remove(key);
         if self.sockets.held.remove(key).is_some() {
             self.tell(format_args!("socket    {} of {} is let go of", key.name, key.service));
         }
+    }
+
+    pub fn watch_socket(&mut self, key: &SocketKey, tell: bool) {
+        if !self.sockets.held.contains_key(key) {
+            self.violation(format_args!("a socket is watched that is not held: {key:?}"));
+        }
+        self.sockets.watched.insert(key.clone(), tell);
+        self.notice_connections(key);
+    }
+
+    pub fn leave_socket(&mut self, key: &SocketKey) {
+        self.sockets.watched.remove(key);
+    }
+
+    pub fn socket_used(&self, key: &SocketKey) -> Option<Stamp> {
+        self.sockets.used.get(key).cloned()
+    }
+
+    pub fn turn_away(&mut self, key: &SocketKey, why: &str) {
+        let waiting = self.sockets.waiting.remove(key).unwrap_or(0);
+        self.tell(format_args!("{waiting} connections to {} are turned away: {why}", key.service));
+        self.sockets.turned_away.extend(std::iter::repeat_n(why.to_owned(), waiting));
+    }
+
+    pub fn is_connected(&self, addresses: &[ListenOn]) -> bool {
+        addresses.iter().any(|address| self.sockets.connected.contains(address))
+    }
+
+    fn notice_connections(&mut self, key: &SocketKey) {
+        if self.sockets.waiting.get(key).is_none_or(|waiting| *waiting == 0) {
+            return;
+        }
+        if let Some(tell) = self.sockets.watched.get(key).copied() {
+            self.sockets.used.insert(key.clone(), self.clock.stamp());
+            if tell {
+                self.queue(Event::Connected { key: key.clone() });
+            }
+        }
+    }
+
+    /// A process of it accepts.
+    pub fn accepts(&mut self, service: &ServiceId) {
+        self.sockets.waiting.retain(|key, _| key.service != *service);
     }
 
     pub fn held_sockets(&self) -> BTreeMap<SocketKey, Listen> {
@@ -56,6 +113,7 @@ impl World {
 
     pub fn lose_sockets(&mut self) {
         self.sockets.held.clear();
+        self.sockets.watched.clear();
     }
 
     /// What a start is passed, or why it comes to nothing.
@@ -84,6 +142,40 @@ impl FakeHost {
         let world = self.world.borrow();
         world.sockets.held.values().any(|held| held.address == address)
             || world.runs.values().any(|run| run.accepts_on(&address))
+    }
+
+    /// Somebody connects; false if that is refused.
+    pub fn connect(&self, address: &str) -> bool {
+        if !self.can_connect(address) {
+            return false;
+        }
+        let address = ListenOn::parse(address).expect("it is an address");
+        let mut world = self.world.borrow_mut();
+        world.tell(format_args!("somebody connects to {address}"));
+        let held = world.sockets.held.iter().find(|(_, held)| held.address == address);
+        let Some(key) = held.map(|(key, _)| key.clone()) else { return true };
+        *world.sockets.waiting.entry(key.clone()).or_default() += 1;
+        world.notice_connections(&key);
+        if world.runs.values().any(|run| run.accepts_on(&address)) {
+            world.accepts(&key.service);
+        }
+        true
+    }
+
+    /// Whether somebody is connected to this address all the time.
+    pub fn stay_connected(&self, address: &str, stays: bool) {
+        let address = ListenOn::parse(address).expect("it is an address");
+        let connected = &mut self.world.borrow_mut().sockets.connected;
+        if stays {
+            connected.insert(address)
+        } else {
+            connected.remove(&address)
+        };
+    }
+
+    /// Why connections were closed that nobody accepted.
+    pub fn turned_away(&self) -> Vec<String> {
+        self.world.borrow().sockets.turned_away.clone()
     }
 
     /// Somebody else listens there from now on.

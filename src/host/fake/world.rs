@@ -333,6 +333,7 @@ fn end_told_by(event: &Event) -> Option<&Nonce> {
         Event::Exited { .. }
         | Event::Changed(_)
         | Event::SocketHeld { .. }
+        | Event::Connected { .. }
         | Event::SocketNotHeld { .. }
         | Event::Spawned { .. }
         | Event::Unkillable { .. }

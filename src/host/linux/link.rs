@@ -385,6 +385,7 @@ impl KeeperLink {
             Event::KeeperLost => self.lost(),
             Event::Changed(_)
             | Event::SocketHeld { .. }
+            | Event::Connected { .. }
             | Event::SocketNotHeld { .. }
             | Event::Spawned { .. }
             | Event::Exited { .. }

@@ -12,7 +12,7 @@ use super::looker::{Looker, is_no_directory, observed};
 use crate::host::cores::Over;
 use crate::host::listen::{Listen, SocketKey};
 use crate::host::observe::{Intents, observe};
-use crate::host::ports::{PortOwnership, PortView, Ports};
+use crate::host::ports::{PortOwnership, PortView, Ports, anybody_is_connected};
 use crate::host::proc::Here;
 use crate::host::scan::Scanner;
 use crate::host::state_dir::{Sharer, sharers};
@@ -21,7 +21,7 @@ use crate::host::{
     SpawnRequest, StateLayout, UserFacts, clock, files, ledger_file, secret_key, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
-use crate::manifest::SignalTo;
+use crate::manifest::{ListenOn, SignalTo};
 use crate::policy::{ExecQuery, Resolution};
 use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
@@ -210,6 +210,26 @@ impl Host for Looking {
 
     fn release_socket(&mut self, _key: &SocketKey) {
         unreachable!("a preview lets go of nothing")
+    }
+
+    fn watch_socket(&mut self, _key: &SocketKey, _every: Duration, _tell: bool) {
+        unreachable!("a preview watches nothing")
+    }
+
+    fn leave_socket(&mut self, _key: &SocketKey) {
+        unreachable!("a preview watches nothing")
+    }
+
+    fn socket_used(&self, _key: &SocketKey) -> Option<Stamp> {
+        None
+    }
+
+    fn is_connected(&mut self, addresses: &[ListenOn]) -> bool {
+        anybody_is_connected(addresses)
+    }
+
+    fn turn_away(&mut self, _key: &SocketKey, _why: &str) {
+        unreachable!("a preview turns nobody away")
     }
 
     /// Nobody is asked.

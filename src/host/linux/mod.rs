@@ -5,6 +5,7 @@
 //! `plan`.
 
 mod backoff;
+mod doors;
 mod intents;
 mod link;
 mod looker;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use doors::Doors;
 use intents::OpenIntents;
 use link::KeeperLink;
 use looker::{Looker, is_no_directory, observed};
@@ -33,7 +35,7 @@ use super::ledger_file::LedgerFile;
 use super::listen::{Listen, SocketKey};
 use super::logs;
 use super::observe::{contains, observe};
-use super::ports::{PortOwnership, PortView, Ports};
+use super::ports::{PortOwnership, PortView, Ports, anybody_is_connected};
 use super::probe::Prober;
 use super::proc::Here;
 use super::scan::Scanner;
@@ -44,7 +46,7 @@ use super::{
     Sighting, SpawnRequest, StateLayout, UserFacts, clock, durable, files, secret_key, sys, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
-use crate::manifest::SignalTo;
+use crate::manifest::{ListenOn, SignalTo};
 use crate::policy::{ExecQuery, Resolution};
 use crate::state::{Containment, FileIdentity, LogMark, PortHolder, Record, SecretKey};
 use crate::time::Stamp;
@@ -85,6 +87,7 @@ pub struct LinuxHost {
     tender: Tender,
     searches: Searches,
     ports: Ports,
+    doors: Doors,
 }
 
 impl LinuxHost {
@@ -97,6 +100,7 @@ impl LinuxHost {
         let (to_results, results) = mpsc::unbounded_channel();
         Ok(Self {
             ports: Ports::new(&layout, parts.instance.clone()),
+            doors: Doors::new(layout.clone(), to_results.clone()),
             link: KeeperLink::new(layout, parts.instance),
             state_dir: parts.state_dir,
             lock: parts.lock,
@@ -417,7 +421,28 @@ impl Host for LinuxHost {
     }
 
     fn release_socket(&mut self, key: &SocketKey) {
+        self.doors.leave(key);
         self.link.release_socket(key);
+    }
+
+    fn watch_socket(&mut self, key: &SocketKey, every: Duration, tell: bool) {
+        self.doors.watch(key, every, tell);
+    }
+
+    fn leave_socket(&mut self, key: &SocketKey) {
+        self.doors.leave(key);
+    }
+
+    fn socket_used(&self, key: &SocketKey) -> Option<Stamp> {
+        self.doors.used(key)
+    }
+
+    fn is_connected(&mut self, addresses: &[ListenOn]) -> bool {
+        anybody_is_connected(addresses)
+    }
+
+    fn turn_away(&mut self, key: &SocketKey, why: &str) {
+        self.doors.turn_away(key, why);
     }
 
     fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {
@@ -432,6 +457,8 @@ impl Host for LinuxHost {
         if events.contains(&Event::KeeperLost) {
             // Starts that it was asked for may or may not have come about.
             self.intents.doubt();
+            // What it held may be gone, and a copy of ours would be in the way of what is opened in its place.
+            self.doors.leave_all();
         }
         events
     }

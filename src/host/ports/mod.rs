@@ -5,8 +5,11 @@
 //! for `plan`. Called by the hosts.
 
 mod claims;
+mod connections;
 mod listeners;
 mod owner;
+
+pub use connections::anybody_is_connected;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;

@@ -15,9 +15,9 @@ use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::problems::Problems;
 use crate::manifest::section::{Section, Text, describe};
-use crate::manifest::spec::{CommandLine, Limits, Restart, Spec, Stop};
+use crate::manifest::spec::{ActivateOn, Activation, CommandLine, Limits, Restart, Spec, Stop};
 
-const TABLES: [&str; 5] = ["health", "restart", "stop", "reload", "limits"];
+const TABLES: [&str; 6] = ["activation", "health", "restart", "stop", "reload", "limits"];
 
 /// Reads a service; the result counts only if no problem was added.
 pub(super) fn read(
@@ -48,6 +48,10 @@ pub(super) fn read(
     read_rest(&mut section, &mut spec, &known);
     let needs = dependencies::read(&mut section, &mut spec);
 
+    if let Some((values, place)) = sub_table("activation", table, section.problems) {
+        let activation = Section::open(section.problems, "activation", values, place, &[]);
+        spec.activation = read_activation(activation, !spec.sockets.is_empty());
+    }
     if let Some((values, place)) = sub_table("restart", table, section.problems) {
         spec.restart = read_restart(Section::open(section.problems, "restart", values, place, &[]));
     }
@@ -88,6 +92,9 @@ fn sub_table<'a>(
     match (word.as_ref(), value.get_ref()) {
         ("restart", DeValue::String(policy)) => {
             report.help(format!("write it as `restart = {{ policy = \"{}\" }}`", escape(policy)));
+        }
+        ("activation", DeValue::String(on)) => {
+            report.help(format!("write it as `activation = {{ on = \"{}\" }}`", escape(on)));
         }
         ("stop", DeValue::String(signal)) => {
             report.help(format!("write it as `stop = {{ signal = \"{}\" }}`", escape(signal)));
@@ -186,6 +193,27 @@ fn read_rest(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'
     spec.description = section.text("description").map(|text| text.text.to_owned()).unwrap_or_default();
     spec.labels = environment::read_labels(section);
     spec.attrs = environment::read_attrs(section, known);
+}
+
+fn read_activation(mut section: Section<'_, '_, '_>, has_sockets: bool) -> Activation {
+    let default = Activation::default();
+    let on = section.choice("on").unwrap_or(default.on);
+    let idle = section.duration("idle");
+    let place = |section: &Section<'_, '_, '_>, key| {
+        section.find(key).map_or(section.place.clone(), |(_, value)| value.span())
+    };
+    if on == ActivateOn::Connection && !has_sockets {
+        let message = "`activation.on = \"connection\"`, and there is no socket to connect to";
+        let report = section.problems.add(place(&section, "on"), code::CONFLICTING_KEYS, message);
+        report.help("declare one, like `sockets = { http = \"127.0.0.1:8080\" }`, or write \"request\"");
+    }
+    // Said in so many words, `always` may be for a while.
+    if section.find("on").is_none() && idle.is_some() {
+        let message = "`activation.idle` is for what is started when it is used";
+        let report = section.problems.add(place(&section, "idle"), code::CONFLICTING_KEYS, message);
+        report.help("say by what: `on = \"connection\"` or `on = \"request\"`");
+    }
+    Activation { on, idle }
 }
 
 fn read_restart(mut section: Section<'_, '_, '_>) -> Restart {

@@ -132,6 +132,8 @@ const ONE_PROBLEM: &[(&str, &str)] = &[
     (code::BAD_COMMAND, "stop.command = \"a 'b\""),
     (code::NEEDS_SHELL, "stop.command = 'a && b'"),
     (code::NEEDS_SHELL, "stop.command = 'A=1 b'"),
+    (code::CONFLICTING_KEYS, "activation.on = 'connection'"),
+    (code::CONFLICTING_KEYS, "activation.idle = '1m'"),
     (code::BAD_ADDRESS, "sockets.http = 'localhost:8080'"),
     (code::BAD_URL, "url = '127.0.0.1:8080'"),
     (code::BAD_URL, "url = 'http://h'\nhealth = 'health'"),

@@ -86,8 +86,15 @@ impl Table {
 }
 
 /// The service itself first.
-pub(super) static TABLES: &[&Table] =
-    &[&service::SERVICE, &tables::HEALTH, &tables::RESTART, &tables::STOP, &tables::RELOAD, &tables::LIMITS];
+pub(super) static TABLES: &[&Table] = &[
+    &service::SERVICE,
+    &tables::ACTIVATION,
+    &tables::HEALTH,
+    &tables::RESTART,
+    &tables::STOP,
+    &tables::RELOAD,
+    &tables::LIMITS,
+];
 
 /// The table of this name, which must exist.
 pub(super) fn table(name: &str) -> &'static Table {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Class, Field, Kind, Table, check_port, command, duration, in_check, in_health, set, shell};
 use crate::manifest::choice::{CheckType, Choice, words};
-use crate::manifest::spec::{HealthCheck, Limits, OnUnhealthy, RestartPolicy, SignalTo, Spec};
+use crate::manifest::spec::{ActivateOn, HealthCheck, Limits, OnUnhealthy, RestartPolicy, SignalTo, Spec};
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -143,6 +143,29 @@ pub(super) static HEALTH: Table = Table {
             Kind::Choice(words::<OnUnhealthy>),
             "What follows: restart, or only report.",
             |spec| in_health(spec, |health| health.on_unhealthy.word().into()),
+        ),
+    ],
+};
+
+pub(super) static ACTIVATION: Table = Table {
+    name: "activation",
+    doc: "What it runs for: always, or only while somebody uses it.",
+    is_default: |spec, baseline| spec.activation == baseline.activation,
+    fields: &[
+        live(
+            "activation.on",
+            Kind::Choice(words::<ActivateOn>),
+            "always: it is started at once. connection: when somebody connects to one of its `sockets`, who waits until it \
+             accepts. request: when `reconcile ensure` or `start` names it. Each is also started for a service that \
+             depends on it.",
+            |spec| spec.activation.on.word().into(),
+        ),
+        live(
+            "activation.idle",
+            Kind::Duration { min: SECOND, max: YEAR },
+            "Stopped when nobody has used it for this long: no connection to its `sockets`, no `reconcile touch` or \
+             `ensure`, no service that depends on it. Without it: it runs on.",
+            |spec| spec.activation.idle.map_or(Value::Null, duration),
         ),
     ],
 };

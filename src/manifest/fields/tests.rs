@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::manifest::spec::{Limits, Reload, Restart, Stop};
+use crate::manifest::spec::{Activation, Limits, Reload, Restart, Stop};
 use crate::manifest::{changed_fields, fingerprint, live_digest, load, parking_digest};
 
 /// For each field: a manifest, and the same one with that field alone changed.
@@ -34,6 +34,8 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("attrs", "attrs = { a = [1, 2] }", "attrs = { a = [2, 1] }"),
     ("ttl", "ttl = '1h'", "ttl = '2h'"),
     ("start_settle", "", "start_settle = '2s'"),
+    ("activation.on", "", "activation.on = 'request'"),
+    ("activation.idle", "activation.on = 'request'", "activation = { on = 'request', idle = '1m' }"),
     ("health.type", "health = { port = 1 }", "health = { command = ['a'] }"),
     ("health.url", "health = { url = 'http://h/a' }", "health = { url = 'http://h/b' }"),
     (
@@ -146,6 +148,7 @@ fn every_field_has_the_class_that_it_is_documented_with() {
         "on_exe_change",
         "reload.",
         "port_owner",
+        "activation.",
         "state",
         "ttl",
         "start_settle",
@@ -187,12 +190,13 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, sockets, state, url, description, labels,
+        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, sockets, activation, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
     let of_reload = names!(&spec.reload => Reload { on, signal });
     // What has another shape in a manifest: the identity, the variants of a check, and tables.
-    let reshaped = ["id", "check", "health", "restart", "stop", "reload", "limits"];
+    let of_activation = names!(&spec.activation => Activation { on, idle });
+    let reshaped = ["id", "activation", "check", "health", "restart", "stop", "reload", "limits"];
     let plain = |names: &[&'static str]| -> Vec<&'static str> {
         names.iter().copied().filter(|name| !reshaped.contains(name)).collect()
     };
@@ -203,6 +207,7 @@ fn the_table_covers_every_field_of_a_spec() {
         "health",
         &["type", "url", "expect_status", "host", "port", "command", "shell", "expect_regex", "log"],
     );
+    assert_listed("activation", &of_activation);
     assert_listed("restart", &of_restart);
     assert_listed("stop", &of_stop);
     assert_listed("reload", &of_reload);
@@ -225,6 +230,8 @@ fn defaults_are_those_of_the_design() {
         ("umask", "\"022\""),
         ("ports", "{}"),
         ("port_owner", "\"own\""),
+        ("activation.on", "\"always\""),
+        ("activation.idle", "null"),
         ("state", "\"running\""),
         ("ttl", "null"),
         ("start_settle", "\"1s\""),

@@ -1,0 +1,119 @@
+//! Services that run while they are used: what starts one, and when it has rested long enough.
+//!
+//! Pure. Such a service is *asleep* while it has no activation: one begins with a start for somebody's sake, and ends when
+//! nobody has used it for `idle`, when it is done, and with the machine. In between it is supervised like any other, its
+//! failures and backoff included.
+
+use std::time::Duration;
+
+use super::case::Case;
+use super::input::{Accepted, Usage};
+use super::output::Phase;
+use super::restart::{Ending, Ruling, ending_of, rule, started, was_interrupted};
+use super::start::through_gates;
+use super::verdict::Verdict;
+use crate::manifest::{ActivateOn, Activation, Spec};
+use crate::state::{Entry, LastRun, Reason, Record, Run};
+use crate::time::{Clock, Stamp};
+
+/// Of one of which nothing runs; `None`: it is not asleep, and goes by the rows of all others.
+pub(super) fn at_rest(case: &Case<'_>, accepted: &Accepted) -> Option<Verdict> {
+    let activation = &accepted.spec.activation;
+    if activation.on == ActivateOn::Always {
+        return None;
+    }
+    let entry = &case.service.entry;
+    if entry.activation.is_none() {
+        return Some(asleep(case, accepted, activation.on));
+    }
+    if case.needed_by.is_some() {
+        return None;
+    }
+    let last = entry.last.as_deref();
+    let left = activation.idle.and_then(|idle| left(case, idle, last.map(|last| &last.ended_at)));
+    let is_done = last.is_some_and(|last| is_done(case, accepted, last));
+    if is_done || activation.idle.is_some() && left.is_none() {
+        let verdict = Verdict::of(Phase::Stopped, Reason::OnDemand { on: activation.on });
+        return Some(verdict.note(Record::Deactivated { service: case.id.clone() }));
+    }
+    None
+}
+
+/// While it is not as it should be: when it will have rested long enough.
+pub(super) fn rests_in(case: &Case<'_>, accepted: &Accepted) -> Option<Duration> {
+    let Activation { on, idle, .. } = &accepted.spec.activation;
+    let ended = case.service.entry.last.as_ref().map(|last| &last.ended_at);
+    left(case, idle.filter(|_| *on != ActivateOn::Always && case.needed_by.is_none())?, ended)
+}
+
+fn asleep(case: &Case<'_>, accepted: &Accepted, on: ActivateOn) -> Verdict {
+    let why = match case.needed_by {
+        Some(dependent) => Some(Reason::NeededBy { dependent: dependent.clone() }),
+        None if case.service.usage.waiting => Some(Reason::Connected),
+        None => None,
+    };
+    if let Some(why) = why {
+        return through_gates(case, accepted, why);
+    }
+    // A socket that is not open is waited for by nobody.
+    if let Some(gate) = case.want.gate.as_ref().filter(|gate| gate.is_about_a_socket()) {
+        return Verdict::of(Phase::Pending, gate.clone());
+    }
+    match case.service.entry.spawn_failure.as_deref() {
+        Some((failure, _)) if was_interrupted(failure) => through_gates(case, accepted, Reason::NeverBorn),
+        Some((failure, _)) => Verdict::of(Phase::Pending, Reason::ExecFailed { failure: failure.clone() }),
+        None => Verdict::of(Phase::Stopped, Reason::OnDemand { on }),
+    }
+}
+
+/// Its last run asks for no other: a clean end, the machine's, or one that was made since nobody wanted it.
+fn is_done(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> bool {
+    let restart = &accepted.spec.restart;
+    let was_let_go = matches!(last.stopped_why, Some(Reason::Idle { .. } | Reason::Shutdown));
+    was_let_go
+        || ending_of(last, restart) == Ending::OtherBoot
+        || matches!(rule(&case.service.entry, last, restart, case.now), Ruling::Completed(_))
+}
+
+/// Of one that runs: why it is stopped, or when it will be.
+pub(super) fn idle(case: &Case<'_>, run: &Run, spec: &Spec) -> Idle {
+    let Activation { on, idle, .. } = &spec.activation;
+    let is_used = case.needed_by.is_some() || case.service.usage.open;
+    let Some(idle) = idle.filter(|_| *on != ActivateOn::Always && !is_used) else { return Idle::No };
+    match left(case, idle, Some(run.ready_at.as_ref().unwrap_or(started(run)))) {
+        Some(left) => Idle::In(left),
+        None => Idle::Over(Reason::Idle { idle }),
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Idle {
+    No,
+    In(Duration),
+    Over(Reason),
+}
+
+/// Until nobody has used it for this long, counted from `since` at least.
+fn left(case: &Case<'_>, idle: Duration, since: Option<&Stamp>) -> Option<Duration> {
+    let Entry { used, .. } = &*case.service.entry;
+    let Usage { last, .. } = &case.service.usage;
+    let uses = [since, used.as_ref(), last.as_ref()];
+    uses.into_iter().flatten().filter_map(|at| case.now.left_of(at, idle, Clock::Awake)).max()
+}
+
+/// True of a service that is up, or to be: what it depends on is needed.
+pub(super) fn is_to_run(case: &Case<'_>) -> bool {
+    let entry = &case.service.entry;
+    let Some(accepted) = case.want.accepted.as_deref().filter(|_| case.unwanted().is_none()) else {
+        return false;
+    };
+    if entry.run.is_some() || entry.request.is_some() {
+        return true;
+    }
+    let is_asleep = accepted.spec.activation.on != ActivateOn::Always
+        && entry.activation.is_none()
+        && case.needed_by.is_none()
+        && !case.service.usage.waiting;
+    let ruling = entry.last.as_deref().map(|last| rule(entry, last, &accepted.spec.restart, case.now));
+    !is_asleep && !matches!(ruling, Some(Ruling::Completed(_) | Ruling::Failed(_)))
+}

@@ -1,0 +1,207 @@
+//! Services that run on demand, with the real binary.
+
+#![allow(clippy::disallowed_methods, reason = "tests of real processes touch the world")]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{As, World, cannot_run_as};
+
+/// Answers one request after the other with its pid, on descriptor 3.
+const SERVER: &str = r#"
+use strict;
+open my $listening, "+<&=", 3 or die "no descriptor 3: $!";
+while (accept my $client, $listening) {
+    sysread $client, my $request, 4096;
+    sleep 2 if $request =~ m{^GET /slow};
+    syswrite $client, "HTTP/1.0 200 OK\r\nContent-Length: " . length($$) . "\r\n\r\n$$";
+    close $client;
+}
+"#;
+
+/// A port that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn declare(world: &World, address: SocketAddr, idle: &str, more: &str) {
+    fs::write(world.project().join("server.pl"), SERVER).unwrap();
+    world.manifest(
+        "web.toml",
+        &format!(
+            "[service.web]\ncommand = [\"perl\", \"server.pl\"]\nsockets.http = \"{address}\"\nstart_settle = \"10ms\"\n\
+             activation = {{ on = \"connection\", idle = \"{idle}\" }}\n{more}\n"
+        ),
+    );
+}
+
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+fn reason(world: &World, name: &str) -> String {
+    let status = world.service_status(name).unwrap_or(Value::Null);
+    status["reason"].as_str().unwrap_or_default().to_owned()
+}
+
+fn until_asleep(world: &World) {
+    world.until("it sleeps", |world| reason(world, "web") == "on-demand");
+}
+
+/// Ancestor A: a request for a project starts its runtime; concurrent requests share one start in flight.
+fn first_connections_share_one_start(who: As) {
+    if cannot_run_as(who) {
+        return;
+    }
+    let mut world = World::run_as(who);
+    let address = free();
+    declare(&world, address, "1h", "");
+    world.watch();
+    until_asleep(&world);
+    world.run(&["status", "web"]).expect_code(0);
+    assert_eq!(world.pid("web"), None);
+    let clients: Vec<_> = (0..8).map(|_| std::thread::spawn(move || get(address, "/").unwrap())).collect();
+    let pids: Vec<String> =
+        clients.into_iter().map(|client| body(&client.join().unwrap()).to_owned()).collect();
+    assert!(pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
+    assert_eq!(world.pid("web").map(|pid| pid.to_string()), Some(pids[0].clone()));
+    let status = world.service_status("web").unwrap();
+    assert_eq!(status["restarts"], 0, "{status}");
+}
+
+#[test]
+fn a_request_starts_its_runtime_and_concurrent_ones_share_that_start() {
+    first_connections_share_one_start(As::Caller);
+}
+
+#[test]
+fn a_request_starts_a_runtime_of_nobody() {
+    first_connections_share_one_start(As::Nobody);
+}
+
+/// Ancestor A: an idle runtime is stopped, and started again by the next request.
+#[test]
+fn an_idle_runtime_is_stopped_and_the_next_request_starts_it_again() {
+    let mut world = World::new();
+    let address = free();
+    declare(&world, address, "1s", "");
+    world.watch();
+    until_asleep(&world);
+    let first = get(address, "/").unwrap();
+    until_asleep(&world);
+    assert_eq!(world.pid("web"), None);
+    let second = get(address, "/").unwrap();
+    assert_ne!(body(&first), body(&second));
+    // And again, with a reconciler that knows of nothing.
+    world.kill_watcher();
+    let waiting = std::thread::spawn(move || get(address, "/").unwrap());
+    world.watch();
+    assert!(!body(&waiting.join().unwrap()).is_empty());
+    until_asleep(&world);
+}
+
+/// Ancestor D: as long as somebody uses it, it stays.
+#[test]
+fn what_is_used_all_the_time_is_not_stopped() {
+    let mut world = World::new();
+    let address = free();
+    declare(&world, address, "1s", "");
+    world.watch();
+    until_asleep(&world);
+    let first = get(address, "/").unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(4);
+    while std::time::Instant::now() < until {
+        assert_eq!(get(address, "/").unwrap(), first);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Ancestor D: an open connection keeps it, however little is said on it.
+#[test]
+fn an_open_connection_is_not_idle() {
+    let mut world = World::new();
+    let address = free();
+    declare(&world, address, "1s", "");
+    world.watch();
+    until_asleep(&world);
+    assert!(
+        get(address, "/slow").unwrap().starts_with("HTTP/1.0 200 OK"),
+        "it takes longer than it may be idle"
+    );
+    until_asleep(&world);
+}
+
+/// Ancestor A: a start that fails is reported to whoever waits.
+#[test]
+fn who_waits_for_a_start_that_fails_is_told_why() {
+    let mut world = World::new();
+    let address = free();
+    declare(&world, address, "1h", "restart = { backoff = \"1h\", backoff_max = \"1h\" }");
+    fs::write(world.project().join("server.pl"), "exit 3").unwrap();
+    world.watch();
+    until_asleep(&world);
+    let answer = get(address, "/").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(body(&answer).contains("it ended with exit code 3"), "{answer}");
+}
+
+/// Ancestor A: `ensure` waits until it is healthy, and answers with its URL and ports; ancestor D: it is shared.
+#[test]
+fn ensure_starts_once_waits_until_ready_and_answers_where_it_is() {
+    let mut world = World::new();
+    world.manifest(
+        "api.toml",
+        "[service.api]\ncommand = [\"perl\", \"-MIO::Socket::INET\", \"-e\", \"sleep 1; my $l = IO::Socket::INET->new(\
+         LocalAddr => '127.0.0.1', LocalPort => $ENV{PORT}, Listen => 9) or die; while (my $c = $l->accept) { sysread $c, \
+         my $r, 4096; print $c \\\"HTTP/1.0 200 OK\\\\r\\\\nContent-Length: 0\\\\r\\\\n\\\\r\\\\n\\\"; close $c }\"]\n\
+         ports.http = \"auto\"\nurl = \"http://127.0.0.1:{{ports.http}}\"\nhealth = { url = \"/\", start_interval = \"20ms\" }\n\
+         activation = { on = \"request\", idle = \"1h\" }\n",
+    );
+    world.watch();
+    world.until("it sleeps", |world| reason(world, "api") == "on-demand");
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asks: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| world.run(&["ensure", "api", "-o", "json"]))).collect();
+        asks.into_iter().map(|ask| ask.join().unwrap().expect_code(0).json()).collect()
+    });
+    for answer in &answers {
+        let api = &answer["services"][0];
+        assert_eq!((&api["phase"], &api["pid"]), (&Value::from("ready"), &answers[0]["services"][0]["pid"]));
+        assert_eq!(api["url"], format!("http://127.0.0.1:{}", api["ports"]["http"]));
+    }
+    let text = world.run(&["ensure", "api"]).expect_code(0).stdout;
+    assert!(text.contains("api") && text.contains("http://127.0.0.1:"), "{text}");
+    world.run(&["touch", "api"]).expect_code(0);
+    world.run(&["ensure", "nobody"]).expect_code(1);
+    world.run(&["stop", "api"]).expect_code(0);
+    let refused = world.run(&["ensure", "api", "-o", "json"]).expect_code(1).json();
+    assert_eq!(refused["refused"]["code"], "stopped");
+}
+
+#[test]
+fn a_convergence_without_a_watcher_leaves_a_socket_on_which_the_next_one_accepts() {
+    let world = World::new();
+    let address = free();
+    declare(&world, address, "1h", "");
+    world.once().expect_code(0);
+    assert_eq!((world.pid("web"), reason(&world, "web").as_str()), (None, "on-demand"));
+    world.run(&["ensure", "web"]).expect_code(0);
+    let served = get(address, "/").unwrap();
+    assert_eq!(world.pid("web").map(|pid| pid.to_string()).as_deref(), Some(body(&served)));
+    world.run(&["down"]).expect_code(0);
+    world.until("nothing is left", |world| world.keeper().is_none());
+}
