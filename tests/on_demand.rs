@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{As, World, cannot_run_as};
+use support::{As, World, cannot_run_as, is_missing};
 
 /// Answers one request after the other with its pid, on descriptor 3.
 const SERVER: &str = r#"
@@ -51,6 +51,32 @@ fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
 
 fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+/// A server that knows nothing of sockets that are passed, on a port that was chosen for it.
+fn declare_proxied(world: &World, address: &str, more: &str) {
+    world.manifest(
+        "web.toml",
+        &format!(
+            "[service.web]\ncommand = [\"python3\", \"-m\", \"http.server\", \"--bind\", \"127.0.0.1\", \"{{{{ports.own}}}}\"]\n\
+             sockets.http = \"{address}\"\nports.own = \"auto\"\n\
+             health = {{ url = \"http://127.0.0.1:{{{{ports.own}}}}/\", start_interval = \"20ms\" }}\n\
+             activation = {{ on = \"connection\", proxy = \"{{{{ports.own}}}}\", idle = \"1s\" }}\n{more}\n"
+        ),
+    );
+}
+
+/// Until a service that may be idle for a second has been so, twice.
+fn let_idle_times_pass(world: &World) {
+    world.manifest(
+        "clock.toml",
+        "[service.clock]\ncommand = [\"sleep\", \"1000\"]\nstart_settle = \"10ms\"\n\
+         activation = { on = \"request\", idle = \"1s\" }\n",
+    );
+    for _ in 0..2 {
+        world.until("the clock is wound", |world| world.run(&["ensure", "clock"]).code == 0);
+        world.until("the clock has run down", |world| reason(world, "clock") == "on-demand");
+    }
 }
 
 fn reason(world: &World, name: &str) -> String {
@@ -123,11 +149,12 @@ fn what_is_used_all_the_time_is_not_stopped() {
     world.watch();
     until_asleep(&world);
     let first = get(address, "/").unwrap();
-    let until = std::time::Instant::now() + Duration::from_secs(4);
-    while std::time::Instant::now() < until {
-        assert_eq!(get(address, "/").unwrap(), first);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    std::thread::scope(|scope| {
+        let clock = scope.spawn(|| let_idle_times_pass(&world));
+        while !clock.is_finished() {
+            assert_eq!(get(address, "/").unwrap(), first);
+        }
+    });
 }
 
 /// Ancestor D: an open connection keeps it, however little is said on it.
@@ -204,4 +231,73 @@ fn a_convergence_without_a_watcher_leaves_a_socket_on_which_the_next_one_accepts
     assert_eq!(world.pid("web").map(|pid| pid.to_string()).as_deref(), Some(body(&served)));
     world.run(&["down"]).expect_code(0);
     world.until("nothing is left", |world| world.keeper().is_none());
+}
+
+/// Ancestor A: a request to a runtime that is not there starts it, and is sent on to its local address.
+#[test]
+fn a_plain_server_is_started_by_a_request_that_is_handed_on_to_it() {
+    if is_missing("python3") {
+        return;
+    }
+    let mut world = World::new();
+    let address = free();
+    fs::write(world.project().join("hello.txt"), "hello").unwrap();
+    declare_proxied(&world, &address.to_string(), "");
+    world.watch();
+    until_asleep(&world);
+    let clients: Vec<_> =
+        (0..4).map(|_| std::thread::spawn(move || get(address, "/hello.txt").unwrap())).collect();
+    for client in clients {
+        let answer = client.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("hello"), "{answer}");
+    }
+    assert_eq!(world.service_status("web").unwrap()["restarts"], 0);
+    until_asleep(&world);
+    // A keeper that becomes another program, and a connection that waits meanwhile.
+    let keeper = world.keeper().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), nix::sys::signal::Signal::SIGKILL).unwrap();
+    world.until("another keeper holds its socket", |world| {
+        world.keeper().is_some_and(|pid| pid != keeper) && get(address, "/hello.txt").is_ok()
+    });
+    assert!(get(address, "/hello.txt").unwrap().ends_with("hello"));
+}
+
+/// Ancestor D: an open connection keeps it; a path does as well as a port.
+#[test]
+fn a_connection_that_is_handed_on_keeps_a_server_and_its_end_lets_it_sleep() {
+    if is_missing("python3") {
+        return;
+    }
+    let mut world = World::new();
+    fs::write(world.project().join("hello.txt"), "hello").unwrap();
+    declare_proxied(&world, "./web.sock", "");
+    world.watch();
+    until_asleep(&world);
+    let mut stream = std::os::unix::net::UnixStream::connect(world.project().join("web.sock")).unwrap();
+    world.until_phase("web", "ready");
+    let_idle_times_pass(&world);
+    assert_eq!(world.phase("web"), "ready", "somebody is connected");
+    stream.write_all(b"GET /hello.txt HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    drop(stream);
+    until_asleep(&world);
+}
+
+#[test]
+fn a_server_that_does_not_come_up_refuses_who_waits_with_its_reason() {
+    if is_missing("python3") {
+        return;
+    }
+    let mut world = World::new();
+    let address = free();
+    declare_proxied(&world, &address.to_string(), "cwd = \"gone\"");
+    world.watch();
+    world.until("it is declared", |world| world.service_status("web").is_some());
+    fs::create_dir(world.project().join("gone")).unwrap();
+    until_asleep(&world);
+    fs::remove_dir(world.project().join("gone")).unwrap();
+    let answer = get(address, "/").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no directory"), "{answer}");
 }

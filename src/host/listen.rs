@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::cause::plain;
 use crate::identity::ServiceId;
 use crate::manifest::ListenOn;
+use crate::time::Stamp;
 
 /// Names a socket: that of a service, by its name in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -49,6 +51,26 @@ pub struct HeldSocket {
     /// Device and inode of its file, where it has one: what has taken its place is not removed.
     #[serde(default)]
     pub file: Option<(u64, u64)>,
+}
+
+/// To whom connections to a socket are handed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// `None`: nobody is there, and who connects waits.
+    pub target: Option<ListenOn>,
+    /// Whether who waits is told of.
+    pub tell: bool,
+    /// How long anybody waits.
+    pub within: Duration,
+}
+
+/// How a socket is used that is watched or handed on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SocketUse {
+    /// When somebody has connected last; of what is handed on also, when the last one has gone.
+    pub last: Option<Stamp>,
+    /// Somebody is connected whose connection is handed on.
+    pub open: bool,
 }
 
 /// Why there is no such socket.

@@ -61,7 +61,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::listen::{Listen, SocketKey};
+use self::listen::{Listen, Proxy, SocketKey, SocketUse};
 use self::ports::{PortOwnership, PortView};
 use self::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
@@ -211,8 +211,11 @@ pub trait Host {
     /// Watches it no longer.
     fn leave_socket(&mut self, key: &SocketKey);
 
-    /// When somebody has connected last to a socket that is watched.
-    fn socket_used(&self, key: &SocketKey) -> Option<Stamp>;
+    /// Accepts connections to a socket from now on, and hands them on; with `tell`, [`Event::Connected`] says who waits.
+    fn proxy_socket(&mut self, key: &SocketKey, proxy: &Proxy);
+
+    /// How a socket is used that is watched or handed on.
+    fn socket_used(&self, key: &SocketKey) -> Option<SocketUse>;
 
     /// Whether anybody is connected to one of these addresses, whoever has accepted.
     fn is_connected(&mut self, addresses: &[ListenOn]) -> bool;

@@ -48,6 +48,8 @@ pub struct Rendered {
     pub secret_files: BTreeMap<String, PathBuf>,
     /// `None` also where it goes by a port of which the number is not known.
     pub health: Option<RenderedCheck>,
+    /// `None` also where it goes by a port of which the number is not known.
+    pub proxy: Option<ListenOn>,
     /// In the order of their names, which is that of their descriptors.
     pub sockets: Vec<RenderedSocket>,
     pub stop_command: Option<Vec<String>>,
@@ -111,6 +113,7 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
             .collect(),
         reload_on: spec.reload.on.iter().map(|path| filler.path(path, 0)).collect(),
         health,
+        proxy: filler.proxy(),
         sockets: filler.sockets(),
         stop_command: spec.stop.command.as_ref().map(argv),
     }
@@ -186,6 +189,14 @@ impl<'s> Filler<'s> {
                 RenderedCheck::Command { argv: argv?, expect_regex: expect_regex.clone() }
             }
             HealthCheck::Log { pattern } => RenderedCheck::Log { pattern: pattern.clone() },
+        })
+    }
+
+    fn proxy(&self) -> Option<ListenOn> {
+        let target = self.fill_whole(self.spec.activation.proxy.as_deref()?)?;
+        Some(match ListenOn::parse_target(&target).ok()? {
+            ListenOn::Unix(path) => ListenOn::Unix(self.absolute(&path.to_string_lossy())),
+            tcp @ ListenOn::Tcp(_) => tcp,
         })
     }
 

@@ -4,7 +4,7 @@
 //! `host`.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,14 @@ impl fmt::Display for ListenOn {
 }
 
 impl ListenOn {
+    /// Where a service listens itself: also a port alone, of this machine.
+    pub fn parse_target(text: &str) -> Result<Self, String> {
+        match text.parse::<u16>() {
+            Ok(port) if port > 0 => Ok(Self::Tcp((Ipv4Addr::LOCALHOST, port).into())),
+            Ok(_) | Err(_) => Self::parse(text),
+        }
+    }
+
     /// Of a text whose templates are filled in: what has a slash is a path. `Err` is a lower-case fragment.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.contains('/') {

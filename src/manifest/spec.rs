@@ -235,11 +235,13 @@ pub struct Activation {
     pub on: ActivateOn,
     /// Stopped when nobody has used it for this long. `None`: it runs on.
     pub idle: Option<Duration>,
+    /// Where it listens itself, as written: what connects to its socket is handed on there, and it is passed none.
+    pub proxy: Option<String>,
 }
 
 impl Default for Activation {
     fn default() -> Self {
-        Self { on: ActivateOn::Always, idle: None }
+        Self { on: ActivateOn::Always, idle: None, proxy: None }
     }
 }
 

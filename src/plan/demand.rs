@@ -78,8 +78,12 @@ fn is_done(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> bool {
 /// Of one that runs: why it is stopped, or when it will be.
 pub(super) fn idle(case: &Case<'_>, run: &Run, spec: &Spec) -> Idle {
     let Activation { on, idle, .. } = &spec.activation;
-    let is_used = case.needed_by.is_some() || case.service.usage.open;
-    let Some(idle) = idle.filter(|_| *on != ActivateOn::Always && !is_used) else { return Idle::No };
+    let is_idle = *on != ActivateOn::Always && case.needed_by.is_none();
+    let Some(idle) = idle.filter(|_| is_idle) else { return Idle::No };
+    if case.service.usage.open {
+        // By then it may be known when that was closed.
+        return Idle::In(idle);
+    }
     match left(case, idle, Some(run.ready_at.as_ref().unwrap_or(started(run)))) {
         Some(left) => Idle::In(left),
         None => Idle::Over(Reason::Idle { idle }),

@@ -15,7 +15,7 @@ use super::selection::Selector;
 use super::status::{PassReport, VERSION};
 use super::waiting::Goal;
 use crate::host::Host;
-use crate::host::listen::SocketKey;
+use crate::host::listen::{Proxy, SocketKey, SocketUse};
 use crate::identity::ServiceId;
 use crate::manifest::{ActivateOn, ListenOn, Spec};
 use crate::plan::{Accepted, Action, Phase, Plan, Presence};
@@ -27,6 +27,9 @@ use crate::time::Clock;
 const NOTES_PER_IDLE: u32 = 10;
 const LEAST_NOTED: Duration = Duration::from_millis(100);
 const MOST_NOTED: Duration = Duration::from_secs(10);
+
+/// How long a connection waits to be handed on, of a service without a health check.
+const WAITED_FOR: Duration = Duration::from_secs(60);
 
 /// What was asked of the host about the sockets of a service.
 #[derive(Debug)]
@@ -45,7 +48,9 @@ enum Mode {
     Failed,
     /// Its start has failed, and is tried again when it is used next, if that is due.
     Refusing,
+    /// It runs, and may not be up.
     Awake,
+    Up,
 }
 
 impl<H: Host> Reconciler<H> {
@@ -62,7 +67,10 @@ impl<H: Host> Reconciler<H> {
             let used = keys.filter_map(|name| {
                 self.host.socket_used(&SocketKey { service: service.clone(), name: name.clone() })
             });
-            live.usage.last = used.chain(live.usage.last.take()).max_by_key(|at| at.wall_ms);
+            let used: Vec<SocketUse> = used.collect();
+            live.usage.open = used.iter().any(|used| used.open);
+            let last = used.into_iter().filter_map(|used| used.last).chain(live.usage.last.take());
+            live.usage.last = last.max_by_key(|at| at.wall_ms);
         }
     }
 
@@ -113,7 +121,9 @@ impl<H: Host> Reconciler<H> {
         let services = self.desired.services.iter().filter_map(|(service, want)| {
             let accepted = want.accepted.as_ref()?;
             let is_ours = !matches!(want.presence, Presence::OtherRoot { .. });
-            (is_ours && accepted.spec.activation.on == ActivateOn::Connection).then_some((service, accepted))
+            let activation = &accepted.spec.activation;
+            let is_attended = activation.on == ActivateOn::Connection || activation.proxy.is_some();
+            (is_ours && is_attended).then_some((service, accepted))
         });
         let mut changed: Vec<(ServiceId, Arc<Accepted>, Mode)> = Vec::new();
         for (service, accepted) in services {
@@ -149,8 +159,9 @@ impl<H: Host> Reconciler<H> {
             || live.and_then(|live| live.entry.last.as_ref()).is_none_or(|last| last.ready_at.is_none());
         match (live.is_some_and(|live| live.entry.run.is_some()), view.phase, &view.reason) {
             (false, Phase::Stopped, Reason::OnDemand { .. }) => Mode::Asleep,
-            (false, Phase::Pending, Reason::ExecFailed { .. }) => Mode::Refusing,
+            (false, Phase::Pending, Reason::ExecFailed { .. } | Reason::Gate { .. }) => Mode::Refusing,
             (false, Phase::Backoff | Phase::Failed, _) if never_ready() => Mode::Failed,
+            (true, Phase::Running | Phase::Ready | Phase::Unhealthy, _) => Mode::Up,
             (true | false, _, _) => Mode::Awake,
         }
     }
@@ -165,13 +176,26 @@ impl<H: Host> Reconciler<H> {
             if matches!(mode, Mode::Failed | Mode::Refusing) {
                 self.host.turn_away(&key, why);
             }
+            if spec.activation.proxy.is_some() && mode != Mode::Opening {
+                self.hand_on(&key, spec, mode);
+                continue;
+            }
             match (mode, noted) {
                 (Mode::Opening, _) => {}
                 (Mode::Asleep | Mode::Refusing, _) => self.host.watch_socket(&key, LEAST_NOTED, true),
-                (Mode::Awake | Mode::Failed, Some(every)) => self.host.watch_socket(&key, every, false),
-                (Mode::Awake | Mode::Failed, None) => self.host.leave_socket(&key),
+                (Mode::Awake | Mode::Up | Mode::Failed, Some(every)) => {
+                    self.host.watch_socket(&key, every, false);
+                }
+                (Mode::Awake | Mode::Up | Mode::Failed, None) => self.host.leave_socket(&key),
             }
         }
+    }
+
+    fn hand_on(&mut self, key: &SocketKey, spec: &Spec, mode: Mode) {
+        let target = if mode == Mode::Up { self.render(spec).proxy } else { None };
+        let within = spec.health.as_ref().map_or(WAITED_FOR, |health| health.start_timeout);
+        let tell = matches!(mode, Mode::Asleep | Mode::Refusing);
+        self.host.proxy_socket(key, &Proxy { target, tell, within });
     }
 
     /// Says that these are used now.

@@ -71,7 +71,9 @@ impl<H: Host> Reconciler<H> {
         };
         let intent = Box::new(intent);
         request.intent = Some(intent.clone());
-        request.sockets = rendered.sockets.into_iter().map(|socket| socket.name).collect();
+        if spec.activation.proxy.is_none() {
+            request.sockets = rendered.sockets.into_iter().map(|socket| socket.name).collect();
+        }
         Ok(Prepared { intent: Record::Intent(intent), request })
     }
 

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use reconcile::host::fake::{Behaviour, Birth};
+use reconcile::manifest::ListenOn;
 use reconcile::plan::Phase;
 use reconcile::reconciler::command::{Answer, Command};
 use reconcile::reconciler::selection::Selector;
@@ -229,4 +230,44 @@ fn one_that_is_no_longer_on_demand_is_started() {
     rig.run_for(secs(60));
     assert_eq!((rig.phase("web"), rig.counts().spawns), (Some(Phase::Running), 1), "it is not touched");
     rig.run_until("it sleeps", |rig| rig.reason("web") == "on-demand");
+}
+
+const PROXIED: &str = "sockets.http = '127.0.0.1:8080'\nports.own = 'auto'\n\
+                       activation = { on = 'connection', idle = '15m', proxy = '{{ports.own}}' }";
+
+#[test]
+fn a_program_that_cannot_be_passed_a_socket_is_connected_to_once_it_is_up() {
+    let mut rig = asleep(PROXIED);
+    rig.host.connect(HTTP);
+    rig.run_until_phase("web", Phase::Running);
+    rig.run_for(secs(1));
+    assert_eq!(rig.host.handed_on_to("web"), Some("127.0.0.1:37100".parse().map(ListenOn::Tcp).unwrap()));
+    assert!(!rig.host.environment_of("web").contains_key("LISTEN_FDS"));
+    rig.host.stay_connected(HTTP, true);
+    rig.run_for(secs(3_600));
+    assert_eq!((rig.phase("web"), rig.counts().spawns), (Some(Phase::Running), 1), "somebody is connected");
+    rig.host.stay_connected(HTTP, false);
+    rig.run_for(secs(16 * 60));
+    assert_eq!((rig.reason("web").as_str(), rig.host.handed_on_to("web")), ("on-demand", None));
+}
+
+#[test]
+fn who_waits_to_be_handed_on_is_told_of_a_start_that_fails() {
+    let mut rig = Rig::new();
+    rig.host.behave("web", Behaviour::default().exits(millis(10), ExitStatus::Code(1)));
+    rig.declare("web", PROXIED);
+    rig.run_until("it sleeps", |rig| rig.reason("web") == "on-demand");
+    rig.host.connect(HTTP);
+    rig.run_until_phase("web", Phase::Backoff);
+    rig.run_for(millis(100));
+    assert_eq!(rig.host.turned_away().len(), 1);
+}
+
+#[test]
+fn one_that_always_runs_may_be_handed_connections_too() {
+    let mut rig = Rig::with("web", "sockets.http = '127.0.0.1:8080'\nactivation.proxy = '9000'");
+    rig.run_until_phase("web", Phase::Running);
+    rig.run_for(secs(1));
+    assert_eq!(rig.host.handed_on_to("web").unwrap().to_string(), "127.0.0.1:9000");
+    rig.assert_idle_for(secs(3_600));
 }

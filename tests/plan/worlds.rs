@@ -302,8 +302,11 @@ fn activations() -> impl Strategy<Value = Activation> {
         1 => Just(ActivateOn::Connection),
         1 => Just(ActivateOn::Request)
     ];
-    (on, proptest::option::of(1_u64..2_000))
-        .prop_map(|(on, idle)| Activation { on, idle: idle.map(Duration::from_secs) })
+    (on, proptest::option::of(1_u64..2_000)).prop_map(|(on, idle)| Activation {
+        on,
+        idle: idle.map(Duration::from_secs),
+        proxy: None,
+    })
 }
 
 pub fn services() -> BoxedStrategy<Service> {

@@ -186,6 +186,7 @@ impl ServiceCase {
             activation: manifest::Activation {
                 on: self.on.unwrap_or(manifest::ActivateOn::Always),
                 idle: self.idle.as_ref().map(Span::get),
+                proxy: None,
             },
             ttl: self.ttl.as_ref().map(Span::get),
             start_settle: span(&self.start_settle, minimal.start_settle),

@@ -51,7 +51,7 @@ use super::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan, Sighting,
     SpawnRequest, UserFacts,
 };
-use crate::host::listen::{Listen, SocketKey};
+use crate::host::listen::{Listen, Proxy, SocketKey, SocketUse};
 use crate::host::ports::{PortOwnership, PortView};
 use crate::host::state_dir::Sharer;
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
@@ -387,7 +387,11 @@ impl Host for FakeHost {
         self.call(|world| world.leave_socket(key));
     }
 
-    fn socket_used(&self, key: &SocketKey) -> Option<Stamp> {
+    fn proxy_socket(&mut self, key: &SocketKey, proxy: &Proxy) {
+        self.call(|world| world.proxy_socket(key, proxy));
+    }
+
+    fn socket_used(&self, key: &SocketKey) -> Option<SocketUse> {
         self.world.borrow().socket_used(key)
     }
 

@@ -8,7 +8,7 @@ use super::FakeHost;
 use super::behaviour::failure;
 use super::run::Run;
 use super::world::World;
-use crate::host::listen::{Listen, NotHeld, SocketKey};
+use crate::host::listen::{Listen, NotHeld, Proxy, SocketKey, SocketUse};
 use crate::host::{Event, SpawnRequest};
 use crate::identity::ServiceId;
 use crate::manifest::ListenOn;
@@ -28,6 +28,8 @@ pub(super) struct Sockets {
     waiting: BTreeMap<SocketKey, usize>,
     /// Somebody is connected there, and stays so.
     connected: BTreeSet<ListenOn>,
+    /// To whom connections are handed on.
+    proxied: BTreeMap<SocketKey, Option<ListenOn>>,
     /// Who was turned away, and why.
     turned_away: Vec<String>,
 }
@@ -74,10 +76,23 @@ impl World {
 
     pub fn leave_socket(&mut self, key: &SocketKey) {
         self.sockets.watched.remove(key);
+        self.sockets.proxied.remove(key);
     }
 
-    pub fn socket_used(&self, key: &SocketKey) -> Option<Stamp> {
-        self.sockets.used.get(key).cloned()
+    pub fn proxy_socket(&mut self, key: &SocketKey, proxy: &Proxy) {
+        self.watch_socket(key, proxy.tell);
+        if let Some(target) = &proxy.target {
+            self.tell(format_args!("socket    {} of {} is handed on to {target}", key.name, key.service));
+            self.sockets.waiting.remove(key);
+        }
+        self.sockets.proxied.insert(key.clone(), proxy.target.clone());
+    }
+
+    pub fn socket_used(&self, key: &SocketKey) -> Option<SocketUse> {
+        let last = self.sockets.used.get(key).cloned();
+        let open = self.sockets.proxied.contains_key(key)
+            && self.sockets.held.get(key).is_some_and(|held| self.sockets.connected.contains(&held.address));
+        Some(SocketUse { last, open })
     }
 
     pub fn turn_away(&mut self, key: &SocketKey, why: &str) {
@@ -104,7 +119,8 @@ impl World {
 
     /// A process of it accepts.
     pub fn accepts(&mut self, service: &ServiceId) {
-        self.sockets.waiting.retain(|key, _| key.service != *service);
+        let proxied = &self.sockets.proxied;
+        self.sockets.waiting.retain(|key, _| key.service != *service || proxied.contains_key(key));
     }
 
     pub fn held_sockets(&self) -> BTreeMap<SocketKey, Listen> {
@@ -114,6 +130,7 @@ impl World {
     pub fn lose_sockets(&mut self) {
         self.sockets.held.clear();
         self.sockets.watched.clear();
+        self.sockets.proxied.clear();
     }
 
     /// What a start is passed, or why it comes to nothing.
@@ -156,7 +173,10 @@ impl FakeHost {
         let Some(key) = held.map(|(key, _)| key.clone()) else { return true };
         *world.sockets.waiting.entry(key.clone()).or_default() += 1;
         world.notice_connections(&key);
-        if world.runs.values().any(|run| run.accepts_on(&address)) {
+        let is_handed_on = world.sockets.proxied.get(&key).is_some_and(Option::is_some);
+        if is_handed_on {
+            world.sockets.waiting.remove(&key);
+        } else if world.runs.values().any(|run| run.accepts_on(&address)) {
             world.accepts(&key.service);
         }
         true
@@ -171,6 +191,13 @@ impl FakeHost {
         } else {
             connected.remove(&address)
         };
+    }
+
+    /// To whom connections to this service are handed on.
+    pub fn handed_on_to(&self, name: &str) -> Option<ListenOn> {
+        let world = self.world.borrow();
+        let mut proxied = world.sockets.proxied.iter();
+        proxied.find(|(key, _)| key.service.to_string() == name).and_then(|(_, target)| target.clone())
     }
 
     /// Why connections were closed that nobody accepted.

@@ -18,8 +18,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use super::proxy::Proxied;
 use crate::host::keeper::lend;
-use crate::host::listen::SocketKey;
+use crate::host::listen::{Proxy, SocketKey, SocketUse};
 use crate::host::{Event, StateLayout, clock};
 use crate::time::Stamp;
 
@@ -38,6 +39,7 @@ pub(super) struct Doors {
     events: mpsc::UnboundedSender<Event>,
     askings: Arc<Semaphore>,
     watched: BTreeMap<SocketKey, Watched>,
+    proxied: BTreeMap<SocketKey, Proxied>,
 }
 
 #[derive(Debug)]
@@ -71,11 +73,18 @@ impl Drop for Watched {
 
 impl Doors {
     pub fn new(layout: StateLayout, events: mpsc::UnboundedSender<Event>) -> Self {
-        Self { layout, events, askings: Arc::new(Semaphore::new(ASKINGS)), watched: BTreeMap::new() }
+        Self {
+            layout,
+            events,
+            askings: Arc::new(Semaphore::new(ASKINGS)),
+            watched: BTreeMap::new(),
+            proxied: BTreeMap::new(),
+        }
     }
 
     pub fn watch(&mut self, key: &SocketKey, every: Duration, tell: bool) {
-        let Self { layout, events, askings, watched } = self;
+        let Self { layout, events, askings, watched, proxied } = self;
+        proxied.remove(key);
         let watched = watched.entry(key.clone()).or_insert_with(|| {
             let door = Arc::new(Door {
                 key: key.clone(),
@@ -92,19 +101,40 @@ impl Doors {
         watched.door.look.notify_one();
     }
 
+    pub fn proxy(&mut self, key: &SocketKey, proxy: &Proxy) {
+        self.watched.remove(key);
+        match self.proxied.get(key) {
+            Some(proxied) => proxied.set(proxy),
+            None => {
+                let proxied = Proxied::new(key, proxy, &self.layout, &self.askings, &self.events);
+                self.proxied.insert(key.clone(), proxied);
+            }
+        }
+    }
+
     pub fn leave(&mut self, key: &SocketKey) {
         self.watched.remove(key);
+        self.proxied.remove(key);
     }
 
-    pub fn leave_all(&mut self) {
+    /// After the keeper was lost: who is connected, or waits, stays so.
+    pub fn borrow_anew(&mut self) {
         self.watched.clear();
+        self.proxied.values_mut().for_each(|proxied| proxied.borrow_anew(&self.layout, &self.askings));
     }
 
-    pub fn used(&self, key: &SocketKey) -> Option<Stamp> {
-        self.watched.get(key)?.door.state().used.clone()
+    pub fn used(&self, key: &SocketKey) -> Option<SocketUse> {
+        let watched = || {
+            let last = self.watched.get(key)?.door.state().used.clone();
+            Some(SocketUse { last, open: false })
+        };
+        self.proxied.get(key).map(Proxied::used).or_else(watched)
     }
 
     pub fn turn_away(&self, key: &SocketKey, why: &str) {
+        if let Some(proxied) = self.proxied.get(key) {
+            return proxied.turn_away(why);
+        }
         let descriptor = self.watched.get(key).and_then(|watched| watched.door.descriptor.get().cloned());
         let (layout, key, why) = (self.layout.clone(), key.clone(), why.to_owned());
         tokio::task::spawn_blocking(move || {
@@ -172,7 +202,7 @@ fn register(descriptor: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
 }
 
-async fn borrow(key: &SocketKey, layout: &StateLayout, askings: &Semaphore) -> OwnedFd {
+pub(super) async fn borrow(key: &SocketKey, layout: &StateLayout, askings: &Semaphore) -> OwnedFd {
     loop {
         let asking = askings.acquire().await.expect("it is never closed");
         let (layout, asked_for) = (layout.clone(), key.clone());

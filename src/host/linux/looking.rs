@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::looker::{Looker, is_no_directory, observed};
 use crate::host::cores::Over;
-use crate::host::listen::{Listen, SocketKey};
+use crate::host::listen::{Listen, Proxy, SocketKey, SocketUse};
 use crate::host::observe::{Intents, observe};
 use crate::host::ports::{PortOwnership, PortView, Ports, anybody_is_connected};
 use crate::host::proc::Here;
@@ -220,7 +220,11 @@ impl Host for Looking {
         unreachable!("a preview watches nothing")
     }
 
-    fn socket_used(&self, _key: &SocketKey) -> Option<Stamp> {
+    fn proxy_socket(&mut self, _key: &SocketKey, _proxy: &Proxy) {
+        unreachable!("a preview accepts nobody")
+    }
+
+    fn socket_used(&self, _key: &SocketKey) -> Option<SocketUse> {
         None
     }
 

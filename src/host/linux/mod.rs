@@ -10,6 +10,7 @@ mod intents;
 mod link;
 mod looker;
 mod looking;
+mod proxy;
 mod searching;
 mod tending;
 
@@ -32,7 +33,7 @@ use tending::{Rules, Tender};
 use super::cores::Over;
 use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
-use super::listen::{Listen, SocketKey};
+use super::listen::{Listen, Proxy, SocketKey, SocketUse};
 use super::logs;
 use super::observe::{contains, observe};
 use super::ports::{PortOwnership, PortView, Ports, anybody_is_connected};
@@ -433,7 +434,11 @@ impl Host for LinuxHost {
         self.doors.leave(key);
     }
 
-    fn socket_used(&self, key: &SocketKey) -> Option<Stamp> {
+    fn proxy_socket(&mut self, key: &SocketKey, proxy: &Proxy) {
+        self.doors.proxy(key, proxy);
+    }
+
+    fn socket_used(&self, key: &SocketKey) -> Option<SocketUse> {
         self.doors.used(key)
     }
 
@@ -458,7 +463,7 @@ impl Host for LinuxHost {
             // Starts that it was asked for may or may not have come about.
             self.intents.doubt();
             // What it held may be gone, and a copy of ours would be in the way of what is opened in its place.
-            self.doors.leave_all();
+            self.doors.borrow_anew();
         }
         events
     }

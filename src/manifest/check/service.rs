@@ -50,7 +50,7 @@ pub(super) fn read(
 
     if let Some((values, place)) = sub_table("activation", table, section.problems) {
         let activation = Section::open(section.problems, "activation", values, place, &[]);
-        spec.activation = read_activation(activation, !spec.sockets.is_empty());
+        spec.activation = read_activation(activation, spec.sockets.len(), &known);
     }
     if let Some((values, place)) = sub_table("restart", table, section.problems) {
         spec.restart = read_restart(Section::open(section.problems, "restart", values, place, &[]));
@@ -195,14 +195,22 @@ fn read_rest(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'
     spec.attrs = environment::read_attrs(section, known);
 }
 
-fn read_activation(mut section: Section<'_, '_, '_>, has_sockets: bool) -> Activation {
+fn read_activation(mut section: Section<'_, '_, '_>, sockets: usize, known: &Known<'_>) -> Activation {
     let default = Activation::default();
     let on = section.choice("on").unwrap_or(default.on);
     let idle = section.duration("idle");
     let place = |section: &Section<'_, '_, '_>, key| {
         section.find(key).map_or(section.place.clone(), |(_, value)| value.span())
     };
-    if on == ActivateOn::Connection && !has_sockets {
+    let proxy = section.filled_text("proxy").map(|text| {
+        known.check(&text, section.problems);
+        if sockets > 1 {
+            let message = format!("`activation.proxy` is for one socket, and it has {sockets}");
+            section.problems.add(text.place.clone(), code::CONFLICTING_KEYS, message);
+        }
+        text.text.to_owned()
+    });
+    if on == ActivateOn::Connection && sockets == 0 {
         let message = "`activation.on = \"connection\"`, and there is no socket to connect to";
         let report = section.problems.add(place(&section, "on"), code::CONFLICTING_KEYS, message);
         report.help("declare one, like `sockets = { http = \"127.0.0.1:8080\" }`, or write \"request\"");
@@ -213,7 +221,7 @@ fn read_activation(mut section: Section<'_, '_, '_>, has_sockets: bool) -> Activ
         let report = section.problems.add(place(&section, "idle"), code::CONFLICTING_KEYS, message);
         report.help("say by what: `on = \"connection\"` or `on = \"request\"`");
     }
-    Activation { on, idle }
+    Activation { on, idle, proxy }
 }
 
 fn read_restart(mut section: Section<'_, '_, '_>) -> Restart {

@@ -160,6 +160,11 @@ pub(super) fn check(
             }
         }
     }
+    if let Some(text) = spec.activation.proxy.as_deref().filter(|text| fills_in || !is_templated(text))
+        && let Err(why) = ListenOn::parse_target(&filler.fill(text))
+    {
+        problems.add(marks.of("activation.proxy"), code::BAD_ADDRESS, format!("`activation.proxy`: {why}"));
+    }
     if let Some(key) = VARIABLES.into_iter().find(|key| spec.env.contains_key(*key)) {
         let message = format!("`{key}` tells of its sockets, and cannot be given another value");
         problems.add(marks.of_variable(key), code::RESERVED_ENV, message).help("leave it out of `env`");

@@ -183,6 +183,7 @@ fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
     texts.extend(spec.restart_on.iter().map(|path| ("restart_on", path.as_str())));
     texts.extend(spec.reload.on.iter().map(|path| ("reload.on", path.as_str())));
     texts.extend(spec.url.iter().map(|url| ("url", url.as_str())));
+    texts.extend(spec.activation.proxy.iter().map(|proxy| ("activation.proxy", proxy.as_str())));
     texts.extend(spec.sockets.values().map(|socket| ("sockets", socket.listen.as_str())));
     match spec.health.as_ref().map(|health| &health.check) {
         Some(HealthCheck::Http { url, .. }) => texts.push(("health.url", url)),

@@ -167,6 +167,14 @@ pub(super) static ACTIVATION: Table = Table {
              `ensure`, no service that depends on it. Without it: it runs on.",
             |spec| spec.activation.idle.map_or(Value::Null, duration),
         ),
+        Field {
+            path: "activation.proxy",
+            class: Class::Restart,
+            kind: LINE,
+            doc: "Where it listens itself, for a program that cannot be passed a socket: a port, an IP address with a port, \
+                  or a path. Who connects to its one socket is handed on there.",
+            value: |spec| spec.activation.proxy.clone().into(),
+        },
     ],
 };
 

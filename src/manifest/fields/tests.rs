@@ -36,6 +36,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("start_settle", "", "start_settle = '2s'"),
     ("activation.on", "", "activation.on = 'request'"),
     ("activation.idle", "activation.on = 'request'", "activation = { on = 'request', idle = '1m' }"),
+    ("activation.proxy", "sockets.a = '127.0.0.1:80'", "sockets.a = '127.0.0.1:80'\nactivation.proxy = '81'"),
     ("health.type", "health = { port = 1 }", "health = { command = ['a'] }"),
     ("health.url", "health = { url = 'http://h/a' }", "health = { url = 'http://h/b' }"),
     (
@@ -141,7 +142,8 @@ fn every_field_has_the_class_that_it_is_documented_with() {
             "sockets",
         ]
     );
-    assert!(restart.iter().filter(|path| path.contains('.')).all(|path| path.starts_with("limits.")));
+    let in_tables: Vec<&str> = restart.iter().copied().filter(|path| path.contains('.')).collect();
+    assert!(in_tables.iter().all(|path| path.starts_with("limits.") || *path == "activation.proxy"));
     let live = [
         "depends_on",
         "restart_on",
@@ -195,7 +197,7 @@ fn the_table_covers_every_field_of_a_spec() {
     });
     let of_reload = names!(&spec.reload => Reload { on, signal });
     // What has another shape in a manifest: the identity, the variants of a check, and tables.
-    let of_activation = names!(&spec.activation => Activation { on, idle });
+    let of_activation = names!(&spec.activation => Activation { on, idle, proxy });
     let reshaped = ["id", "activation", "check", "health", "restart", "stop", "reload", "limits"];
     let plain = |names: &[&'static str]| -> Vec<&'static str> {
         names.iter().copied().filter(|name| !reshaped.contains(name)).collect()
@@ -232,6 +234,7 @@ fn defaults_are_those_of_the_design() {
         ("port_owner", "\"own\""),
         ("activation.on", "\"always\""),
         ("activation.idle", "null"),
+        ("activation.proxy", "null"),
         ("state", "\"running\""),
         ("ttl", "null"),
         ("start_settle", "\"1s\""),
