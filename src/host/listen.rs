@@ -48,7 +48,7 @@ pub struct Listen {
 pub struct HeldSocket {
     pub key: SocketKey,
     pub listen: Listen,
-    /// Device and inode of its file, where it has one: what has taken its place is not removed.
+    /// What its file is told by, where it has one ([`mark`]): what has taken its place is not removed.
     #[serde(default)]
     pub file: Option<(u64, u64)>,
 }
@@ -137,9 +137,16 @@ impl Listen {
             fchownat(&file, c"", uid, gid, AtFlags::AT_EMPTY_PATH)?;
         }
         fs::set_permissions(&through, Permissions::from_mode(self.mode))?;
+        let mark = mark(&fs::metadata(&through)?);
         listen(&fd, Backlog::MAXCONN)?;
-        Ok((fd, Some((made.dev(), made.ino()))))
+        Ok((fd, Some(mark)))
     }
+}
+
+/// The device, and the inode with the time of its newest change: the number alone is given to the next file at once.
+fn mark(file: &fs::Metadata) -> (u64, u64) {
+    let changed_ns = file.ctime() * 1_000_000_000 + file.ctime_nsec();
+    (file.dev(), file.ino() ^ changed_ns as u64)
 }
 
 /// True of a socket on which nobody listens any more: what a death has left behind.
@@ -157,7 +164,7 @@ impl HeldSocket {
     pub fn remove_file(&self) -> io::Result<()> {
         let (ListenOn::Unix(path), Some(file)) = (&self.listen.address, self.file) else { return Ok(()) };
         match fs::symlink_metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) == file => fs::remove_file(path),
+            Ok(there) if mark(&there) == file => fs::remove_file(path),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
