@@ -825,7 +825,7 @@ fn what_is_said_on_the_control_socket_has_its_form() {
         }
     }
     reload.retain(|response| matches!(response.body, Body::Answer(Answer::Report(_))));
-    assert_form("control-responses-reload.jsonl", &reload);
+    assert_reads("control-responses-reload.jsonl", &reload);
     responses.iter_mut().for_each(listen);
     assert_form("control-responses-sockets.jsonl", &responses);
     assert_complete("answer", &answers());
