@@ -85,6 +85,7 @@ fn tell_of_its_manifest(run: &Run<'_>, status: &Status, service: &ServiceStatus)
 }
 
 fn all(run: &Run<'_>, status: &mut Status) -> Result<Ended, Failure> {
+    let known = status.services.len();
     status.services.retain(|service| run.cli.global.is_about(service));
     if run.console.is_json() {
         run.console.json(&StatusView::from(&*status))?;
@@ -95,6 +96,11 @@ fn all(run: &Run<'_>, status: &mut Status) -> Result<Ended, Failure> {
         &TimeZone::system(),
         run.console.surroundings.width,
     ))?;
+    if status.services.is_empty() && known > 0 {
+        let all = count(known, "service");
+        run.console.say(&format!("no service is meant; without --project and --label: {all}"));
+        return Ok(ExitCode::Converged.into());
+    }
     remarks(status).iter().for_each(|remark| run.console.say(remark));
     Ok(ExitCode::Converged.into())
 }

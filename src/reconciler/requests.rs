@@ -13,7 +13,7 @@ use super::command::{Answer, Command, Refusal, WaitFor};
 use super::dependencies::Wider;
 use super::selection::{Labels, Selector, select};
 use super::status::PassReport;
-use super::waiting::{Goal, Waiting};
+use super::waiting::{Goal, Purge, Waiting};
 use crate::host::{Dirty, Host};
 use crate::identity::{Pid, ServiceId};
 use crate::manifest::WantedState;
@@ -28,8 +28,11 @@ type Refused<T> = Result<T, Refusal>;
 impl<H: Host> Reconciler<H> {
     /// Takes a command in; its answer comes at once or after a later pass.
     pub fn take_command(&mut self, command: Command, answer: oneshot::Sender<Answer>) {
-        let purge_logs =
-            matches!(command, Command::Down { purge: true, .. } | Command::DownSome { purge: true, .. });
+        let purge = match command {
+            Command::Down { purge: true, .. } => Purge::Projects,
+            Command::DownSome { purge: true, .. } => Purge::Stopped,
+            _ => Purge::Nothing,
+        };
         let immediate = match self.carry_out(command) {
             Ok(Reply::Now(answer)) => answer,
             Ok(Reply::Later { goal, services, also, timeout }) => {
@@ -47,7 +50,7 @@ impl<H: Host> Reconciler<H> {
                     timeout,
                     failures_before,
                     steps,
-                    purge_logs,
+                    purge,
                     also,
                     answer,
                 });

@@ -33,6 +33,15 @@ pub(super) enum Goal {
     Down,
 }
 
+/// Whose logs go when all is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purge {
+    Nothing,
+    Stopped,
+    /// Also those of services of the same projects that no manifest declares any more.
+    Projects,
+}
+
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub goal: Goal,
@@ -44,7 +53,7 @@ pub(super) struct Waiting {
     pub failures_before: BTreeMap<ServiceId, u32>,
     /// What was done since the command came.
     pub steps: Vec<StepReport>,
-    pub purge_logs: bool,
+    pub purge: Purge,
     /// Brought up beside what was named, because that depends on it.
     pub also: BTreeSet<ServiceId>,
     pub answer: oneshot::Sender<Answer>,
@@ -90,8 +99,8 @@ impl<H: Host> Reconciler<H> {
                 self.waiting.push(one);
                 continue;
             }
-            if one.purge_logs && standing == Standing::Reached {
-                self.purge_logs(one.services.as_ref());
+            if standing == Standing::Reached {
+                self.purge_logs(one.purge, one.services.as_ref());
             }
             let converged = standing == Standing::Reached && !self.holds_a_removal(&one);
             if one.goal == Goal::Ensured && converged {
@@ -115,16 +124,22 @@ impl<H: Host> Reconciler<H> {
                 .any(|step| is_held(step) && one.is_about(&step.service.to_string()))
     }
 
-    /// Of what was stopped, and of what was declared once: in the projects of `services`, or anywhere.
-    fn purge_logs(&mut self, services: Option<&BTreeSet<ServiceId>>) {
-        let is_meant = |service: &ServiceId| match services {
-            Some(services) => {
+    /// Of what was stopped, and of what was declared once: in the projects of `services`, or anywhere. The labels of
+    /// what is declared no more are not known, so labels never mean it.
+    fn purge_logs(&mut self, purge: Purge, services: Option<&BTreeSet<ServiceId>>) {
+        let is_meant = |service: &ServiceId| match (purge, services) {
+            (Purge::Nothing, _) => false,
+            (Purge::Stopped | Purge::Projects, None) => true,
+            (Purge::Stopped, Some(services)) => services.contains(service),
+            (Purge::Projects, Some(services)) => {
                 services.contains(service)
                     || (!self.last_plan.phases.contains_key(service)
                         && services.iter().any(|stopped| stopped.project() == service.project()))
             }
-            None => true,
         };
+        if purge == Purge::Nothing {
+            return;
+        }
         let logged: Vec<ServiceId> = self.host.logged().into_iter().filter(is_meant).collect();
         self.host.purge_logs(&logged);
     }

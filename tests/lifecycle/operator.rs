@@ -158,7 +158,12 @@ fn labels_choose_whom_a_command_is_about() {
     }
     rig.run_until_phase("three", Phase::Running);
     let of = |owner: &str| Selector::labelled(None, &[format!("owner={owner}").parse().unwrap()]);
-    rig.done(Command::DownSome { names: of("agent-7").into_iter().collect(), purge: false });
+    rig.declare("old", "labels = { owner = 'agent-8' }\n");
+    rig.run_until_phase("old", Phase::Running);
+    rig.host.remove("old.toml");
+    rig.run_until("it is forgotten", |rig| rig.phase("old").is_none());
+    rig.done(Command::DownSome { names: of("agent-7").into_iter().collect(), purge: true });
+    assert!(rig.host.logs_are_purged("one") && !rig.host.logs_are_purged("old"), "only theirs");
     rig.host.assert_alive(&["three"]);
     assert_eq!([rig.phase("one"), rig.phase("two")], [Some(Phase::Stopped); 2]);
     let nobody = of("agent-9").into_iter().collect();

@@ -59,6 +59,12 @@ impl Cli {
             (Some(_), None) if up.detach || up.leave || up.quiet => {
                 "--detach, --leave and --quiet are for watching, not for --once"
             }
+            (None, None | Some(Command::Up(_)))
+            | (_, Some(Command::Adopt(_) | Command::Takeover | Command::Validate(_)))
+                if !self.global.labels.is_empty() =>
+            {
+                "--label chooses services for a command about some of them, and this is about all, or one"
+            }
             _ if self.up_args().timeout.is_some() && self.once.is_none() && !self.up_args().detach => {
                 "--timeout is for --once or --detach"
             }
@@ -149,7 +155,6 @@ impl GlobalArgs {
         words.extend(self.config.as_deref().map(|file| path("--config", file)));
         words.extend(self.allow.iter().map(|name| option("--allow", OsStr::new(name))));
         words.extend(self.project.as_deref().map(|name| option("--project", OsStr::new(name))));
-        words.extend(self.labels.iter().map(|wanted| option("--label", OsStr::new(&wanted.to_string()))));
         words
     }
 }
@@ -233,7 +238,9 @@ mod tests {
 
     #[test]
     fn options_of_up_do_not_get_lost_before_a_command() {
-        assert_eq!(parse("--quiet status").unwrap_err().kind(), ErrorKind::ArgumentConflict);
+        for line in ["--quiet status", "-l a=b", "up -d -l a", "takeover -l a", "adopt web --pid 4711 -l a"] {
+            assert_eq!(parse(line).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{line}");
+        }
         assert!(parse("--quiet").unwrap().up_args().quiet);
         assert!(parse("up --quiet").unwrap().up_args().quiet);
     }
@@ -265,7 +272,7 @@ mod tests {
 
     #[test]
     fn global_options_survive_being_written_as_words() {
-        let line = "-m a:b -m c --project-dir d --state-dir e --config f --allow g --project h -l i=j";
+        let line = "-m a:b -m c --project-dir d --state-dir e --config f --allow g --project h";
         let global = parse(line).unwrap().global;
         let words = std::iter::once("reconcile".into()).chain(global.to_words());
         let again = Cli::parse_from(words).unwrap().global;
