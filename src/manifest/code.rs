@@ -78,6 +78,12 @@ codes! {
     BAD_TEMPLATE = "bad-template";
     /// A template that names nothing known.
     UNKNOWN_TEMPLATE = "unknown-template";
+    /// A `template` that no file declares.
+    NO_TEMPLATE = "no-template";
+    /// A hole of a template that `vars` has no value for.
+    MISSING_VAR = "missing-var";
+    /// A value in `vars` that there is no hole for.
+    UNKNOWN_VAR = "unknown-var";
     /// Services that depend on each other in a circle.
     DEPENDENCY_CYCLE = "dependency-cycle";
     /// Templates that refer to each other in a circle.

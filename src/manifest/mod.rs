@@ -9,6 +9,7 @@
 mod check;
 mod choice;
 pub mod code;
+mod compose;
 mod diagnostic;
 mod digest;
 pub mod dotenv;
@@ -28,7 +29,8 @@ mod template;
 mod units;
 mod unread;
 
-pub use check::{Declared, Loaded, Places, load, output_regex};
+pub use check::{Borrowed, Declared, Loaded, Places, load, output_regex};
+pub use compose::{Template, compose};
 pub use diagnostic::{Problem, Severity, Span, escape};
 pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
 pub use fields::Class;

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::ops::Range;
 
 use super::code;
+use super::compose;
 use super::diagnostic::{Lines, Problem};
 use super::syntax::line_around;
 use super::template::is_templated;
@@ -13,6 +14,9 @@ pub(in crate::manifest) const MAX_LISTED: usize = 100;
 
 /// What all patterns of one text may compile to. A MiB takes 5 ms, and a text has room for ten thousand patterns.
 const MAX_COMPILED_BYTES: usize = 16 << 20;
+
+/// What all templates of one text may fill in to: a text has room for ten thousand services of one large template.
+const MAX_FILLED_BYTES: usize = 16 << 20;
 
 pub(super) struct Problems<'t> {
     text: &'t str,
@@ -28,6 +32,11 @@ pub(super) struct Problems<'t> {
     sink: Problem,
     /// By the patterns of the text, see [`Self::afford`].
     spent: usize,
+    /// By templates that were filled in, see [`Self::afford_filling`].
+    filled: usize,
+    /// Where the templates of other files begin: what is wrong there is told at the service's `template`.
+    borrowed_from: usize,
+    template_place: Range<usize>,
 }
 
 /// Where a text is not TOML.
@@ -48,7 +57,42 @@ impl<'t> Problems<'t> {
             torn: None,
             sink,
             spent: 0,
+            filled: 0,
+            borrowed_from: compose::end_of_own(text),
+            template_place: 0..0,
         }
+    }
+
+    /// For what is not told as it is, see [`Self::adopt`].
+    pub(super) fn aside(&self) -> Self {
+        Self { spent: self.spent, borrowed_from: usize::MAX, ..Self::new(self.text) }
+    }
+
+    /// Tells what was found aside and is kept.
+    pub(super) fn adopt(&mut self, aside: Self, keep: impl Fn(&Range<usize>, &str) -> bool) {
+        self.spent = aside.spent;
+        for (place, problem) in aside.found {
+            if keep(&place, &problem.code) {
+                let help = problem.help;
+                self.add(place, &problem.code, problem.message).help_with(|| help);
+            }
+        }
+    }
+
+    /// From now on problems of templates of other files stand at this place.
+    pub(super) fn enter_template(&mut self, place: Range<usize>) {
+        self.template_place = place;
+    }
+
+    /// A place that its owner can see.
+    pub(super) fn visible(&self, place: Range<usize>) -> Range<usize> {
+        if place.start < self.borrowed_from { place } else { self.template_place.clone() }
+    }
+
+    /// Takes `bytes` from what the templates of the text may fill in to; false once that is used up.
+    pub(super) fn afford_filling(&mut self, bytes: usize) -> bool {
+        self.filled = self.filled.saturating_add(bytes);
+        self.filled <= MAX_FILLED_BYTES
     }
 
     pub(super) fn text(&self) -> &'t str {
@@ -71,6 +115,7 @@ impl<'t> Problems<'t> {
 
     pub(super) fn leave_service(&mut self) {
         self.service = None;
+        self.template_place = 0..0;
     }
 
     /// From now on nothing is said about a line that already has a problem, about what stands from
@@ -101,6 +146,7 @@ impl<'t> Problems<'t> {
 
     /// Adds a problem that makes the file invalid; help may be given to what is returned.
     pub(super) fn add(&mut self, place: Range<usize>, code: &str, message: impl Into<String>) -> Helped<'_> {
+        let place = self.visible(place);
         if self.only_repeats(&place, code) {
             return Helped { problem: &mut self.sink, is_listed: false };
         }

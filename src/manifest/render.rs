@@ -238,7 +238,7 @@ impl<'s> Filler<'s> {
                         filled.push_str(&text[place]);
                     }
                 },
-                Piece::Unknown(_) | Piece::Unclosed(_) => filled.push_str(&text[place]),
+                Piece::Var(_) | Piece::Unknown(_) | Piece::Unclosed(_) => filled.push_str(&text[place]),
             }
         }
         Cow::Owned(filled)

@@ -14,12 +14,14 @@ use crate::identity::MAX_NAME_BYTES;
 const NAME: &str = "^[a-z0-9]+(-[a-z0-9]+)*$";
 const SERVICE: &str = "^([a-z0-9]+(-[a-z0-9]+)*/)?[a-z0-9]+(-[a-z0-9]+)*$";
 const DURATION: &str = "^\\s*([0-9]+(\\.[0-9]+)?\\s*[a-z]+\\s*)+$";
+/// Of what stands below a field with holes, only `validate` tells whether it is right.
+const HOLE: &str = "\\{\\{ *vars\\.";
 const SIZE: &str = "^([0-9]+ *([kMGT]?B|[KMGT]iB)|unlimited)$";
 
 /// The schema as a document.
 pub fn schema() -> Value {
     let definitions: Map<String, Value> =
-        TABLES.iter().map(|table| (definition_name(table).to_owned(), definition(table))).collect();
+        PURPOSES.iter().flat_map(|purpose| TABLES.iter().map(|table| definition(table, *purpose))).collect();
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "reconcile manifest",
@@ -32,55 +34,114 @@ pub fn schema() -> Value {
                 "propertyNames": { "pattern": NAME, "maxLength": MAX_NAME_BYTES },
                 "additionalProperties": reference("service"),
             },
+            "template": {
+                "description": "Services with holes, `{{vars.NAME}}`, by name: what services are made of.",
+                "type": "object",
+                "propertyNames": { "pattern": NAME, "maxLength": MAX_NAME_BYTES },
+                "additionalProperties": reference("template"),
+            },
         },
         "additionalProperties": false,
         "definitions": definitions,
     })
 }
 
-fn definition_name(table: &Table) -> &'static str {
-    if table.name.is_empty() { "service" } else { table.name }
+/// What a table is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Service,
+    /// Anything may be missing, and be a hole.
+    Template,
+}
+
+const PURPOSES: [Purpose; 2] = [Purpose::Service, Purpose::Template];
+
+fn definition_name(table: &Table, purpose: Purpose) -> String {
+    match (purpose, table.name) {
+        (Purpose::Service, "") => "service".to_owned(),
+        (Purpose::Service, name) => name.to_owned(),
+        (Purpose::Template, "") => "template".to_owned(),
+        (Purpose::Template, name) => format!("template-{name}"),
+    }
 }
 
 fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/definitions/{name}") })
 }
 
-fn definition(table: &Table) -> Value {
+fn definition(table: &Table, purpose: Purpose) -> (String, Value) {
     let mut properties: Map<String, Value> =
-        table.fields.iter().map(|field| (field.key().to_owned(), property(field))).collect();
-    let mut required = Vec::new();
+        table.fields.iter().map(|field| (field.key().to_owned(), property(field, purpose))).collect();
+    let mut rules = Map::new();
     if table.name.is_empty() {
-        required.push("command");
         for below in TABLES.iter().filter(|below| !below.name.is_empty()) {
-            properties.insert(below.name.to_owned(), sub_table(below));
+            properties.insert(below.name.to_owned(), sub_table(below, purpose));
+        }
+        properties.insert("vars".to_owned(), vars());
+        if purpose == Purpose::Service {
+            properties.insert("template".to_owned(), template());
+            rules.insert(
+                "anyOf".to_owned(),
+                json!([{ "required": ["command"] }, { "required": ["template"] }]),
+            );
         }
     }
+    rules.insert("description".to_owned(), table.doc.into());
+    rules.insert("type".to_owned(), "object".into());
+    rules.insert("properties".to_owned(), properties.into());
+    rules.insert("additionalProperties".to_owned(), false.into());
+    (definition_name(table, purpose), rules.into())
+}
+
+fn template() -> Value {
     json!({
-        "description": table.doc,
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": false,
+        "description": "The `[template.NAME]` that it is made of, of this file or of another one of the same root. Its \
+                        own keys win, in tables key by key. (change: none)",
+        "type": "string",
+        "pattern": NAME,
     })
 }
 
-fn sub_table(table: &Table) -> Value {
-    match table.name {
-        "health" => json!({
+fn vars() -> Value {
+    json!({
+        "description": "What `{{vars.NAME}}` is filled in with, in any value of the template and of the service: \
+                        strings, integers, booleans. (change: none)",
+        "type": "object",
+        "propertyNames": { "pattern": "^[A-Za-z0-9_-]+$" },
+        "additionalProperties": { "anyOf": [
+            { "type": "string" },
+            { "type": "integer" },
+            { "type": "boolean" },
+        ] },
+    })
+}
+
+fn sub_table(table: &Table, purpose: Purpose) -> Value {
+    let reference = reference(&definition_name(table, purpose));
+    match (table.name, purpose) {
+        ("health", Purpose::Service) => json!({
             "description": table.doc,
-            "anyOf": [{ "type": "string", "pattern": "^/" }, reference(table.name)],
+            "anyOf": [{ "type": "string", "pattern": "^/" }, reference],
         }),
-        name => reference(name),
+        ("health", Purpose::Template) => json!({
+            "description": table.doc,
+            "anyOf": [{ "type": "string" }, reference],
+        }),
+        _ => reference,
     }
 }
 
-fn property(field: &'static Field) -> Value {
+fn property(field: &'static Field, purpose: Purpose) -> Value {
     let mut property = Map::new();
     property
         .insert("description".to_owned(), format!("{} (change: {})", field.doc, field.class.word()).into());
-    if let Value::Object(accepted) = accepted(&field.kind) {
-        property.extend(accepted);
+    let accepted = accepted(&field.kind);
+    match (purpose, accepted) {
+        (Purpose::Template, accepted) => {
+            property.insert("anyOf".to_owned(), json!([accepted, { "type": "string", "pattern": HOLE }]));
+        }
+        (Purpose::Service, Value::Object(accepted)) => property.extend(accepted),
+        (Purpose::Service, _) => {}
     }
     let default = with_defaults().find(|(other, _)| other.path == field.path).map(|(_, default)| default);
     if let Some(default) = default.filter(|default| !default.is_null()) {

@@ -1,5 +1,5 @@
-//! `{{name}}`, `{{project}}`, `{{cwd}}`, `{{env.KEY}}`, `{{ports.NAME}}`, `{{ports.NAME[1]}}` within a text; `{{{{`
-//! stands for `{{` itself.
+//! `{{name}}`, `{{project}}`, `{{cwd}}`, `{{env.KEY}}`, `{{ports.NAME}}`, `{{ports.NAME[1]}}`, `{{vars.NAME}}` within a
+//! text; `{{{{` stands for `{{` itself.
 //!
 //! Splits texts into pieces; what the pieces fill in to is for `render`, whether they may for
 //! `check::templates`.
@@ -17,6 +17,8 @@ pub(super) enum Piece<'t> {
     Env(&'t str),
     /// The port of this name; of a block, the one with this index.
     Port(&'t str, u16),
+    /// A hole: filled in with a value of `vars` before a service is checked.
+    Var(&'t str),
     /// What stands between the braces names nothing.
     Unknown(&'t str),
     /// `{{` without `}}`.
@@ -58,9 +60,10 @@ fn named(name: &str) -> Piece<'_> {
         "name" => Piece::Name,
         "project" => Piece::Project,
         "cwd" => Piece::Cwd,
-        _ => match (name.strip_prefix("env."), name.strip_prefix("ports.")) {
-            (Some(key), _) if !key.is_empty() => Piece::Env(key),
-            (_, Some(port)) => {
+        _ => match name.split_once('.') {
+            Some(("env", key)) if !key.is_empty() => Piece::Env(key),
+            Some(("vars", var)) if !var.is_empty() => Piece::Var(var),
+            Some(("ports", port)) => {
                 indexed(port).map_or(Piece::Unknown(name), |(port, index)| Piece::Port(port, index))
             }
             _ => Piece::Unknown(name),
@@ -107,6 +110,7 @@ mod tests {
             assert_eq!(split(&format!("{{{{{bad}}}}}")), [Piece::Unknown(bad)]);
         }
         assert_eq!(split("{{env.}}"), [Piece::Unknown("env.")]);
+        assert_eq!(split("{{vars.a}}{{vars.}}"), [Piece::Var("a"), Piece::Unknown("vars.")]);
         assert_eq!(split("a{{name"), [Piece::Literal("a"), Piece::Unclosed("{{name")]);
     }
 

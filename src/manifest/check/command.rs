@@ -70,7 +70,7 @@ fn read_script(section: &mut Section<'_, '_, '_>, script: &Text<'_>, known: &Kno
     }
     let is_clean = section.is_clean(path, script, Layout::Lines);
     known.check(script, section.problems);
-    is_clean.then(|| script.text.to_owned())
+    is_clean.then(|| known.fill(script.text))
 }
 
 fn read_line(section: &mut Section<'_, '_, '_>, line: &Text<'_>, known: &Known<'_>) -> Option<Vec<String>> {
@@ -110,6 +110,12 @@ fn read_line(section: &mut Section<'_, '_, '_>, line: &Text<'_>, known: &Known<'
         let message = format!("a template in `{path}` is split at its spaces");
         let report = section.problems.add(line.place.clone(), code::BAD_TEMPLATE, message);
         report.help("write it without spaces, like `{{env.PORT}}`, or the command as an array");
+        return None;
+    }
+    let words: Vec<String> = words.iter().map(|word| known.fill(word)).collect();
+    if words.first().is_some_and(String::is_empty) {
+        let message = format!("the first word of `{path}` is empty");
+        section.problems.add(line.place.clone(), code::EMPTY, message);
         return None;
     }
     Some(words)

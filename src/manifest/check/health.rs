@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use super::command;
 use super::service::read_u32;
@@ -50,6 +50,24 @@ const KEYS: [(CheckType, &[&str]); 4] = [
 
 /// How a check is made that asks, again and again.
 const OF_PROBES: [&str; 4] = ["interval", "start_interval", "timeout", "retries"];
+
+/// Takes from the health check of a template what a service does not mean that has a check of another type.
+pub(super) fn forget_other_checks(table: &mut DeTable<'_>, own: &DeTable<'_>) {
+    let explicit = own.get("type").and_then(|word| CheckType::parse(word.get_ref().as_str()?));
+    let by_key = || KEYS.iter().find(|(_, keys)| keys.iter().any(|key| own.get(*key).is_some()));
+    let Some(chosen) = explicit.or_else(|| by_key().map(|(check_type, _)| *check_type)) else { return };
+    table.remove("type");
+    for (_, keys) in KEYS.iter().filter(|(check_type, _)| *check_type != chosen) {
+        keys.iter().for_each(|key| {
+            table.remove(*key);
+        });
+    }
+    if chosen == CheckType::Log {
+        OF_PROBES.iter().for_each(|key| {
+            table.remove(*key);
+        });
+    }
+}
 
 pub(super) fn read(
     value: &Spanned<DeValue<'_>>,

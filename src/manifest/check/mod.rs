@@ -8,6 +8,7 @@ mod command;
 mod dependencies;
 mod environment;
 mod files;
+mod fill;
 mod health;
 mod marks;
 mod places;
@@ -16,16 +17,21 @@ mod secrets;
 mod service;
 mod sockets;
 mod templates;
+mod vars;
 
 pub(super) use environment::is_variable_name;
 pub use health::output_regex;
 pub use places::Places;
 
 use dependencies::Needs;
+use fill::{Filling, Templates};
+use templates::Holes;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use vars::Vars;
 
 use super::code;
+use super::compose::Template;
 use super::diagnostic::{Lines, Problem, Span, escape};
 use super::parse::{Parsed, parse};
 use super::problems::Problems;
@@ -47,6 +53,18 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
     /// What else it may declare, where it has problems.
     pub unread: Unread,
+    /// Its templates without a problem, where nothing else of the text has one: for other files.
+    pub templates: Vec<Template>,
+    /// The templates that it uses and does not declare.
+    pub borrowed: Vec<Borrowed>,
+}
+
+/// Where a service uses a template that its text does not declare. A problem of its own, which ends where
+/// another file has the template: see [`compose`](crate::manifest::compose).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Borrowed {
+    pub template: String,
+    pub span: Span,
 }
 
 /// A service with the place of its name.
@@ -73,7 +91,16 @@ pub fn load(text: &str) -> Loaded {
     let is_torn = problems.is_torn();
     let problems = problems.finish();
     let unread = if problems.is_empty() { Unread::Nothing } else { Unread::of(text, is_torn) };
-    Loaded { services: place(text, root.services), rejected: root.rejected, problems, unread }
+    let is_good = problems.iter().all(|problem| problem.code == code::NO_TEMPLATE);
+    let borrowed = place_borrowed(text, root.borrowed);
+    Loaded {
+        services: place(text, root.services),
+        rejected: root.rejected,
+        borrowed,
+        templates: if is_good { root.templates } else { Vec::new() },
+        problems,
+        unread,
+    }
 }
 
 /// A service with the place of its name in the text, and those of the names that it depends on.
@@ -87,6 +114,8 @@ struct Placed {
 struct Root {
     services: Vec<Placed>,
     rejected: Vec<ServiceId>,
+    templates: Vec<Template>,
+    borrowed: Vec<(String, std::ops::Range<usize>)>,
 }
 
 fn place(text: &str, mut services: Vec<Placed>) -> Vec<Declared> {
@@ -110,16 +139,25 @@ fn place(text: &str, mut services: Vec<Placed>) -> Vec<Declared> {
     declared
 }
 
+fn place_borrowed(text: &str, mut borrowed: Vec<(String, std::ops::Range<usize>)>) -> Vec<Borrowed> {
+    // Places are found in the order of the text.
+    borrowed.sort_by_key(|(_, place)| place.start);
+    let mut lines = Lines::new(text);
+    let placed = borrowed.into_iter();
+    placed.map(|(template, place)| Borrowed { template, span: lines.locate(place) }).collect()
+}
+
 fn read_root(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Root {
     let mut found = Root::default();
+    let templates = Templates::read(root, problems);
     for (key, value) in root {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("service", DeValue::Table(declared)) => {
                 found.services.reserve_exact(declared.len());
                 for (name, value) in declared {
-                    match read(name, value, problems) {
+                    match read(name, value, &templates, &mut found.borrowed, problems) {
                         Some(placed) => found.services.push(placed),
-                        None => found.rejected.extend(named(name.get_ref(), value.get_ref())),
+                        None => found.rejected.extend(named(name.get_ref(), value.get_ref(), &templates)),
                     }
                 }
             }
@@ -129,21 +167,25 @@ fn read_root(root: &DeTable<'_>, problems: &mut Problems<'_>) -> Root {
                     .add(value.span(), code::WRONG_TYPE, message)
                     .help("declare a service as `[service.NAME]`");
             }
+            ("template", _) => {}
             // Below a torn `[header` the keys of a service stand at the top, or are taken for its name.
             _ if problems.is_torn() => {}
             (word, value) => unknown_at_root(word, value, key.span(), problems),
         }
     }
+    found.templates = templates.for_others();
     found
 }
 
-/// The identity of a service that has a problem.
-fn named(name: &str, value: &DeValue<'_>) -> Option<ServiceId> {
+/// The identity of a service that has a problem; `None` where a template that cannot be had may say.
+fn named(name: &str, value: &DeValue<'_>, templates: &Templates<'_>) -> Option<ServiceId> {
     let project = match value.as_table().and_then(|table| table.get("project")) {
-        Some(project) => project.get_ref().as_str()?,
-        None => DEFAULT_PROJECT,
+        Some(project) => project.get_ref().as_str()?.to_owned(),
+        None => {
+            value.as_table().map_or(Some(DEFAULT_PROJECT.to_owned()), |table| templates.project(table))?
+        }
     };
-    ServiceId::new(project, name).ok()
+    ServiceId::new(&project, name).ok()
 }
 
 fn unknown_at_root(
@@ -152,11 +194,16 @@ fn unknown_at_root(
     place: std::ops::Range<usize>,
     problems: &mut Problems<'_>,
 ) {
-    let is_misspelt = suggest::nearest(word, std::iter::once("service")).is_some();
+    let meant = suggest::nearest(word, ["service", "template"].into_iter());
     let message = format!("there is no field `{}` at the top of a manifest", escape(word));
     let report = problems.add(place, code::UNKNOWN_KEY, message);
     report.help(match value {
-        _ if is_misspelt => "did you mean `service`? A service is declared as `[service.NAME]`".to_owned(),
+        _ if meant == Some("service") => {
+            "did you mean `service`? A service is declared as `[service.NAME]`".to_owned()
+        }
+        _ if meant.is_some() => {
+            "did you mean `template`? A template is declared as `[template.NAME]`".to_owned()
+        }
         DeValue::Table(_) => format!("did you mean `[service.{}]`?", escape(word)),
         _ => "a manifest holds services, each declared as `[service.NAME]`".to_owned(),
     });
@@ -165,6 +212,8 @@ fn unknown_at_root(
 fn read(
     name: &Spanned<std::borrow::Cow<'_, str>>,
     value: &Spanned<DeValue<'_>>,
+    templates: &Templates<'_>,
+    borrowed: &mut Vec<(String, std::ops::Range<usize>)>,
     problems: &mut Problems<'_>,
 ) -> Option<Placed> {
     let DeValue::Table(table) = value.get_ref() else {
@@ -176,10 +225,18 @@ fn read(
     };
     problems.enter_service(name.get_ref());
     let before = problems.count();
-    let (spec, needs) = service::read(name, table, problems);
+    let read = match templates.fill(name, table, borrowed, problems) {
+        Filling::Not => Some(service::read(name, table, Holes::Filled(&Vars::default()), problems)),
+        Filling::Done { table, vars } => Some(service::read(name, &table, Holes::Filled(&vars), problems)),
+        Filling::Impossible => None,
+    };
     let is_good = problems.count() == before;
+    let placed = read.filter(|_| is_good).map(|(spec, mut needs)| {
+        needs.iter_mut().for_each(|(_, place)| *place = problems.visible(place.clone()));
+        Placed { spec, place: name.span(), needs }
+    });
     problems.leave_service();
-    is_good.then(|| Placed { spec, place: name.span(), needs })
+    placed
 }
 
 #[cfg(test)]

@@ -34,7 +34,19 @@ impl<'t> Places<'t> {
         let (name, declared) = services.get_key_value(service)?;
         let DeValue::Table(table) = declared.get_ref() else { return None };
         let marks = Marks { service: name.span(), table };
-        Some(Span::locate(self.text, marks.of(path)))
+        Some(Span::locate(self.text, self.in_template(&marks, path).unwrap_or_else(|| marks.of(path))))
+    }
+
+    /// Of what a service has from its template: there, or at its name where that is in another file.
+    fn in_template(&self, service: &Marks<'_>, path: &str) -> Option<std::ops::Range<usize>> {
+        let named = service.table.get("template").filter(|_| service.of(path) == service.service)?;
+        let templates =
+            self.root.get()?.as_ref()?.get("template").and_then(|templates| templates.get_ref().as_table());
+        let template = templates.and_then(|templates| templates.get_key_value(named.get_ref().as_str()?));
+        let table = template.and_then(|(_, template)| template.get_ref().as_table());
+        let Some((template, table)) = template.zip(table) else { return Some(named.span()) };
+        let marks = Marks { service: template.0.span(), table };
+        Some(marks.of(path)).filter(|place| *place != marks.service).or(Some(named.span()))
     }
 }
 
@@ -59,5 +71,16 @@ mod tests {
         let places = Places::of("[service.web]\ncommand = ['a']\n");
         let found = (0..2 * MAX_LISTED).filter(|_| places.find("web", "command").is_some());
         assert_eq!(found.count(), MAX_LISTED);
+    }
+
+    #[test]
+    fn what_a_template_gives_is_found_there_or_where_it_is_named() {
+        let text = "[template.t]\ncommand = ['a']\n[service.web]\ntemplate = 't'\n[service.api]\ntemplate = 'u'\nttl = '1h'\n";
+        let places = Places::of(text);
+        let found = |name, path| places.find(name, path).map(|span| &text[span.start..span.end]);
+        assert_eq!(found("web", "command"), Some("['a']"));
+        assert_eq!(found("web", "ttl"), Some("'t'"));
+        assert_eq!(found("api", "command"), Some("'u'"));
+        assert_eq!(found("api", "ttl"), Some("'1h'"));
     }
 }

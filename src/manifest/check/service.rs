@@ -8,8 +8,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::dependencies::{self, Needs};
 use super::marks::Marks;
-use super::templates::{self, Known};
-use super::{address, command, environment, files, health, ports, secrets, sockets};
+use super::templates::{self, Holes, Known};
+use super::{address, command, environment, files, fill, health, ports, secrets, sockets};
 use crate::identity::{DEFAULT_PROJECT, ServiceId, check_name};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -17,19 +17,22 @@ use crate::manifest::problems::Problems;
 use crate::manifest::section::{Section, Text, describe};
 use crate::manifest::spec::{ActivateOn, Activation, CommandLine, Limits, Restart, Spec, Stop};
 
-const TABLES: [&str; 6] = ["activation", "health", "restart", "stop", "reload", "limits"];
+/// What a service is made of stands beside them, and is gone once it is made.
+const TABLES: [&str; 8] =
+    ["activation", "health", "restart", "stop", "reload", "limits", fill::TEMPLATE, fill::VARS];
 
 /// Reads a service; the result counts only if no problem was added.
 pub(super) fn read(
     name: &Spanned<Cow<'_, str>>,
     table: &DeTable<'_>,
+    holes: Holes<'_>,
     problems: &mut Problems<'_>,
 ) -> (Spec, Needs) {
     let mut section = Section::open(problems, "", table, name.span(), &TABLES);
     let id = read_id(name, &mut section);
     let env = environment::read(&mut section);
     let ports = ports::read(&mut section);
-    let known = Known::of(&section, &ports);
+    let known = Known::of(&section, &ports, holes);
     env.iter().for_each(|(_, value)| {
         known.check(value, section.problems);
     });
@@ -120,7 +123,7 @@ fn read_id(name: &Spanned<Cow<'_, str>>, section: &mut Section<'_, '_, '_>) -> S
     ServiceId::new(project, name).expect("both were checked")
 }
 
-fn is_name(name: &Text<'_>, what: &str, problems: &mut Problems<'_>) -> bool {
+pub(super) fn is_name(name: &Text<'_>, what: &str, problems: &mut Problems<'_>) -> bool {
     let Err(error) = check_name(name.text) else { return true };
     let message = format!("`{}` is not a name of a {what}: {error}", escape(name.text));
     let report = problems.add(name.place.clone(), code::BAD_NAME, message);

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::marks::Marks;
 use super::ports::Declared;
+use super::vars::Vars;
 
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -34,20 +35,38 @@ const MAX_LINKS: usize = 32;
 pub(super) struct Known<'a> {
     env: Option<&'a DeTable<'a>>,
     ports: &'a Declared,
+    holes: Holes<'a>,
+}
+
+/// What becomes of `{{vars.NAME}}` where a service is read.
+#[derive(Clone, Copy)]
+pub(super) enum Holes<'a> {
+    /// It is a template: they stay open, and the rest of what is named may be the service's to declare.
+    Open,
+    /// They have these values, and are filled in but in commands: those are split into words before.
+    Filled(&'a Vars<'a>),
 }
 
 impl<'a> Known<'a> {
     /// The keys of `env` and the names of `ports`, those with a bad value too: one mistake is one problem.
-    pub(super) fn of(section: &Section<'a, '_, '_>, ports: &'a Declared) -> Self {
+    pub(super) fn of(section: &Section<'a, '_, '_>, ports: &'a Declared, holes: Holes<'a>) -> Self {
         let env = match section.find("env").map(|(_, value)| value.get_ref()) {
             Some(DeValue::Table(entries)) => Some(entries),
             _ => None,
         };
-        Self { env, ports }
+        Self { env, ports, holes }
+    }
+
+    /// A word of a command with its holes filled in.
+    pub(super) fn fill(&self, word: &str) -> String {
+        match self.holes {
+            Holes::Open => word.to_owned(),
+            Holes::Filled(vars) => vars.fill(word),
+        }
     }
 
     fn declares(&self, key: &str) -> bool {
-        self.env.is_some_and(|env| env.contains_key(key))
+        self.is_open() || self.env.is_some_and(|env| env.contains_key(key))
     }
 
     /// False, and reported, if a template in `text` is not closed or names nothing known.
@@ -76,11 +95,28 @@ impl<'a> Known<'a> {
                     let Some((message, help)) = self.unknown_port(name, index) else { continue };
                     problems.add(place, code::UNKNOWN_TEMPLATE, message).help(help);
                 }
+                Piece::Var(name) if !self.gives(name) => {
+                    let message = format!("`vars.{}` is not given", escape(name));
+                    let report = problems.add(place, code::MISSING_VAR, message);
+                    report.help("give it in `vars` of the service, or write the value itself");
+                }
+                Piece::Var(_) => continue,
                 Piece::Literal(_) | Piece::Name | Piece::Project | Piece::Cwd | Piece::Env(_) => continue,
             }
             is_good = false;
         }
         is_good
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.holes, Holes::Open)
+    }
+
+    fn gives(&self, var: &str) -> bool {
+        match self.holes {
+            Holes::Open => true,
+            Holes::Filled(vars) => vars.get(var).is_some(),
+        }
     }
 
     /// False, and reported, if no port has this name.
@@ -91,6 +127,9 @@ impl<'a> Known<'a> {
     }
 
     fn unknown_port(&self, name: &str, index: u16) -> Option<(String, String)> {
+        if self.is_open() {
+            return None;
+        }
         let shown = escape(name);
         match self.ports.get(name) {
             Some(Some(port)) if index >= port.count => {
@@ -305,7 +344,7 @@ impl<'s> Sizes<'s, '_, '_> {
                 Piece::Cwd => self.of_node(Node::Cwd)?,
                 Piece::Env(key) => self.of_node(Node::Env(key))?,
                 Piece::Port(..) => Size { bytes: "65535".len(), links: 0 },
-                Piece::Unknown(_) | Piece::Unclosed(_) => return None,
+                Piece::Var(_) | Piece::Unknown(_) | Piece::Unclosed(_) => return None,
             };
             sum.bytes = sum.bytes.saturating_add(size.bytes);
             sum.links = sum.links.max(size.links);

@@ -58,6 +58,33 @@ pub(in crate::manifest) enum Kind {
 }
 
 impl Kind {
+    /// Whether a value that is one hole keeps the type of what fills it; else it is a text, like what is around it.
+    pub(in crate::manifest) fn takes_other_than_text(&self) -> bool {
+        match self {
+            Self::Ports
+            | Self::Sockets
+            | Self::Secrets
+            | Self::CheckPort
+            | Self::Shell
+            | Self::AnyTable
+            | Self::Integer { .. }
+            | Self::Number { .. }
+            | Self::Count
+            | Self::Size
+            | Self::ExitCodes
+            | Self::Dependencies
+            | Self::EnvFiles => true,
+            Self::Text { .. }
+            | Self::Choice(_)
+            | Self::Command { .. }
+            | Self::Texts
+            | Self::TextTable
+            | Self::Duration { .. }
+            | Self::Signal
+            | Self::Signals => false,
+        }
+    }
+
     /// For a message: what should stand there.
     pub(in crate::manifest) fn expected(&self) -> &'static str {
         match self {
