@@ -33,12 +33,19 @@ impl<H: Host> Reconciler<H> {
         let mut tally = Tally::of(self.memory.ledger());
         for (root, scan) in keyed {
             let Ok(listing) = &scan.listing else { continue };
+            let shelf = self.shelf(root, listing);
             for (path, file) in &listing.files {
                 let key = FileKey { root: root.clone(), path: path.clone() };
                 let accepted_digest = self.memory.ledger().files.get(&key).map(|entry| entry.digest.clone());
-                let (candidate, mut problems) = match self.library.load(&key, file) {
-                    Ok(loaded) => (Some(Arc::clone(&loaded)), loaded.problems.clone()),
-                    Err(problem) => (None, vec![problem]),
+                let (candidate, whole_text, mut problems) = match self.library.load(&key, file) {
+                    Ok(own) => {
+                        let text = file.content.as_deref().unwrap_or_default();
+                        let whole = shelf.make_whole(&mut self.library, &key, &own, text);
+                        let loaded = whole.as_ref().map_or(own, |whole| Arc::clone(&whole.loaded));
+                        let problems = shelf.explain(&loaded);
+                        (Some(loaded), whole.map(|whole| whole.text), problems)
+                    }
+                    Err(problem) => (None, None, vec![problem]),
                 };
                 let is_new_text =
                     candidate.as_ref().is_some_and(|loaded| Some(&loaded.digest) != accepted_digest.as_ref());
@@ -60,7 +67,15 @@ impl<H: Host> Reconciler<H> {
                 let last = accepted_digest.and_then(|digest| self.library.recall(&mut self.host, &digest));
                 let directory_inode = inode_of(listing, path.parent().unwrap_or(Path::new("")));
                 let scan = Arc::clone(file);
-                standings.push(FileStanding { key, scan, directory_inode, candidate, problems, last });
+                standings.push(FileStanding {
+                    key,
+                    scan,
+                    directory_inode,
+                    whole_text,
+                    candidate,
+                    problems,
+                    last,
+                });
             }
         }
         standings
@@ -118,7 +133,8 @@ impl<H: Host> Reconciler<H> {
             if !is_news(self.memory.ledger(), &file.key, loaded) {
                 continue;
             }
-            let Ok(text) = &file.scan.content else { continue };
+            let Ok(own) = &file.scan.content else { continue };
+            let text = file.whole_text.as_ref().unwrap_or(own);
             if let Err(error) = self.host.keep_text(&loaded.digest, text) {
                 let message = format!("{error}: {}; what was accepted before stays in force", error.source);
                 file.problems.push(Problem::new(LEDGER_UNWRITABLE, message));

@@ -176,6 +176,7 @@ mod tests {
                 content: Ok((*now).into()),
                 may_show_lines: true,
             }),
+            whole_text: None,
             directory_inode: 0,
             candidate: Some(read(now)),
             problems: Vec::new(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::host::{FileScan, FileVersion, Host};
 use crate::identity::{Digest, ServiceId};
-use crate::manifest::{self, Problem, Span, Unread};
+use crate::manifest::{self, Borrowed, Problem, Span, Template, Unread};
 use crate::plan::Accepted;
 use crate::state::FileKey;
 
@@ -30,6 +30,10 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
     /// What else it may declare, where it has problems.
     pub unread: Arc<Unread>,
+    /// For the services of other files.
+    pub templates: Vec<Arc<Template>>,
+    /// Those of other files that it uses.
+    pub borrowed: Vec<Borrowed>,
 }
 
 impl Loaded {
@@ -64,6 +68,8 @@ impl Loaded {
             rejected: loaded.rejected,
             problems: loaded.problems,
             unread: Arc::new(loaded.unread),
+            templates: loaded.templates.into_iter().map(Arc::new).collect(),
+            borrowed: loaded.borrowed,
             services,
         }
     }
@@ -98,6 +104,23 @@ pub struct Library {
     default_ttl: Option<Duration>,
     by_file: HashMap<FileKey, (FileVersion, Arc<Loaded>)>,
     by_digest: HashMap<Digest, Arc<Loaded>>,
+    /// Of files that use templates of others.
+    made_whole: HashMap<FileKey, MadeWhole>,
+}
+
+/// A whole text and what it was made of.
+#[derive(Debug)]
+struct MadeWhole {
+    own: Arc<Loaded>,
+    templates: Vec<Arc<Template>>,
+    whole: Whole,
+}
+
+/// A text with the templates of other files that it uses, see `templates`.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    pub text: Arc<str>,
+    pub loaded: Arc<Loaded>,
 }
 
 impl Library {
@@ -127,6 +150,26 @@ impl Library {
         Ok(loaded)
     }
 
+    /// A file's text with these templates of other files.
+    pub fn make_whole(
+        &mut self,
+        key: &FileKey,
+        (own, text): (&Arc<Loaded>, &str),
+        templates: Vec<Arc<Template>>,
+    ) -> Whole {
+        if let Some(made) = self.made_whole.get(key)
+            && Arc::ptr_eq(&made.own, own)
+            && made.templates == templates
+        {
+            return made.whole.clone();
+        }
+        let text: Arc<str> = manifest::compose(text, templates.iter().map(Arc::as_ref)).into();
+        let whole = Whole { loaded: self.read_text(&text), text };
+        let made = MadeWhole { own: Arc::clone(own), templates, whole: whole.clone() };
+        self.made_whole.insert(key.clone(), made);
+        whole
+    }
+
     /// A text that is the same as another, or was read ahead, is known.
     pub fn read_text(&mut self, text: &str) -> Arc<Loaded> {
         let digest = Digest::of(text.as_bytes());
@@ -151,8 +194,10 @@ impl Library {
     /// Drops what no file and none of the given digests needs any more.
     pub fn retain(&mut self, files: impl Fn(&FileKey) -> bool, digests: impl Fn(&Digest) -> bool) {
         self.by_file.retain(|key, _| files(key));
-        let in_files: HashSet<Digest> =
-            self.by_file.values().map(|(_, loaded)| loaded.digest.clone()).collect();
+        self.made_whole.retain(|key, _| files(key));
+        let own = self.by_file.values().map(|(_, loaded)| loaded);
+        let whole = self.made_whole.values().map(|made| &made.whole.loaded);
+        let in_files: HashSet<Digest> = own.chain(whole).map(|loaded| loaded.digest.clone()).collect();
         self.by_digest.retain(|digest, _| in_files.contains(digest) || digests(digest));
     }
 }

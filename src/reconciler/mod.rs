@@ -40,6 +40,7 @@ pub mod session;
 mod sockets;
 mod start;
 pub mod status;
+mod templates;
 pub mod validate;
 mod waiting;
 mod wants;

@@ -23,7 +23,9 @@ pub struct FileStanding {
     pub scan: Arc<FileScan>,
     /// Of the directory it is in; 0 if unknown.
     pub directory_inode: u64,
-    /// The present text, if it could be read.
+    /// The present text with the templates of other files that it uses; `None` where it uses none.
+    pub whole_text: Option<Arc<str>>,
+    /// The present text, whole, if it could be read.
     pub candidate: Option<Arc<Loaded>>,
     /// What is wrong with the file, its text, or the text under the policy.
     pub problems: Vec<Problem>,
@@ -207,7 +209,8 @@ mod tests {
         let scan =
             FileScan { version: FileVersion::default(), content: Ok(now.into()), may_show_lines: true };
         let (key, candidate) = (key(path), Some(text(now)));
-        FileStanding { key, scan: Arc::new(scan), directory_inode: 0, candidate, problems: Vec::new(), last }
+        let (scan, problems) = (Arc::new(scan), Vec::new());
+        FileStanding { key, scan, directory_inode: 0, whole_text: None, candidate, problems, last }
     }
 
     /// What is in force, as `file: services`, whatever the order of the files.

@@ -204,14 +204,12 @@ impl<H: Host> Reconciler<H> {
 
     /// Every service that a file which is not accepted speaks of, as far as its name can be told, or owns.
     fn rejected_services(&self, file: &FileStanding) -> BTreeSet<ServiceId> {
-        let mut names = rejected_names(file);
         let ledger = self.memory.ledger();
         let owned = ledger.files.get(&file.key).into_iter().flat_map(|entry| &entry.services);
         let is_owner = |service: &&ServiceId| {
             ledger.entry(service).is_some_and(|entry| entry.file.as_ref() == Some(&file.key))
         };
-        names.extend(owned.filter(is_owner).cloned());
-        names
+        rejected_names(file, owned.filter(is_owner).cloned().collect())
     }
 
     /// A spawn that failed is tried again once files have changed: the executable may be there by now.
@@ -226,12 +224,13 @@ impl<H: Host> Reconciler<H> {
     }
 }
 
-/// The services that a text with problems speaks of.
-fn rejected_names(file: &FileStanding) -> BTreeSet<ServiceId> {
+/// The services that a text with problems speaks of, beside those that its file owns: of one without a project those
+/// say which is meant.
+fn rejected_names(file: &FileStanding, mut names: BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
     let fine =
         file.candidate.iter().flat_map(|loaded| &loaded.services).map(|accepted| accepted.spec.id.clone());
     let rejected = file.candidate.iter().flat_map(|loaded| &loaded.rejected).cloned();
-    let mut names: BTreeSet<ServiceId> = fine.chain(rejected).collect();
+    names.extend(fine.chain(rejected));
     let named = file.problems.iter().filter_map(|problem| problem.service.as_deref());
     for name in named {
         if names.iter().all(|known| known.name() != name)

@@ -19,4 +19,5 @@ mod removals;
 mod restarts;
 mod rig;
 mod sockets;
+mod templates;
 mod ttl;
