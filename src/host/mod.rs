@@ -61,6 +61,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::files::{Room, Unseen};
 use self::listen::{Listen, Proxy, SocketKey, SocketUse};
 use self::ports::{PortOwnership, PortView};
 use self::state_dir::Sharer;
@@ -87,9 +88,9 @@ pub trait Host {
     /// The text of a file, or `None` if it is not there; of what `reader` may not read, or is no text, a sentence.
     fn read_file(&mut self, path: &Path, reader: Option<&UserFacts>) -> Result<Option<Arc<str>>, String>;
 
-    /// Digests of the content of the files that fit a pattern, which may have `*` and `?` in its last part; of what
-    /// cannot be read a sentence. What is not there is left out.
-    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)>;
+    /// Digests of the content of the files that fit a pattern, which may have `*` and `?` in its last part: of all of
+    /// them, or why not. What is not there is left out.
+    fn digest_files(&mut self, pattern: &Path, room: &mut Room) -> Result<Vec<(PathBuf, Digest)>, Unseen>;
 
     /// The key by which secrets are told apart; `None` for who only looks, where there is none yet.
     fn secret_key(&mut self) -> Result<Option<SecretKey>, String>;

@@ -13,10 +13,12 @@ use super::health::{self, Probe, Standing};
 use super::input::{Accepted, Presence};
 use super::output::{Action, Phase};
 use super::phase;
+use super::restart;
 use super::verdict::Verdict;
 use crate::identity::ServiceId;
 use crate::manifest::Spec;
 use crate::state::{LOST_FINGERPRINT, Reason, Record, Request, Run};
+use crate::time::Clock;
 
 pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
     let health = &case.service.health;
@@ -33,7 +35,9 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
         Idle::In(left) => Some(left),
         Idle::No => None,
     };
-    let wanted = restart_wanted(case, run).or_else(bad).or_else(anew);
+    let (file, wait) = other_files(case, run);
+    let wanted =
+        restart_wanted(case, run).or(file).or_else(|| replaced(case, run)).or_else(bad).or_else(anew);
     let verdict = match (wanted, &case.want.accepted) {
         (Some(why), Some(_)) => match gate_of_restart(case) {
             None => Verdict::with_step(Action::Restart, Phase::Stopping, why),
@@ -47,7 +51,25 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
         },
         (None, _) => supervised(case, run, spec, &standing),
     };
-    verdict.wake_if(rests_in)
+    verdict.wake_if(rests_in).wake_if(wait)
+}
+
+/// Row 7, of files: after a restart for a file, at most one more a `backoff`, or a service that writes a file of its own at
+/// its start would be restarted as fast as it can be. Else how long until it is due.
+fn other_files(case: &Case<'_>, run: &Run) -> (Option<Reason>, Option<Duration>) {
+    let Some(accepted) = &case.want.accepted else { return (None, None) };
+    let Some(why) = files::changed(run.files.as_deref(), case.want) else { return (None, None) };
+    let may_be_its_own = matches!(run.why, Reason::FileChanged { .. } | Reason::SecretChanged { .. });
+    let backoff = accepted.spec.restart.backoff;
+    match case.now.left_of(restart::started(run), backoff, Clock::Awake).filter(|_| may_be_its_own) {
+        None => (Some(why), None),
+        left => (None, left),
+    }
+}
+
+fn replaced(case: &Case<'_>, run: &Run) -> Option<Reason> {
+    (case.service.replaced.as_ref() == Some(&run.nonce) && case.want.accepted.is_some())
+        .then_some(Reason::ExeChanged)
 }
 
 /// What the start after a restart would have to wait for, and when that may be over.
@@ -67,7 +89,7 @@ pub(super) fn until_dependents_end(case: &Case<'_>, run: &Run, dependents: Vec<S
     verdict.wake_if(case.expires_in())
 }
 
-/// Row 7.
+/// Row 7, of what is asked for and declared.
 fn restart_wanted(case: &Case<'_>, run: &Run) -> Option<Reason> {
     if case.service.entry.request == Some(Request::Restart) {
         return Some(Reason::Requested { request: "restart".to_owned() });
@@ -76,8 +98,6 @@ fn restart_wanted(case: &Case<'_>, run: &Run) -> Option<Reason> {
     let changed = &case.service.changed;
     needs_restart(&run.fingerprint, accepted, changed)
         .then(|| Reason::SpecChanged { fields: changed.clone() })
-        .or_else(|| files::changed(run.files.as_deref(), case.want))
-        .or_else(|| (case.service.replaced.as_ref() == Some(&run.nonce)).then_some(Reason::ExeChanged))
 }
 
 /// True if what was started with this fingerprint differs from `accepted` in a field of class restart.
@@ -97,7 +117,7 @@ fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standi
     let service = case.service;
     let mut verdict = Verdict::from(phase::of_alive(standing, spec, &service.health))
         .note_if(case.needs.beside(case.id, run))
-        .note_if(files::unrecorded(case, run));
+        .note_if(files::unrecorded(case, &run.nonce, run.files.as_deref()));
     match standing {
         Standing::Starting { left } => verdict = verdict.wake_if(*left),
         Standing::Up if run.ready_at.is_none() && spec.is_some() => {

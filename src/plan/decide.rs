@@ -23,9 +23,9 @@
 //! | 10 | P alive | nothing; the first time adopt |
 //! | 10a | no process, on demand, nothing asked for: asleep, which has no activation | start, counters cleared, if somebody uses it; else nothing |
 //! | 10b | no process, on demand, nothing asked for: done, or nobody has used it for `idle` | nothing, and the activation ends |
-//! | 11 | no process: start, restart or reset asked for, or class restart, the values of an `env_file` or of a secret or a file of `restart_on` differ from the last start | start, counters cleared |
+//! | 11 | no process: start, restart or reset asked for, or class restart differs from the last start | start, counters cleared |
 //! | 11a | no process: the newest spawn came to nothing | start, when that is due again |
-//! | 12 | no process: `failed` or `completed` | nothing; `failed` and a field of `restart` or `health` differs: start, counters cleared |
+//! | 12 | no process: `failed` or `completed` | nothing; `failed` and a field of `restart` or `health` differs: start, counters cleared; a file (row 7) differs and the backoff is over: start |
 //! | 13 | no process: no record · End ours · End other-boot | start |
 //! | 14 | no process: End exit or unknown | restart policy: completed, failed, backoff until T, or start |
 //!
@@ -39,6 +39,11 @@
 //! The stop of rows 5, 7, 8 and 8a is begun once nothing that depends on the service is ending any more; until then it
 //! is supervised as before, and shown as `dependents-first`. A kill waits for nobody, and nobody waits for what was
 //! killed in an earlier pass.
+//!
+//! *Files* (the values of an `env_file` or of a secret, `restart_on`) are the one cause that a service can make itself. So
+//! they are no way past the restart policy: they restart what they have started once `restart.backoff` is over since then, they
+//! are asked at rest only where the policy would start it, or has come to its end and the backoff is over, and they
+//! leave the count of failures to the policy, which clears it for a run that was stable.
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::case::Case;
 use super::input::Want;
-use crate::identity::Digest;
+use crate::identity::{Digest, Nonce};
 use crate::state::{Contents, FileMarks, Reason, Record, Run};
 
 /// The first file that says something else than at the start of which `then` is known.
@@ -44,33 +44,34 @@ fn other_content<'n>(then: &Contents, now: &'n Contents) -> Option<&'n String> {
     known.filter_map(other).next()
 }
 
-/// What a run goes on with, where the ledger does not have it: its intent is lost or was written by an older version, or
-/// other files are named by now.
-pub(super) fn unrecorded(case: &Case<'_>, run: &Run) -> Option<Record> {
-    let now = case.want.files.as_deref()?;
-    let files = match run.files.as_deref() {
-        None if case.want.gate.is_some() => return None,
-        None => now.clone(),
-        Some(then)
-            if same_patterns(&then.restart, &now.restart)
-                && same_patterns(&then.reload, &now.reload)
-                && same_key(then, now) =>
-        {
-            return None;
+/// What is to be remembered of a run, ended or not, where the ledger does not have it: its intent is lost or was written
+/// by an older version, or other files are named by now.
+pub(super) fn unrecorded(case: &Case<'_>, nonce: &Nonce, then: Option<&FileMarks>) -> Option<Record> {
+    let spec = &case.want.accepted.as_ref()?.spec;
+    let files = match (then, case.want.files.as_deref()) {
+        (None, None) => return None,
+        // What nobody names does not count when it is named again.
+        (Some(then), None) if !spec.names_files() && *then != FileMarks::default() => FileMarks::default(),
+        (Some(_), None) => return None,
+        (None, Some(_)) if case.want.gate.is_some() => return None,
+        (None, Some(now)) => now.clone(),
+        // Its next start records them all.
+        (Some(_), Some(_)) if changed(then, case.want).is_some() => return None,
+        (Some(then), Some(now)) => {
+            let files = FileMarks {
+                env: then.env.clone(),
+                restart: carried(&then.restart, &now.restart, &spec.restart_on),
+                reload: carried(&then.reload, &now.reload, &spec.reload.on),
+                secrets: if same_key(then, now) { then.secrets.clone() } else { now.secrets.clone() },
+                key: now.key.clone().or_else(|| then.key.clone()),
+            };
+            if files == *then {
+                return None;
+            }
+            files
         }
-        Some(then) => FileMarks {
-            env: then.env.clone(),
-            restart: carried(&then.restart, &now.restart),
-            reload: carried(&then.reload, &now.reload),
-            secrets: if same_key(then, now) { then.secrets.clone() } else { now.secrets.clone() },
-            key: now.key.clone().or_else(|| then.key.clone()),
-        },
     };
-    Some(Record::Files { service: case.id.clone(), nonce: run.nonce.clone(), files })
-}
-
-fn same_patterns(then: &Contents, now: &Contents) -> bool {
-    then.keys().eq(now.keys())
+    Some(Record::Files { service: case.id.clone(), nonce: nonce.clone(), files })
 }
 
 /// Without a key now nothing is known of secrets now.
@@ -78,7 +79,9 @@ fn same_key(then: &FileMarks, now: &FileMarks) -> bool {
     now.key.is_none() || then.key == now.key
 }
 
-/// What is known goes on to be, of what is still named; the rest is taken as it is.
-fn carried(then: &Contents, now: &Contents) -> Contents {
-    now.iter().map(|(pattern, now)| (pattern.clone(), then.get(pattern).unwrap_or(now).clone())).collect()
+/// What is known goes on to be, of what is still named; the rest is taken as it is. Of a pattern that cannot be looked
+/// at nothing is known now.
+fn carried(then: &Contents, now: &Contents, named: &[String]) -> Contents {
+    let known = |pattern: &String| then.get(pattern).or_else(|| now.get(pattern)).cloned();
+    named.iter().filter_map(|pattern| Some((pattern.clone(), known(pattern)?))).collect()
 }

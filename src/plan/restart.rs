@@ -198,6 +198,13 @@ fn after_clean_end(last: &LastRun, status: ExitStatus, restart: &Restart, now: &
     }
 }
 
+/// How long other files wait to start anew what is at rest: as after a failure, or for what had none one `backoff` from
+/// its start. `None`: they are due.
+pub(super) fn file_wait(entry: &Entry, last: &LastRun, restart: &Restart, now: &Stamp) -> Option<Duration> {
+    let since = if entry.failures > 0 { &last.ended_at } else { &last.started_at };
+    now.left_of(since, backoff(restart, entry.failures.max(1), last.nonce.as_str()), Clock::Awake)
+}
+
 /// How long a spawn that came to nothing waits before it is tried again; `None`: it is due.
 ///
 /// One that was interrupted (its `born` never came) is due at once the first time. Where the machine was out

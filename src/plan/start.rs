@@ -11,7 +11,7 @@ use super::files;
 use super::input::Accepted;
 use super::output::{Action, Phase};
 use super::prune::Removal;
-use super::restart::{Ruling, rule, spawn_wait, was_interrupted};
+use super::restart::{Ruling, file_wait, rule, spawn_wait, was_interrupted};
 use super::verdict::{LaterStep, Verdict};
 use crate::state::{LastRun, Reason, Request};
 
@@ -31,9 +31,6 @@ fn by_its_end(case: &Case<'_>, accepted: &Accepted) -> Verdict {
     if let Some(why) = entry.last.as_ref().and_then(|last| spec_changed(case, accepted, last)) {
         return through_gates(case, accepted, why);
     }
-    if let Some(why) = entry.last.as_ref().and_then(|last| files::changed(last.files.as_deref(), case.want)) {
-        return through_gates(case, accepted, why);
-    }
     if let Some((failure, _)) = entry.spawn_failure.as_deref() {
         let why = if was_interrupted(failure) {
             Reason::NeverBorn
@@ -48,17 +45,25 @@ fn by_its_end(case: &Case<'_>, accepted: &Accepted) -> Verdict {
     }
 }
 
-/// Rows 12 to 14.
+/// Rows 12 to 14. Files are asked once a start may be: a change of them is no way past a backoff.
 fn after_an_end(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> Verdict {
-    match rule(&case.service.entry, last, &accepted.spec.restart, case.now) {
-        Ruling::Start(why) => through_gates(case, accepted, why),
+    let entry = &case.service.entry;
+    let restart = &accepted.spec.restart;
+    let changed = || files::changed(last.files.as_deref(), case.want);
+    let rest = |verdict: Verdict| match (changed(), file_wait(entry, last, restart, case.now)) {
+        (None, _) => verdict.note_if(files::unrecorded(case, &last.nonce, last.files.as_deref())),
+        (Some(_), Some(left)) => verdict.wake(left),
+        (Some(why), None) => through_gates(case, accepted, why),
+    };
+    match rule(entry, last, restart, case.now) {
+        Ruling::Start(why) => through_gates(case, accepted, changed().unwrap_or(why)),
         Ruling::Wait { left, reason } => Verdict::of(Phase::Backoff, reason).wake(left),
-        Ruling::Completed(reason) => Verdict::of(Phase::Completed, reason),
+        Ruling::Completed(reason) => rest(Verdict::of(Phase::Completed, reason)),
         Ruling::Failed(_) if case.service.parked_changed => {
             let fields = case.service.live_changed.clone();
             through_gates(case, accepted, Reason::SpecChanged { fields })
         }
-        Ruling::Failed(reason) => Verdict::of(Phase::Failed, reason),
+        Ruling::Failed(reason) => rest(Verdict::of(Phase::Failed, reason)),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::host::{Host, JobPurpose, JobRequest};
 use crate::identity::ServiceId;
 use crate::manifest::{PortBlocks, SignalName, SignalTo};
 use crate::plan::{Action, Flight, Plan, Seen, Step};
-use crate::state::{FileMarks, Reason, Record};
+use crate::state::{Reason, Record};
 
 /// How a step went, in the report of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,8 +174,11 @@ impl<H: Host> Reconciler<H> {
         let now = self.desired.services.get(service).and_then(|want| want.files.clone());
         let run = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref());
         let (Some(run), Some(now)) = (run, now) else { return Outcome::Done };
-        let then = run.files.as_deref().cloned().unwrap_or_default();
-        let files = FileMarks { reload: now.reload.clone(), ..then };
+        let mut files = run.files.as_deref().cloned().unwrap_or_default();
+        // What is not there now, or cannot be read, was taken up as it is known.
+        for (pattern, now) in &now.reload {
+            files.reload.entry(pattern.clone()).or_default().extend(now.clone());
+        }
         let record = Record::Files { service: service.clone(), nonce: run.nonce.clone(), files };
         let claim = claim(service, run);
         self.host.signal(&claim, accepted.spec.reload.signal.0, SignalTo::Leader);

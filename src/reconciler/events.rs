@@ -290,15 +290,19 @@ impl<H: Host> Reconciler<H> {
         self.show_drift(service, code, message);
     }
 
-    /// Says it once for a run, and shows it.
+    /// Says it once for a run, and shows what is newest.
     pub(super) fn show_drift(&mut self, service: &ServiceId, code: &str, message: &str) {
         let is_running = self.memory.ledger().entry(service).is_some_and(|entry| entry.run.is_some());
-        let is_shown =
-            self.drift.get(service).is_some_and(|shown| shown.iter().any(|drift| drift.code == code));
-        if is_running && !is_shown {
-            tracing::warn!(%service, code, "{message}");
-            let drift = Drift { code: code.to_owned(), message: message.to_owned() };
-            self.drift.entry(service.clone()).or_default().push(drift);
+        if !is_running {
+            return;
+        }
+        let shown = self.drift.entry(service.clone()).or_default();
+        match shown.iter_mut().find(|drift| drift.code == code) {
+            Some(drift) => message.clone_into(&mut drift.message),
+            None => {
+                tracing::warn!(%service, code, "{message}");
+                shown.push(Drift { code: code.to_owned(), message: message.to_owned() });
+            }
         }
     }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Reconciler;
+use super::status::Drift;
+use crate::host::files::{Room, Unseen};
 use crate::host::{Host, UserFacts};
 use crate::identity::ServiceId;
 use crate::manifest::{EnvFile, Rendered, Spec, dotenv, escape};
@@ -32,6 +34,8 @@ pub(super) struct Files {
     pub env: BTreeMap<String, String>,
     /// The first reason for which nothing can be started with them.
     pub gate: Option<Reason>,
+    /// What the policy says about the variables that can be had: with them nothing is executed at all.
+    pub refusal: Option<Reason>,
     /// The first of which changes are not seen.
     pub trouble: Option<String>,
 }
@@ -61,9 +65,23 @@ impl<H: Host> Reconciler<H> {
             .collect();
         // Before they are looked at: what changes from then on is told.
         self.host.watch_files(&watched);
+        self.hide_what_nobody_names(&concerned);
         for (accepted, rendered) in concerned.iter().zip(&rendered) {
             let files = self.files_of(&accepted.spec, rendered);
             self.take_files(&accepted.spec.id, files);
+        }
+    }
+
+    fn hide_what_nobody_names(&mut self, concerned: &[Arc<Accepted>]) {
+        let is_of_files = |drift: &Drift| [NOT_SEEN, NOT_USABLE].contains(&drift.code.as_str());
+        let shown = self.drift.iter().filter(|(_, drifts)| drifts.iter().any(is_of_files));
+        let is_concerned =
+            |service: &ServiceId| concerned.iter().any(|accepted| accepted.spec.id == *service);
+        let shown: Vec<ServiceId> =
+            shown.map(|(service, _)| service).filter(|service| !is_concerned(service)).cloned().collect();
+        for service in &shown {
+            self.hide_drift(service, NOT_SEEN);
+            self.hide_drift(service, NOT_USABLE);
         }
     }
 
@@ -89,11 +107,19 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
-    /// Reads all that a start of `spec` would be given.
+    /// Looks at all that a start of `spec` would be given, and at what is followed from then on.
     pub(super) fn files_of(&mut self, spec: &Spec, rendered: &Rendered) -> Files {
+        let mut files = self.variables_of(spec, rendered);
+        let mut room = Room::default();
+        let trouble = &mut files.trouble;
+        files.marks.restart = self.contents(&spec.restart_on, &rendered.restart_on, &mut room, trouble);
+        files.marks.reload = self.contents(&spec.reload.on, &rendered.reload_on, &mut room, trouble);
+        files
+    }
+
+    /// Reads what gives variables to whatever is executed for `spec`.
+    pub(super) fn variables_of(&mut self, spec: &Spec, rendered: &Rendered) -> Files {
         let mut files = Files::default();
-        files.marks.restart = self.contents(&spec.restart_on, &rendered.restart_on, &mut files.trouble);
-        files.marks.reload = self.contents(&spec.reload.on, &rendered.reload_on, &mut files.trouble);
         if spec.env_file.is_empty() && spec.secrets.is_empty() {
             return files;
         }
@@ -105,31 +131,34 @@ impl<H: Host> Reconciler<H> {
             self.read_env_file(file, path, reader.as_ref(), &mut files);
         }
         self.add_secrets(spec, rendered, reader.as_ref(), &mut files);
-        if files.gate.is_none() {
-            self.ask_policy_about(spec, rendered, &mut files);
-        }
+        files.refusal = self.refusal_of(spec, rendered, &files.env);
+        files.gate = files.gate.or_else(|| files.refusal.clone());
         files
     }
 
-    /// What cannot be read is left out, and with that no change.
+    /// A pattern with a file that cannot be read is left out: nothing is known of it now, and with that no change.
     fn contents(
         &mut self,
         patterns: &[String],
         rendered: &[PathBuf],
+        room: &mut Room,
         trouble: &mut Option<String>,
     ) -> Contents {
         let mut contents = Contents::new();
         for (written, pattern) in patterns.iter().zip(rendered) {
-            let of_pattern = contents.entry(written.clone()).or_default();
-            for (path, digest) in self.host.digest_files(pattern) {
-                match digest {
-                    Ok(digest) => {
-                        let below = path.strip_prefix(&self.settings.project_dir).unwrap_or(&path);
-                        of_pattern.insert(escape(&below.to_string_lossy()), digest);
-                    }
-                    Err(sentence) => {
-                        trouble.get_or_insert_with(|| format!("{} {sentence}", path.display()));
-                    }
+            match self.host.digest_files(pattern, room) {
+                Ok(found) => {
+                    let shown = |path: &Path| {
+                        let below = path.strip_prefix(&self.settings.project_dir).unwrap_or(path);
+                        escape(&below.to_string_lossy())
+                    };
+                    let found = found.into_iter().map(|(path, digest)| (shown(&path), digest));
+                    contents.insert(written.clone(), found.collect());
+                }
+                // Its end is told.
+                Err(Unseen::BeingWritten) => {}
+                Err(Unseen::Trouble(sentence)) => {
+                    trouble.get_or_insert(sentence);
                 }
             }
         }
@@ -168,9 +197,14 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// Variables are for the policy to allow, wherever they come from.
-    fn ask_policy_about(&self, spec: &Spec, rendered: &Rendered, files: &mut Files) {
+    fn refusal_of(
+        &self,
+        spec: &Spec,
+        rendered: &Rendered,
+        of_files: &BTreeMap<String, String>,
+    ) -> Option<Reason> {
         let env: BTreeMap<String, String> =
-            files.env.iter().chain(&rendered.env).map(|(key, value)| (key.clone(), value.clone())).collect();
+            of_files.iter().chain(&rendered.env).map(|(key, value)| (key.clone(), value.clone())).collect();
         // A git worktree is looked for elsewhere.
         let check = |env| {
             self.policy.check(
@@ -180,12 +214,11 @@ impl<H: Host> Reconciler<H> {
         };
         let of_spec = check(&rendered.env);
         let is_known = |problem: &_| of_spec.contains(problem);
-        if let Some(problem) = check(&env).into_iter().find(|problem| !is_known(problem)) {
-            let mut named: Vec<String> =
-                rendered.env_file.iter().map(|path| path.display().to_string()).collect();
-            named.extend((!spec.secrets.is_empty()).then(|| "`secrets`".to_owned()));
-            let message = format!("{} (with what {} gives)", problem.message, named.join(", "));
-            files.close(&format!("{ENV_FILE}refused"), message);
-        }
+        let problem = check(&env).into_iter().find(|problem| !is_known(problem))?;
+        let mut named: Vec<String> =
+            rendered.env_file.iter().map(|path| path.display().to_string()).collect();
+        named.extend((!spec.secrets.is_empty()).then(|| "`secrets`".to_owned()));
+        let message = format!("{} (with what {} gives)", problem.message, named.join(", "));
+        Some(Reason::Gate { gate: format!("{ENV_FILE}refused"), message })
     }
 }

@@ -203,6 +203,9 @@ impl<H: Host> Reconciler<H> {
                     {
                         self.probe_not_made(service, &nonce, &message);
                     }
+                    Err(reason @ Reason::SecretUnavailable { .. }) => {
+                        self.probe_not_made(service, &nonce, &reason.message());
+                    }
                     Err(reason) => self.probe_refused(service, reason.message()),
                 }
                 return;
@@ -228,8 +231,9 @@ impl<H: Host> Reconciler<H> {
             queries.into_iter().next().ok_or_else(|| gate("empty-command", "the command is empty"))?;
         let files = self.host.resolve(&query).map_err(|error| gate(error.code(), &error.to_string()))?;
         self.permit(&spec.id, purpose, &files).map_err(|problem| gate(&problem.code, &problem.message))?;
-        let Files { env, gate: closed, .. } = self.files_of(spec, rendered);
-        match closed {
+        let Files { env, gate: closed, refusal, .. } = self.variables_of(spec, rendered);
+        // An end that is to be orderly does what it can with the variables that there are.
+        match if purpose == Purpose::Stop { refusal } else { closed } {
             Some(closed) => Err(closed),
             None => self.request(spec, rendered, &env, argv, &files),
         }

@@ -162,6 +162,15 @@ impl Entry {
         self.run.as_mut().filter(|run| run.nonce == *nonce)
     }
 
+    /// Of the current run, or of the newest that has ended.
+    pub(super) fn goes_on_with(&mut self, nonce: &Nonce, files: &FileMarks) {
+        let run = self.run.as_mut().filter(|run| run.nonce == *nonce).map(|run| &mut run.files);
+        let last = self.last.as_deref_mut().filter(|last| last.nonce == *nonce).map(|last| &mut last.files);
+        if let Some(of_run) = run.or(last) {
+            *of_run = Some(Box::new(files.clone()));
+        }
+    }
+
     pub(super) fn undeclare(&mut self, file: &FileKey) {
         self.file.take_if(|declared_in| declared_in == file);
     }

@@ -138,7 +138,7 @@ impl Ledger {
                 self.alter_run(service, nonce, |run| run.beside.clone_from(beside));
             }
             Record::Files { service, nonce, files } => {
-                self.alter_run(service, nonce, |run| run.files = Some(Box::new(files.clone())));
+                self.alter(service, |entry| entry.goes_on_with(nonce, files));
             }
             Record::Stopping { service, nonce, why, at } => {
                 self.alter_run(service, nonce, |run| run.stop(why, at));

@@ -291,17 +291,12 @@ impl fmt::Display for Unmet {
 }
 
 impl Reason {
-    /// True if a start for this reason lets the counters of failures begin anew.
+    /// True if a start for this reason lets the counters of failures begin anew: somebody has done something about them.
+    /// A file is no such reason, for the service may have written it.
     pub fn clears_failures(&self) -> bool {
         matches!(
             self,
-            Self::Requested { .. }
-                | Self::SpecChanged { .. }
-                | Self::FileChanged { .. }
-                | Self::ExeChanged
-                | Self::SecretChanged { .. }
-                | Self::Connected
-                | Self::NeededBy { .. }
+            Self::Requested { .. } | Self::SpecChanged { .. } | Self::Connected | Self::NeededBy { .. }
         )
     }
 

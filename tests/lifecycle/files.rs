@@ -1,6 +1,6 @@
 //! Files that matter: read at each start, looked at when they change, and never a reason to stop what runs.
 
-use reconcile::host::fake::{Behaviour, Birth, FakeHost};
+use reconcile::host::fake::{Behaviour, Birth, FakeHost, JobScript};
 use reconcile::plan::Phase;
 use reconcile::reconciler::command::Command;
 use reconcile::state::{ExitStatus, Record};
@@ -209,6 +209,74 @@ fn files_by_their_content_restart_or_reload() {
     rig.run_until("it is another", |rig| rig.host.leader("web").is_some_and(|now| now != pid));
     rig.run_until_phase("web", Phase::Running);
     rig.assert_idle_for(secs(600));
+}
+
+#[test]
+fn what_cannot_be_read_for_a_while_is_no_change() {
+    let mut rig = Rig::new();
+    for name in ["a.yml", "b.yml"] {
+        rig.host.write(format!("/srv/app/conf/{name}"), "1");
+    }
+    rig.host.make_unreadable("/srv/app/conf/a.yml");
+    rig.declare("web", "restart_on = ['conf/*.yml']");
+    rig.run_until_phase("web", Phase::Running);
+    let pid = rig.pid("web");
+    rig.run_until("it is shown", |rig| drift(rig).iter().any(|drift| drift.contains("conf/a.yml")));
+    rig.assert_idle_for(secs(600));
+    rig.host.make_readable("/srv/app/conf/a.yml");
+    rig.run_until("it is well again", |rig| drift(rig).is_empty());
+    rig.assert_idle_for(secs(600));
+    rig.host.make_unreadable("/srv/app/conf/a.yml");
+    rig.run_for(secs(60));
+    rig.host.make_readable("/srv/app/conf/a.yml");
+    rig.host.make_unreadable("/srv/app/conf/b.yml");
+    rig.run_until("the other is shown", |rig| drift(rig).iter().any(|drift| drift.contains("conf/b.yml")));
+    rig.declare("web", "");
+    rig.run_until("nobody asks", |rig| drift(rig).is_empty());
+    assert_eq!(rig.pid("web"), pid);
+    rig.declare("web", "restart_on = ['conf/*.yml']");
+    rig.host.make_readable("/srv/app/conf/b.yml");
+    rig.run_for(secs(60));
+    assert_eq!(rig.pid("web"), pid);
+    rig.host.write("/srv/app/conf/a.yml", "2");
+    rig.run_until("it is another", |rig| rig.host.leader("web").is_some_and(|now| now != pid));
+}
+
+#[test]
+fn what_was_told_is_not_told_again_when_a_file_is_back() {
+    let mut rig = Rig::new();
+    for name in ["a.conf", "b.conf"] {
+        rig.host.write(format!("/srv/app/{name}"), "1");
+    }
+    rig.declare("web", "reload.on = ['a.conf', 'b.conf']");
+    rig.host.behave("web", Behaviour::default().ignores_term());
+    rig.run_until_phase("web", Phase::Running);
+    let signals = rig.counts().signals;
+    rig.host.make_unreadable("/srv/app/b.conf");
+    rig.host.write("/srv/app/a.conf", "2");
+    rig.run_until("it was told", |rig| rig.counts().signals == signals + 1);
+    rig.host.make_readable("/srv/app/b.conf");
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.counts().signals, signals + 1);
+}
+
+#[test]
+fn a_stop_command_runs_with_the_variables_that_can_be_had() {
+    let mut rig = Rig::new();
+    rig.host.write(ENV, "A=1");
+    rig.host.write("/srv/app/b.env", "B=1");
+    rig.declare("web", "env_file = ['.env', 'b.env']\nstop.command = ['node', 'stop.js']");
+    rig.host.behave(
+        "web",
+        Behaviour::default().stop_command(JobScript::exits(secs(1), ExitStatus::Code(0), "").ends_service()),
+    );
+    rig.run_until_phase("web", Phase::Running);
+    rig.host.remove(ENV);
+    rig.run_until("it is shown", |rig| !drift(rig).is_empty());
+    let (jobs, signals) = (rig.counts().jobs, rig.counts().signals);
+    rig.done(Command::Stop { names: vec!["web".into()] });
+    rig.run_until_phase("web", Phase::Stopped);
+    assert_eq!((rig.counts().jobs, rig.counts().signals), (jobs + 1, signals + 1));
 }
 
 #[test]

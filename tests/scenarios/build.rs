@@ -193,8 +193,18 @@ impl ServiceCase {
             health: self.health.as_ref().map(HealthSpecCase::spec),
             restart: self.restart.spec(),
             stop: manifest::Stop { grace: span(&self.grace, minimal.stop.grace), ..minimal.stop.clone() },
+            restart_on: self.patterns(self.restart_files.as_ref()),
+            reload: manifest::Reload {
+                on: self.patterns(self.reload_files.as_ref()),
+                ..minimal.reload.clone()
+            },
             ..minimal
         }
+    }
+
+    fn patterns(&self, seen: Option<&ContentsCase>) -> Vec<String> {
+        let seen = seen.into_iter().flat_map(BTreeMap::keys);
+        seen.chain(&self.unseen).cloned().collect()
     }
 
     fn observed(&self, id: &ServiceId) -> Service {
@@ -343,7 +353,7 @@ impl RunCase {
             started_digest: Digest::of(b"started"),
             digest: Digest::of(b"started"),
             exec: ExecFacts { files: Vec::new(), uid: 1000, allowed: Vec::new() },
-            why: Reason::New,
+            why: self.why.as_ref().map_or(Reason::New, ReasonCase::get),
             intent_at: self.started.get(),
             epoch: 1,
             beside: self

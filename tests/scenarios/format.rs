@@ -89,6 +89,8 @@ struct ServiceCase {
     restart_files: Option<ContentsCase>,
     #[serde(default)]
     reload_files: Option<ContentsCase>,
+    /// Patterns of both that cannot be looked at.
+    unseen: Vec<String>,
     #[serde(default)]
     secrets: Option<SecretsCase>,
     retry: bool,
@@ -203,6 +205,8 @@ enum PolicyCase {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RunCase {
+    /// Why it was started; `new` without it.
+    why: Option<ReasonCase>,
     started: Time,
     #[serde(default = "one_nonce")]
     nonce: u64,

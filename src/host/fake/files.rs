@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::host::files::Pattern;
+use crate::host::files::{Pattern, Room, Unseen};
 use crate::host::{Dirty, FileScan, FileVersion, RootListing, RootScan};
 use crate::identity::Digest;
 
@@ -102,13 +102,19 @@ impl Tree {
     }
 
     /// As [`crate::host::Host::digest_files`].
-    pub fn digests(&self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
+    pub fn digests(&self, pattern: &Path, room: &mut Room) -> Result<Vec<(PathBuf, Digest)>, Unseen> {
+        let fits = Pattern::of(pattern);
         let fitting = self.nodes.iter().filter(|(path, node)| {
             matches!(node.kind, Kind::File(_))
-                && (*path == pattern || path.parent() == pattern.parent() && Pattern::of(pattern).fits(path))
+                && (*path == pattern || path.parent() == pattern.parent() && fits.fits(path))
         });
-        let digest = |path: &Path| Ok(Digest::of(self.read(path)?.expect("it is there").as_bytes()));
-        fitting.map(|(path, _)| (path.clone(), digest(path))).collect()
+        let digest = |path: &Path| {
+            let text = self.read(path).map_err(|sentence| Unseen::at(path, &sentence))?;
+            let text = text.expect("it is there");
+            room.take(path, text.len() as u64)?;
+            Ok((path.to_owned(), Digest::of(text.as_bytes())))
+        };
+        fitting.map(|(path, _)| path.as_path()).map(digest).collect()
     }
 
     /// Removes a file, or a directory with all below it.

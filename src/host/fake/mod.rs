@@ -51,6 +51,7 @@ use super::{
     Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan, Sighting,
     SpawnRequest, UserFacts,
 };
+use crate::host::files::{Room, Unseen};
 use crate::host::listen::{Listen, Proxy, SocketKey, SocketUse};
 use crate::host::ports::{PortOwnership, PortView};
 use crate::host::state_dir::Sharer;
@@ -177,8 +178,8 @@ impl Host for FakeHost {
         self.world.borrow().tree.read(path)
     }
 
-    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
-        self.world.borrow().tree.digests(pattern)
+    fn digest_files(&mut self, pattern: &Path, room: &mut Room) -> Result<Vec<(PathBuf, Digest)>, Unseen> {
+        self.world.borrow().tree.digests(pattern, room)
     }
 
     fn secret_key(&mut self) -> Result<Option<SecretKey>, String> {

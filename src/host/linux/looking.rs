@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::looker::{Looker, is_no_directory, observed};
 use crate::host::cores::Over;
+use crate::host::files::{Room, Unseen};
 use crate::host::listen::{Listen, Proxy, SocketKey, SocketUse};
 use crate::host::observe::{Intents, observe};
 use crate::host::ports::{PortOwnership, PortView, Ports, anybody_is_connected};
@@ -74,8 +75,8 @@ impl Host for Looking {
         files::read_text(path, reader)
     }
 
-    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
-        self.looker.digests.of_files(pattern)
+    fn digest_files(&mut self, pattern: &Path, room: &mut Room) -> Result<Vec<(PathBuf, Digest)>, Unseen> {
+        self.looker.digests.of_files(pattern, room)
     }
 
     fn secret_key(&mut self) -> Result<Option<SecretKey>, String> {

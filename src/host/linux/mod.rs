@@ -31,6 +31,7 @@ use searching::{Order, Searches};
 use tending::{Rules, Tender};
 
 use super::cores::Over;
+use super::files::{Room, Unseen};
 use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
 use super::listen::{Listen, Proxy, SocketKey, SocketUse};
@@ -212,8 +213,8 @@ impl Host for LinuxHost {
         files::read_text(path, reader)
     }
 
-    fn digest_files(&mut self, pattern: &Path) -> Vec<(PathBuf, Result<Digest, String>)> {
-        self.looker.digests.of_files(pattern)
+    fn digest_files(&mut self, pattern: &Path, room: &mut Room) -> Result<Vec<(PathBuf, Digest)>, Unseen> {
+        self.looker.digests.of_files(pattern, room)
     }
 
     fn secret_key(&mut self) -> Result<Option<SecretKey>, String> {
@@ -224,6 +225,7 @@ impl Host for LinuxHost {
     }
 
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {
+        self.looker.digests.forget_all_but(files);
         let Some(watcher) = &mut self.watcher else { return };
         if !watcher.watch_also(files::ways_to(files)) {
             return;

@@ -219,23 +219,21 @@ fn read_settled(mut file: File) -> Result<Reading, Errno> {
             let kind = FileType::from_raw_mode(before.st_mode);
             return Ok(Reading::of(&before, Err(not_regular(kind)), false));
         }
-        let now = now_ns();
+        let read_at = now_ns();
         let mut bytes = Vec::with_capacity(before.st_size as usize + 1);
         // As much as there was, and not on to the end: what has come since shows in its size. But of what has
         // no size, as some virtual files, a byte is enough to tell.
         let mut limited = (&mut file).take((before.st_size as u64).clamp(1, MAX_BYTES + 1));
         limited.read_to_end(&mut bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        let after = rustix::fs::fstat(&file)?;
-        let same = version(&before) == version(&after) && bytes.len() as i64 == after.st_size;
-        if same {
-            let age = now.saturating_sub(version(&after).ctime_ns);
-            if age < WRITING && has_writer(&file) {
-                return Ok(Reading::of(&after, Err(being_written()), false));
-            }
-            return Ok(Reading::of(&after, text(bytes), age > RACY));
+        let is_all = bytes.len() as i64 == before.st_size;
+        match completeness(&file, &before, read_at)? {
+            Completeness::Written if is_all => return Ok(Reading::of(&before, Err(being_written()), false)),
+            Completeness::Racy if is_all => return Ok(Reading::of(&before, text(bytes), false)),
+            Completeness::Settled if is_all => return Ok(Reading::of(&before, text(bytes), true)),
+            _ => {}
         }
         if attempt == READ_ATTEMPTS || bytes.len() as u64 > MAX_BYTES {
-            return Ok(Reading::of(&after, Err(being_written()), false));
+            return Ok(Reading::of(&before, Err(being_written()), false));
         }
         rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     }
@@ -276,12 +274,32 @@ fn text(bytes: Vec<u8>) -> Result<Arc<str>, Trouble> {
     })
 }
 
-/// True if what was read of a file since `before` may not be all of it: it has changed meanwhile, or a moment ago and is
-/// still open for writing.
-pub fn is_being_written(file: &File, before: &Stat) -> Result<bool, Errno> {
+/// Whether what was read of a file is all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completeness {
+    /// It is another file by now.
+    Changed,
+    /// It was changed a moment ago and is still open for writing.
+    Written,
+    /// It is whole, and may change again and keep its version.
+    Racy,
+    /// It is whole, and its version will change with the content.
+    Settled,
+}
+
+/// Of what was read from `read_at` on, when the file was as `before` says.
+pub fn completeness(file: &File, before: &Stat, read_at: i64) -> Result<Completeness, Errno> {
     let (before, after) = (version(before), version(&rustix::fs::fstat(file)?));
-    let is_recent = now_ns().saturating_sub(after.ctime_ns) < WRITING;
-    Ok(before != after || (is_recent && has_writer(file)))
+    let age = read_at.saturating_sub(after.ctime_ns);
+    Ok(if before != after {
+        Completeness::Changed
+    } else if age < WRITING && has_writer(file) {
+        Completeness::Written
+    } else if age <= RACY {
+        Completeness::Racy
+    } else {
+        Completeness::Settled
+    })
 }
 
 /// True if somebody has the file open for writing. Asked by a read lease, which the kernel grants only where nobody
@@ -330,7 +348,7 @@ pub fn version(stat: &Stat) -> FileVersion {
 }
 
 /// Not the coarse clock: since Linux 6.13 some file times are ahead of that.
-fn now_ns() -> i64 {
+pub fn now_ns() -> i64 {
     let now = ClockId::CLOCK_REALTIME.now().expect("every Linux has this clock");
     now.tv_sec().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec())
 }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::{Dirty, RootScan, trust};
+pub(super) use file::{Completeness, completeness, now_ns, real_path, version};
 use file::{Reach, Trust};
-pub(super) use file::{is_being_written, real_path, version};
 pub use named::{Named, named};
 use trouble::Trouble;
 use walk::{Identity, Tree};

@@ -4,7 +4,7 @@
 //! as after an overflow of the kernel's own queue. Decides which events matter and forgets watches that the
 //! kernel drops together with their directories.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -33,7 +33,15 @@ struct State {
     watched: Watched,
     /// Directories of which every change matters; of the others only what leads to a root.
     listed: BTreeSet<PathBuf>,
-    roots: Vec<PathBuf>,
+    roots: Vec<Root>,
+    /// Other paths of directories that are watched.
+    others: BTreeMap<PathBuf, Vec<PathBuf>>,
+}
+
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    fits: Pattern,
 }
 
 #[derive(Debug)]
@@ -96,15 +104,23 @@ impl Inbox {
         self.filled.notify_one();
     }
 
-    /// Takes note of what is to be watched, of the roots all that there are; returns what must be done for it.
-    pub fn expect(&self, set: &WatchSet, roots: Vec<PathBuf>, wanted: &Watched) -> Change {
+    /// Takes note of what is to be watched, of the roots all that there are, and of what other paths the watched
+    /// directories have; returns what must be done for it.
+    pub fn expect(
+        &self,
+        set: &WatchSet,
+        roots: Vec<PathBuf>,
+        wanted: &Watched,
+        others: BTreeMap<PathBuf, Vec<PathBuf>>,
+    ) -> Change {
         let mut state = self.state();
         let change = Change::between(&state.watched, wanted);
         for path in &change.stale {
             state.watched.remove(path);
         }
         state.listed = set.directories.keys().cloned().collect();
-        state.roots = roots;
+        state.roots = roots.into_iter().map(|path| Root { fits: Pattern::of(&path), path }).collect();
+        state.others = others;
         change
     }
 
@@ -129,9 +145,15 @@ impl State {
             if weight == Weight::Replaced {
                 self.forget(&path);
             }
-            if self.concerns(&path) {
+            // The kernel tells of a directory by one of its paths.
+            let (parent, name) = (path.parent(), path.file_name());
+            let directories = parent.and_then(|parent| self.others.get(parent)).into_iter().flatten();
+            let others = directories.filter_map(|directory| Some(directory.join(name?)));
+            let ways: Vec<PathBuf> =
+                others.chain([path.clone()]).filter(|path| self.concerns(path)).collect();
+            matters |= !ways.is_empty();
+            for path in ways {
                 self.add(path);
-                matters = true;
             }
         }
         matters
@@ -142,7 +164,7 @@ impl State {
         listed(path)
             || path.parent().is_some_and(listed)
             || self.roots.iter().any(|root| {
-                root.starts_with(path) || root.parent() == path.parent() && Pattern::of(root).fits(path)
+                root.path.starts_with(path) || root.path.parent() == path.parent() && root.fits.fits(path)
             })
     }
 
@@ -206,7 +228,7 @@ mod tests {
         let directories: Watched =
             ["/r", "/r/a", "/r/a/b", "/r/a-b"].map(|path| (PathBuf::from(path), (1, 1))).into();
         let set = WatchSet { roots: vec![PathBuf::from("/r")], directories: directories.clone() };
-        inbox.expect(&set, set.roots.clone(), &directories);
+        inbox.expect(&set, set.roots.clone(), &directories, BTreeMap::new());
         for (path, identity) in &directories {
             inbox.watching(path, *identity);
         }
@@ -259,7 +281,7 @@ mod tests {
         let inbox = inbox();
         told(&inbox, EventKind::Modify(ModifyKind::Name(RenameMode::From)), "/r/a");
         let wanted = inbox.state().listed.iter().map(|path| (path.clone(), (1, 1))).collect();
-        let change = inbox.expect(&WatchSet::default(), Vec::new(), &wanted);
+        let change = inbox.expect(&WatchSet::default(), Vec::new(), &wanted, BTreeMap::new());
         let missing: Vec<PathBuf> = change.missing.into_iter().map(|(path, _)| path).collect();
         assert_eq!(missing, [PathBuf::from("/r/a"), PathBuf::from("/r/a/b")]);
         assert_eq!(change.stale, Vec::<PathBuf>::new());

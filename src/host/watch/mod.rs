@@ -9,7 +9,8 @@
 mod inbox;
 mod paths;
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,17 +102,26 @@ impl Watcher {
         let roots = [set.roots.as_slice(), &self.also].concat();
         let ways = paths::ways_to(&roots);
         let mut wanted = set.directories.clone();
+        // The kernel has one watch a directory, however many paths lead to it.
+        let mut by_identity: HashMap<Identity, PathBuf> =
+            wanted.iter().map(|(path, identity)| (*identity, path.clone())).collect();
+        let mut others: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
         for directory in ways {
-            if let Some(identity) = paths::identity(&directory) {
-                let listed = wanted.values().any(|other| *other == identity);
-                if !listed {
+            let Some(identity) = paths::identity(&directory) else { continue };
+            match by_identity.entry(identity) {
+                Entry::Occupied(watched) if *watched.get() == directory => {}
+                Entry::Occupied(watched) => {
+                    others.entry(watched.get().clone()).or_default().push(directory);
+                }
+                Entry::Vacant(free) => {
+                    free.insert(directory.clone());
                     wanted.insert(directory, identity);
                 }
             }
         }
         let Some(inotify) = &mut self.inotify else { return Vec::new() };
         let mut trouble = remote(&roots);
-        let change = self.inbox.expect(set, roots, &wanted);
+        let change = self.inbox.expect(set, roots, &wanted, others);
         for path in change.stale {
             // It fails where the kernel has dropped the watch with its directory.
             let _ = inotify.unwatch(&path);
