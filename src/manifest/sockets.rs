@@ -43,6 +43,16 @@ impl fmt::Display for ListenOn {
 }
 
 impl ListenOn {
+    /// Who connects to `target` reaches this, also where it takes connections on every address.
+    pub fn is_reached_at(&self, target: &Self) -> bool {
+        match (self, target) {
+            (Self::Tcp(own), Self::Tcp(target)) => {
+                own.port() == target.port() && (own.ip() == target.ip() || own.ip().is_unspecified())
+            }
+            (own, target) => own == target,
+        }
+    }
+
     /// Where a service listens itself: also a port alone, of this machine.
     pub fn parse_target(text: &str) -> Result<Self, String> {
         match text.parse::<u16>() {

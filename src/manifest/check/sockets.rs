@@ -160,10 +160,20 @@ pub(super) fn check(
             }
         }
     }
-    if let Some(text) = spec.activation.proxy.as_deref().filter(|text| fills_in || !is_templated(text))
-        && let Err(why) = ListenOn::parse_target(&filler.fill(text))
-    {
-        problems.add(marks.of("activation.proxy"), code::BAD_ADDRESS, format!("`activation.proxy`: {why}"));
+    if let Some(text) = spec.activation.proxy.as_deref().filter(|text| fills_in || !is_templated(text)) {
+        let place = marks.of("activation.proxy");
+        match ListenOn::parse_target(&filler.fill(text)) {
+            Err(why) => {
+                problems.add(place, code::BAD_ADDRESS, format!("`activation.proxy`: {why}"));
+            }
+            Ok(target) => {
+                if let Some((_, name)) = taken.iter().find(|(own, _)| own.is_reached_at(&target)) {
+                    let message = format!("`activation.proxy` is `sockets.{name}` itself");
+                    let report = problems.add(place, code::CONFLICTING_KEYS, message);
+                    report.help("it is where the program listens, which its socket is handed on to");
+                }
+            }
+        }
     }
     if let Some(key) = VARIABLES.into_iter().find(|key| spec.env.contains_key(*key)) {
         let message = format!("`{key}` tells of its sockets, and cannot be given another value");

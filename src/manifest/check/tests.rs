@@ -136,6 +136,8 @@ const ONE_PROBLEM: &[(&str, &str)] = &[
     (code::CONFLICTING_KEYS, "activation.idle = '1m'"),
     (code::CONFLICTING_KEYS, "sockets = { a = '127.0.0.1:80', b = '127.0.0.1:81' }\nactivation.proxy = '82'"),
     (code::BAD_ADDRESS, "sockets.a = '127.0.0.1:80'\nactivation.proxy = 'localhost:82'"),
+    (code::CONFLICTING_KEYS, "sockets.a = '127.0.0.1:80'\nactivation.proxy = '80'"),
+    (code::CONFLICTING_KEYS, "sockets.a = '0.0.0.0:80'\nactivation.proxy = '80'"),
     (code::BAD_ADDRESS, "sockets.http = 'localhost:8080'"),
     (code::BAD_URL, "url = '127.0.0.1:8080'"),
     (code::BAD_URL, "url = 'http://h'\nhealth = 'health'"),
