@@ -36,9 +36,9 @@ use reconcile::reconciler::status::{
     ServiceStatus, Status, StepReport,
 };
 use reconcile::state::{
-    BirthLine, Containment, End, Entry, ExitLine, ExitStatus, FileIdentity, FileMarks, Intent, Ledger,
-    LogMark, PortHolder, Reason, Record, Request as Asked, SecretKey, SharedCgroup, SpawnStage, Unmet,
-    decode_journal, decode_lines, encode_line,
+    BirthLine, Containment, End, Entry, ExitLine, ExitStatus, Extension, FileIdentity, FileMarks, Intent,
+    Ledger, LogMark, PortHolder, Reason, Record, Request as Asked, Said, SecretKey, SharedCgroup, SpawnStage,
+    Unmet, decode_journal, decode_lines, encode_line,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -280,6 +280,7 @@ fn spawn() -> Box<SpawnRequest> {
         nice: Some(5),
         oom_score_adj: Some(-100),
         rlimits: vec![(7, 4_096)],
+        notify: false,
         intent: Some(Box::new(intent("web", 1, 10))),
         sockets: Vec::new(),
     })
@@ -307,6 +308,8 @@ fn requests() -> Vec<Request> {
         Request::Spawn {
             spawn: Box::new(SpawnRequest { sockets: vec!["admin".into(), "http".into()], ..*spawn() }),
         },
+        Request::Ask { nonce: nonce(1) },
+        Request::Spawn { spawn: Box::new(SpawnRequest { notify: true, ..*spawn() }) },
     ]
 }
 
@@ -354,6 +357,7 @@ fn messages() -> Vec<Message> {
         keeper: process(900),
         holders,
         sockets: None,
+        notify: false,
     };
     let cells = states().into_iter().map(|state| CellInfo {
         service: service("web"),
@@ -390,10 +394,25 @@ fn messages() -> Vec<Message> {
             keeper: process(900),
             holders: None,
             sockets: Some(vec![socket(), tcp()]),
+            notify: false,
         },
         Message::Holding { socket: socket() },
         Message::NotHolding { key: socket().key, detail: "its descriptor did not arrive".into() },
         Message::Released { socket: socket() },
+    ]);
+    let said = Said {
+        ready: Some(at(11)),
+        stopping: Some(at(12)),
+        alive: Some(at(13)),
+        broken: Some(at(14)),
+        extended: Some(Extension { at: at(15), by_ms: 2_500 }),
+        status: Some("serving".into()),
+    };
+    let (version, holders) = ("0.1.0".into(), None);
+    messages.extend([
+        Message::Hello { protocol: 1, version, keeper: process(900), holders, sockets: None, notify: true },
+        Message::Said { nonce: nonce(1), said: Some(Box::new(said)) },
+        Message::Said { nonce: nonce(1), said: None },
     ]);
     messages
 }
@@ -451,7 +470,7 @@ fn service_status(phase: Phase) -> ServiceStatus {
         fingerprint: Some("v1:00000000000000000000000000000003".into()),
         manifest: Some("/srv/shop/manifests/db.toml".into()),
         ttl_expires_at: None,
-        health: Some(HealthStatus { ready: true, last_probe_at: Some(at()), last_error: None }),
+        health: Some(HealthStatus { ready: true, last_probe_at: Some(at()), last_error: None, status: None }),
         last_exit: Some(LastExit { code: Some(3), signal: None, at: at() }),
         cpu_percent: None,
         memory_bytes: Some(4_096),
@@ -827,7 +846,16 @@ fn what_is_said_on_the_control_socket_has_its_form() {
     reload.retain(|response| matches!(response.body, Body::Answer(Answer::Report(_))));
     assert_reads("control-responses-reload.jsonl", &reload);
     responses.iter_mut().for_each(listen);
-    assert_form("control-responses-sockets.jsonl", &responses);
+    assert_reads("control-responses-sockets.jsonl", &responses);
+    for response in &mut responses {
+        if let Body::Answer(Answer::Status(status)) = &mut response.body {
+            for service in &mut status.services {
+                service.health.iter_mut().for_each(|health| health.status = Some("serving".into()));
+            }
+        }
+    }
+    responses.extend(reload);
+    assert_form("control-responses-said.jsonl", &responses);
     assert_complete("answer", &answers());
     assert_complete_words(&phases());
     assert_complete_words(&[actions(), vec![Action::Reload]].concat());

@@ -6,7 +6,7 @@ use super::listen::{NotHeld, SocketKey};
 use super::probe::ProbeError;
 use super::{Dirty, JobPurpose};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
-use crate::state::{Containment, ExitStatus, SpawnFailure};
+use crate::state::{Containment, ExitStatus, Said, SpawnFailure};
 use crate::time::Stamp;
 
 /// A run that the ledger claims.
@@ -141,6 +141,11 @@ pub enum Event {
     SocketNotHeld {
         key: SocketKey,
         why: NotHeld,
+    },
+    /// All that a run has said of itself by now; `None`: nobody knows, for the keeper does not hold it.
+    Said {
+        nonce: Nonce,
+        said: Option<Box<Said>>,
     },
     /// The log of a service is not what it should be.
     LogTroubled {

@@ -156,6 +156,9 @@ pub trait Host {
     /// Probes over the network; the answer is [`Event::Probed`].
     fn probe(&mut self, request: ProbeRequest);
 
+    /// Asks what a run has said of itself; the answer is [`Event::Said`], which also comes unasked.
+    fn ask_said(&mut self, nonce: &Nonce);
+
     /// Waits for a line of the log; the answer is [`Event::Probed`].
     fn await_line(&mut self, request: LineRequest);
 

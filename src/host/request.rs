@@ -51,6 +51,9 @@ pub struct SpawnRequest<I = Box<Intent>> {
     /// Names of sockets of the service that the keeper holds: passed as descriptors from 3 on, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<String>,
+    /// It is told where to say how it is: `NOTIFY_SOCKET`, and `WATCHDOG_PID` where it is given a `WATCHDOG_USEC`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub notify: bool,
 }
 
 /// The file to execute: what was checked is what is executed.

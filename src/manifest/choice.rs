@@ -42,6 +42,7 @@ pub(super) enum CheckType {
     Tcp,
     Command,
     Log,
+    Notify,
 }
 
 choice!(Stdin { Null = "null", Open = "open" });
@@ -53,4 +54,4 @@ choice!(OnExeChange { Report = "report", Ignore = "ignore", Restart = "restart" 
 choice!(OnUnhealthy { Restart = "restart", Report = "report" });
 choice!(RestartPolicy { Always = "always", OnFailure = "on-failure", Never = "never" });
 choice!(SignalTo { Group = "group", Leader = "leader" });
-choice!(CheckType { Http = "http", Tcp = "tcp", Command = "command", Log = "log" });
+choice!(CheckType { Http = "http", Tcp = "tcp", Command = "command", Log = "log", Notify = "notify" });

@@ -69,6 +69,7 @@ pub enum RenderedCheck {
     Tcp { host: String, port: u16 },
     Command { argv: Vec<String>, expect_regex: Option<String> },
     Log { pattern: String },
+    Notify,
 }
 
 /// What of a spec is shown to consumers, filled in; `None` and null where it goes by a port of which the number is
@@ -188,6 +189,7 @@ impl<'s> Filler<'s> {
                     command.words().into_iter().map(|word| self.fill_whole(word)).collect();
                 RenderedCheck::Command { argv: argv?, expect_regex: expect_regex.clone() }
             }
+            HealthCheck::Notify { .. } => RenderedCheck::Notify,
             HealthCheck::Log { pattern } => RenderedCheck::Log { pattern: pattern.clone() },
         })
     }

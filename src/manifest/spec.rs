@@ -341,6 +341,11 @@ pub enum HealthCheck {
         /// Compiles under the size limit of `check`.
         pattern: String,
     },
+    /// Ready once it says so, by sd_notify(3).
+    Notify {
+        /// How long it may be silent once it is ready.
+        watchdog: Option<Duration>,
+    },
 }
 
 impl HealthCheck {
@@ -348,6 +353,7 @@ impl HealthCheck {
     pub fn passes_for_good(&self) -> bool {
         match self {
             Self::Log { .. } => true,
+            Self::Notify { watchdog } => watchdog.is_none(),
             Self::Http { .. } | Self::Tcp { .. } | Self::Command { .. } => false,
         }
     }

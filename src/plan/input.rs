@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::identity::{Digest, Nonce, ServiceId};
 use crate::manifest::{Problem, Spec, Unread};
-use crate::state::{Entry, FileMarks, Reason, RootKey};
+use crate::state::{Entry, FileMarks, Reason, RootKey, Said};
 use crate::time::Stamp;
 
 /// What the manifests and the policy ask for.
@@ -217,4 +217,8 @@ pub struct Health {
     pub in_flight: bool,
     /// Proved at the newest look: somebody else listens on a port of it.
     pub foreign: Option<Reason>,
+    /// What it has said of itself, as far as that was heard of.
+    pub said: Option<Box<Said>>,
+    /// When it last said that it lives; at first, when that was first looked for.
+    pub alive: Option<Stamp>,
 }

@@ -26,7 +26,7 @@ mod start;
 mod sweep;
 mod verdict;
 
-pub use health::fold;
+pub use health::{fold, hear};
 pub use input::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
     UnreadFile, Usage, Want,

@@ -12,7 +12,7 @@ use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, LogT
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::HealthCheck;
 use crate::plan::{self, Flight, Health, Remains, Seen};
-use crate::state::{Containment, End, ExitStatus, Reason, Record, Run, SpawnFailure, SpawnStage};
+use crate::state::{Containment, End, ExitStatus, Reason, Record, Run, Said, SpawnFailure, SpawnStage};
 use crate::time::Stamp;
 
 impl<H: Host> Reconciler<H> {
@@ -37,6 +37,7 @@ impl<H: Host> Reconciler<H> {
             Event::JobDone { purpose, service, of, outcome } => {
                 self.job_done(purpose, &service, &of, &outcome);
             }
+            Event::Said { nonce, said } => self.said(&nonce, said),
             Event::LogTroubled { service, trouble } => self.log_troubled(&service, trouble),
             Event::Connected { key } => self.connected(&key),
             Event::SocketHeld { key } => self.socket_held(&key),
@@ -345,6 +346,21 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
+    /// Told when it is news, and when it was asked for.
+    fn said(&mut self, nonce: &Nonce, said: Option<Box<Said>>) {
+        let Some(service) = self.service_of(nonce) else { return };
+        let Some(said) = said else {
+            return self.probe_not_made(&service, nonce, "the keeper does not hold it");
+        };
+        let Some(accepted) = self.spec_in_force(&service) else { return };
+        self.hide_drift(&service, CHECK_NOT_MADE);
+        self.look_whose_ports(&service);
+        let now = self.host.now();
+        let Some(run) = self.run(&service, nonce).cloned() else { return };
+        let health = &mut self.service_mut(&service).health;
+        plan::hear(health, *said, &accepted.spec, &run, &now);
+    }
+
     /// Whose health nobody knows is not stopped for it. Said until there is a verdict again.
     pub(super) fn probe_not_made(&mut self, service: &ServiceId, of: &Nonce, why: &str) {
         self.probe_cancelled(service, of);
@@ -370,7 +386,7 @@ impl<H: Host> Reconciler<H> {
                 let expect =
                     self.accepted(service).and_then(|accepted| match &accepted.spec.health.as_ref()?.check {
                         HealthCheck::Command { expect_regex, .. } => expect_regex.clone(),
-                        HealthCheck::Http { .. } | HealthCheck::Tcp { .. } | HealthCheck::Log { .. } => None,
+                        _ => None,
                     });
                 let result = probe::judge_command(outcome, expect.as_deref());
                 self.probed(service, of, result);

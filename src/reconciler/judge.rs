@@ -172,7 +172,12 @@ impl<H: Host> Reconciler<H> {
         }
         let health = match &rendered.health {
             Some(RenderedCheck::Command { argv, .. }) => Some(argv.as_slice()),
-            Some(RenderedCheck::Http { .. } | RenderedCheck::Tcp { .. } | RenderedCheck::Log { .. })
+            Some(
+                RenderedCheck::Http { .. }
+                | RenderedCheck::Tcp { .. }
+                | RenderedCheck::Log { .. }
+                | RenderedCheck::Notify,
+            )
             | None => None,
         };
         let queries =

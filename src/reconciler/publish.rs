@@ -209,6 +209,7 @@ impl<H: Host> Reconciler<H> {
             ready: phase == Phase::Ready || health.is_some_and(|health| health.ready_since.is_some()),
             last_probe_at: health.and_then(|health| Some(health.last_probe.as_ref()?.rfc3339())),
             last_error: health.and_then(|health| health.last_error.clone()),
+            status: health.and_then(|health| health.said.as_ref()?.status.clone()),
         }
     }
 }

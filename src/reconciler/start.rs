@@ -53,6 +53,11 @@ impl<H: Host> Reconciler<H> {
             want.files = marks.clone().map(Arc::new);
         }
         let mut request = self.request(spec, &rendered, &env, &rendered.argv, &files)?;
+        if let Some(HealthCheck::Notify { watchdog }) = spec.health.as_ref().map(|health| &health.check) {
+            request.notify = true;
+            let usec = watchdog.map(|watchdog| watchdog.as_micros().to_string());
+            request.env.extend(usec.map(|usec| (WATCHDOG.to_owned(), usec)));
+        }
         let uid = request.user.as_ref().map_or_else(|| self.host.own_uid(), |user| user.uid);
         let intent = Intent {
             service: service.clone(),
@@ -81,7 +86,10 @@ impl<H: Host> Reconciler<H> {
     fn log_mark(&mut self, spec: &Spec) -> Option<LogMark> {
         match spec.health.as_ref()?.check {
             HealthCheck::Log { .. } => self.host.log_mark(&spec.id),
-            HealthCheck::Http { .. } | HealthCheck::Tcp { .. } | HealthCheck::Command { .. } => None,
+            HealthCheck::Http { .. }
+            | HealthCheck::Tcp { .. }
+            | HealthCheck::Command { .. }
+            | HealthCheck::Notify { .. } => None,
         }
     }
 
@@ -147,6 +155,7 @@ impl<H: Host> Reconciler<H> {
             rlimits: rlimits(&spec.limits),
             intent: None,
             sockets: Vec::new(),
+            notify: false,
         })
     }
 
@@ -181,6 +190,7 @@ impl<H: Host> Reconciler<H> {
                 ProbeTarget::Http { url: url.clone(), expect_status: *expect_status }
             }
             RenderedCheck::Tcp { host, port } => ProbeTarget::Tcp { host: host.clone(), port: *port },
+            RenderedCheck::Notify => return self.host.ask_said(&nonce),
             RenderedCheck::Log { pattern } => {
                 let (service, pattern) = (service.clone(), pattern.clone());
                 // A verdict is needed by the start deadline.
@@ -244,6 +254,12 @@ fn gate(gate: &str, message: &str) -> Reason {
     Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
 }
 
+/// How often a service is to say that it lives, in microseconds.
+const WATCHDOG: &str = "WATCHDOG_USEC";
+
+/// What a service manager tells the process that it has started, and nobody else. Source: sd_notify(3).
+const OURS_TO_TELL: [&str; 3] = ["NOTIFY_SOCKET", WATCHDOG, "WATCHDOG_PID"];
+
 /// Inherited variables, then those of the service's user, those of its ports, those of its files, then the declared
 /// ones.
 fn environment(
@@ -253,6 +269,8 @@ fn environment(
     of_files: &BTreeMap<String, String>,
 ) -> Vec<(String, String)> {
     let mut env = inherited;
+    // What our own service manager wants to be told, it wants to be told by us.
+    OURS_TO_TELL.iter().for_each(|name| _ = env.remove(*name));
     if let Some(user) = user {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         env.extend([

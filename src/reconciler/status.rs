@@ -106,6 +106,9 @@ pub struct HealthStatus {
     /// RFC 3339.
     pub last_probe_at: Option<String>,
     pub last_error: Option<String>,
+    /// What it says of itself (`STATUS=`).
+    #[serde(default)]
+    pub status: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

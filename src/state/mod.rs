@@ -17,6 +17,7 @@ pub(crate) mod paths;
 mod port;
 mod reason;
 mod record;
+mod said;
 mod secrets;
 
 pub use codec::{
@@ -34,4 +35,5 @@ pub use record::{
     BirthLine, Containment, End, ExecFacts, ExitLine, ExitStatus, FileIdentity, Intent, LOST_FINGERPRINT,
     Record, Request, SharedCgroup, SpawnFailure, SpawnStage, is_shortage,
 };
+pub use said::{Extension, News, Said};
 pub use secrets::SecretKey;

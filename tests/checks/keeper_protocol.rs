@@ -52,6 +52,7 @@ fn check_request(request: Request, choices: &mut Choices) {
         Request::Hello { .. }
         | Request::Job { .. }
         | Request::CancelJob { .. }
+        | Request::Ask { .. }
         | Request::TrimExits { .. }
         | Request::Hold { .. }
         | Request::Release { .. }

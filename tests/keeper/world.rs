@@ -172,6 +172,7 @@ impl World {
             rlimits: Vec::new(),
             intent: Some(Box::new(intent)),
             sockets: Vec::new(),
+            notify: false,
         }
     }
 

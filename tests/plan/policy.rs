@@ -143,7 +143,7 @@ fn probes_in_a_row_are_counted_and_one_that_passes_counts_back() {
         last_probe: Some(at(5)),
         ready_since: Some(at(5)),
         in_flight: false,
-        foreign: None,
+        ..Health::default()
     };
     assert_eq!(health, expected);
 }

@@ -283,6 +283,8 @@ fn healths() -> BoxedStrategy<Health> {
             ready_since: ready_since.filter(|_| failures == 0),
             in_flight,
             foreign,
+            said: None,
+            alive: None,
         })
         .boxed()
 }

@@ -226,6 +226,8 @@ impl ServiceCase {
                 ready_since: self.probes.ready_since.as_ref().map(Time::get),
                 in_flight: self.probes.in_flight,
                 foreign: self.probes.foreign.as_ref().map(ReasonCase::get),
+                said: None,
+                alive: None,
             },
             replaced: self.run.as_ref().filter(|_| self.replaced).map(|run| Nonce::from_u64(run.nonce)),
             attached: !self.unattached,

@@ -20,6 +20,8 @@ pub fn detail(service: &ServiceStatus, zone: &TimeZone) -> String {
         service.last_exit.as_ref().map(|exit| format!("{} at {}", last_exit(exit), local(&exit.at, zone))),
     );
     facts.add("health", service.health.as_ref().map(|health| describe(health, zone)));
+    let said = service.health.as_ref().and_then(|health| health.status.as_deref());
+    facts.add("says", said);
     facts.add("expires", service.ttl_expires_at.as_deref().map(|at| local(at, zone)));
     service.depends_on.iter().for_each(|dependency| facts.add("depends on", Some(wanted(dependency))));
     facts.add("url", service.url.as_deref());

@@ -246,7 +246,8 @@ mod tests {
     fn why_a_check_fails_is_told_once() {
         let mut web = samples::service("web", Phase::Starting, "started, not yet ready");
         let error = Some("connection refused\u{7}".to_owned());
-        web.health = Some(HealthStatus { ready: false, last_probe_at: None, last_error: error });
+        web.health =
+            Some(HealthStatus { ready: false, last_probe_at: None, last_error: error, status: None });
         let text = plain(&unwell(&[web.clone()], &BTreeMap::new()));
         assert!(text.contains("\n  its last check: connection refused\\x07\n"), "{text}");
         web.message = "not ready within 1s: connection refused\u{7}".into();

@@ -65,6 +65,7 @@ pub fn web() -> ServiceStatus {
             ready: true,
             last_probe_at: Some("2026-08-22T11:02:04.000Z".into()),
             last_error: None,
+            status: Some("serving".into()),
         }),
         last_exit: Some(LastExit { code: None, signal: Some(15), at: "2026-08-22T09:59:59.000Z".into() }),
         cpu_percent: Some(1.25),

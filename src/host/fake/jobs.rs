@@ -12,7 +12,7 @@ use super::world::{Occurrence, World};
 use crate::host::probe::ProbeError;
 use crate::host::{Event, JobOutcome, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget};
 use crate::identity::{Nonce, ServiceId};
-use crate::state::{ExitStatus, SpawnStage, is_shortage};
+use crate::state::{ExitStatus, Said, SpawnStage, is_shortage};
 use crate::time::human;
 
 #[derive(Debug)]
@@ -130,6 +130,19 @@ impl World {
         };
         let result = result.map_err(ProbeError::Failed);
         self.schedule(takes, Occurrence::ProbeEnds(Box::new(request), result, self.session.number));
+    }
+
+    /// What is well has said so, a moment ago.
+    pub fn ask_said(&mut self, nonce: &Nonce) {
+        self.counts.probes += 1;
+        let now = self.clock.stamp();
+        let said = self.leader_of(nonce).map(|(run, _)| match self.health_of(run) {
+            ProbeAnswer::Says(Ok(())) => {
+                Box::new(Said { ready: Some(now.clone()), alive: Some(now), ..Said::default() })
+            }
+            ProbeAnswer::Says(Err(_)) | ProbeAnswer::Silence => Box::default(),
+        });
+        self.queue(Event::Said { nonce: nonce.clone(), said });
     }
 
     /// What is well has written its line.

@@ -311,6 +311,10 @@ impl Host for FakeHost {
     }
 
     /// Logs of the model never grow.
+    fn ask_said(&mut self, nonce: &Nonce) {
+        self.world.borrow_mut().ask_said(nonce);
+    }
+
     fn await_line(&mut self, request: LineRequest) {
         self.world.borrow_mut().await_line(request);
     }

@@ -339,6 +339,7 @@ fn end_told_by(event: &Event) -> Option<&Nonce> {
         | Event::Unkillable { .. }
         | Event::Probed { .. }
         | Event::JobDone { .. }
+        | Event::Said { .. }
         | Event::LogTroubled { .. }
         | Event::KeeperLost => None,
     }

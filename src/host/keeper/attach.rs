@@ -20,7 +20,7 @@ use crate::host::proc::{Liveness, Pinned};
 use crate::host::sys;
 use crate::host::{Claim, StateLayout};
 use crate::identity::{Nonce, ProcessIdentity};
-use crate::state::{Containment, ExitLine, ExitStatus};
+use crate::state::{Containment, ExitLine, ExitStatus, Said};
 
 /// How long a dead process may stay unreaped until the status counts as unknown. Some inits look every 2 s.
 const STATUS_WITHIN: Duration = Duration::from_secs(3);
@@ -74,6 +74,8 @@ impl Keeper {
             job: None,
             events: None,
             look_again: None,
+            said: Said::default(),
+            tell_said: None,
         };
         self.cells.insert(claim.nonce.clone(), cell);
         self.tell_end_if_over(&claim.nonce);

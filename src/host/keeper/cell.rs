@@ -16,7 +16,7 @@ use crate::host::holder::kill_descendants;
 use crate::host::proc::{Here, Pinned, Stat, has_living_child_beside, visit_descendants};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
-use crate::state::{Containment, ExitStatus, SharedCgroup};
+use crate::state::{Containment, ExitStatus, Said, SharedCgroup};
 
 /// A child cgroup of this name prefix holds a job, not a part of the service.
 pub const JOB_PREFIX: &str = "job-";
@@ -40,6 +40,10 @@ pub struct Cell {
     pub events: Option<Events>,
     /// When its cgroup is looked at again that could not be read.
     pub look_again: Option<Instant>,
+    /// What the run has said of itself.
+    pub said: Said,
+    /// When the client is told of that, which it has not been yet.
+    pub tell_said: Option<Instant>,
 }
 
 /// What is known beside a cell when it is looked at or signalled.

@@ -54,6 +54,8 @@ pub struct Birth<'a> {
     pub request: &'a Spawn,
     pub instance: &'a InstanceId,
     pub prepared: &'a Prepared,
+    /// Where it is to say how it is.
+    pub notify: Option<&'a str>,
     /// Passed on to it, from descriptor 3 on.
     pub sockets: Vec<BorrowedFd<'a>>,
     pub role: Role,
@@ -83,10 +85,15 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    pub fn of(request: &Spawn, layout: &StateLayout, instance: &InstanceId) -> Step<Self> {
+    pub fn of(
+        request: &Spawn,
+        layout: &StateLayout,
+        instance: &InstanceId,
+        notify: Option<&str>,
+    ) -> Step<Self> {
         let name = |path: &Path| c_string(path.as_os_str().as_bytes());
         Ok(Self {
-            words: Words::of(request, instance)?,
+            words: Words::of(request, instance, notify)?,
             log: name(&layout.log(&request.service))?,
             gate: name(&layout.birth_gate())?,
             births: name(&layout.births())?,
@@ -220,11 +227,11 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     switch_user(request)?;
     unistd::chdir(birth.prepared.cwd.as_c_str())
         .map_err(at(SpawnStage::Cwd, format_args!("enter the directory {}", request.cwd.display())))?;
-    let listening = match request.sockets.is_empty() {
-        true => None,
-        false => Some(Words::listening(request, birth.instance, std::process::id())?),
+    let for_this = match Words::name_the_pid(request) {
+        true => Some(Words::of_process(request, birth.instance, birth.notify, std::process::id())?),
+        false => None,
     };
-    let program = Program::open(request, listening.as_ref().unwrap_or(&birth.prepared.words))?;
+    let program = Program::open(request, for_this.as_ref().unwrap_or(&birth.prepared.words))?;
     if let Some(gate) = &gate {
         gate.pass(birth, &process, containment)?;
     }

@@ -77,6 +77,8 @@ pub struct KeeperInfo {
     pub holders: Option<String>,
     /// What it holds as it is met. `None`: an older program, which can hold none.
     pub sockets: Option<Vec<HeldSocket>>,
+    /// It hears what services say of themselves.
+    pub notify: bool,
 }
 
 /// A line, and a descriptor that goes along with it.
@@ -176,10 +178,10 @@ impl KeeperClient {
             Ok(Ok(Some(answer))) => answer,
         };
         let info = match answer {
-            Message::Hello { protocol, version, keeper, holders, sockets }
+            Message::Hello { protocol, version, keeper, holders, sockets, notify }
                 if (OLDEST_PROTOCOL..=PROTOCOL).contains(&protocol) =>
             {
-                KeeperInfo { keeper, version, protocol, holders, sockets }
+                KeeperInfo { keeper, version, protocol, holders, sockets, notify }
             }
             Message::Hello { protocol, version, keeper, .. } if protocol < OLDEST_PROTOCOL => {
                 let (dir, pid) = (layout.dir.clone(), keeper.pid);
@@ -258,6 +260,11 @@ impl KeeperClient {
         self.jobs().insert(job.spawn.nonce.clone(), entry);
         let timeout_ms = job.timeout.as_millis() as u64;
         self.ask(&Request::Job { of: job.of, timeout_ms, spawn: Box::new(job.spawn) });
+    }
+
+    /// Answered by [`Event::Said`].
+    pub fn ask_said(&self, nonce: &Nonce) {
+        self.ask(&Request::Ask { nonce: nonce.clone() });
     }
 
     /// A job that was asked for has not been answered.

@@ -24,6 +24,7 @@ pub mod conn;
 pub mod gate;
 mod jobs;
 pub mod journal;
+mod notify;
 mod pipe;
 mod program;
 pub mod protocol;

@@ -25,28 +25,44 @@ pub struct Words {
 }
 
 impl Words {
-    pub fn of(request: &Spawn, instance: &InstanceId) -> Step<Self> {
-        Self::with(request, instance, &[])
+    /// `notify`: where it is to say how it is. Source: sd_notify(3).
+    pub fn of(request: &Spawn, instance: &InstanceId, notify: Option<&str>) -> Step<Self> {
+        Self::with(request, instance, notify, &[])
     }
 
-    /// As [`Words::of`], for the process of this pid, which is passed its sockets. Source: sd_listen_fds(3).
-    pub fn listening(request: &Spawn, instance: &InstanceId, pid: u32) -> Step<Self> {
+    /// True if what it is told names the process, whose pid nobody knows before it is forked.
+    pub fn name_the_pid(request: &Spawn) -> bool {
+        !request.sockets.is_empty() || is_watched(request)
+    }
+
+    /// As [`Words::of`], for the process of this pid, which is passed its sockets, and is to say that it lives. Sources:
+    /// sd_listen_fds(3), sd_watchdog_enabled(3).
+    pub fn of_process(request: &Spawn, instance: &InstanceId, notify: Option<&str>, pid: u32) -> Step<Self> {
         let (pid, count) = (pid.to_string(), request.sockets.len().to_string());
         let names = request.sockets.join(":");
-        Self::with(
-            request,
-            instance,
-            &[("LISTEN_PID", &pid), ("LISTEN_FDS", &count), ("LISTEN_FDNAMES", &names)],
-        )
+        let mut told: Vec<(&str, &str)> = Vec::new();
+        if !request.sockets.is_empty() {
+            told.extend([("LISTEN_PID", pid.as_str()), ("LISTEN_FDS", &count), ("LISTEN_FDNAMES", &names)]);
+        }
+        if is_watched(request) {
+            told.push(("WATCHDOG_PID", &pid));
+        }
+        Self::with(request, instance, notify, &told)
     }
 
-    fn with(request: &Spawn, instance: &InstanceId, told: &[(&str, &str)]) -> Step<Self> {
+    fn with(
+        request: &Spawn,
+        instance: &InstanceId,
+        notify: Option<&str>,
+        told: &[(&str, &str)],
+    ) -> Step<Self> {
         let marker = marker(request, instance);
+        let told = told.iter().copied().chain(notify.map(|address| ("NOTIFY_SOCKET", address)));
         // We may ourselves be somebody's service, and its marker inherited.
-        let is_ours = |key: &str| key == SPAWN_MARK || told.iter().any(|(name, _)| *name == key);
+        let is_ours = |key: &str| key == SPAWN_MARK || told.clone().any(|(name, _)| name == key);
         let env = request.env.iter().filter(|(key, _)| !is_ours(key));
         let env = env.map(|(key, value)| [key, "=", value]).chain([[SPAWN_MARK, "=", &marker]]);
-        let env = env.chain(told.iter().map(|(name, value)| [*name, "=", *value]));
+        let env = env.chain(told.clone().map(|(name, value)| [name, "=", value]));
         let argv: Vec<[&str; 1]> = request.argv.iter().map(|word| [word.as_str()]).collect();
         let path = request.exec.path().as_os_str().as_bytes();
         Ok(Self {
@@ -55,6 +71,10 @@ impl Words {
             env: Strings::new(&env.collect::<Vec<_>>()).map_err(|word| zero_byte(&word))?,
         })
     }
+}
+
+fn is_watched(request: &Spawn) -> bool {
+    request.notify && request.env.iter().any(|(key, _)| key == "WATCHDOG_USEC")
 }
 
 /// Names a run to whoever looks for what it has started.

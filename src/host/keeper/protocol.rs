@@ -11,7 +11,7 @@ use crate::host::listen::{HeldSocket, SocketKey};
 use crate::host::{Claim, SpawnRequest};
 use crate::identity::{InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::SignalTo;
-use crate::state::{Containment, ExitStatus, FileIdentity, SpawnFailure};
+use crate::state::{Containment, ExitStatus, FileIdentity, Said, SpawnFailure};
 
 /// The version spoken here.
 pub const PROTOCOL: u32 = 1;
@@ -66,6 +66,10 @@ pub enum Request {
         spawn: Box<SpawnRequest>,
     },
     CancelJob {
+        nonce: Nonce,
+    },
+    /// What a run has said of itself; answered by [`Message::Said`].
+    Ask {
         nonce: Nonce,
     },
     /// Drops recorded exits of all runs but these.
@@ -128,6 +132,9 @@ pub enum Message {
         /// What it holds. `None`: an older program, which can hold none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sockets: Option<Vec<HeldSocket>>,
+        /// It hears what services say of themselves; an older program does not.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        notify: bool,
     },
     /// The request was not understood or cannot be done; a sentence.
     Refused {
@@ -158,6 +165,11 @@ pub enum Message {
     Unkillable {
         nonce: Nonce,
         pids: Vec<Pid>,
+    },
+    /// All that a run has said of itself; told when that is news, and when it is asked for. `None`: it is not held.
+    Said {
+        nonce: Nonce,
+        said: Option<Box<Said>>,
     },
     JobDone {
         nonce: Nonce,

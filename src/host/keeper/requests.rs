@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::cell::Killing;
 use super::jobs::Job;
 use super::journal;
+use super::notify::Ear;
 use super::pipe::log;
 use super::protocol::{CellInfo, Head, Message, OLDEST_PROTOCOL, PROTOCOL, Request, common_protocol};
 use super::server::{Keeper, Order};
@@ -42,6 +43,7 @@ impl Keeper {
                 let job = Job::new(spawn.nonce, of, Duration::from_millis(timeout_ms));
                 self.queue.push_job(Order { text: line, job: Some(Box::new(job)) });
             }
+            Request::Ask { nonce } => self.tell_said(&nonce),
             Request::CancelJob { nonce } => self.cancel_job(&nonce),
             Request::Hold { socket } => self.hold(conn, socket),
             Request::Release { key } => self.release(conn, &key),
@@ -85,6 +87,10 @@ impl Keeper {
             Ok(keeper) => keeper,
             Err(error) => return self.refuse(conn, None, format!("/proc cannot be read: {error}")),
         };
+        if self.ear.is_none() {
+            let ear = Ear::open(&instance);
+            self.ear = ear.inspect_err(|error| log(&format!("services cannot be heard: {error}"))).ok();
+        }
         if self.instance.as_ref() != Some(&instance) {
             self.settle_down(&instance);
             self.instance = Some(instance);
@@ -95,8 +101,9 @@ impl Keeper {
         };
         self.serve_client(conn);
         let version = env!("CARGO_PKG_VERSION").to_owned();
+        let notify = self.ear.is_some();
         let sockets = Some(self.held_sockets());
-        self.answer(conn, &Message::Hello { protocol, version, keeper, holders, sockets });
+        self.answer(conn, &Message::Hello { protocol, version, keeper, holders, sockets, notify });
     }
 
     /// Finds out what will contain runs.

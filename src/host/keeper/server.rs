@@ -21,6 +21,7 @@ use super::cell::{Cell, Hold, Hull, Leader};
 use super::conn::Conn;
 use super::jobs::Job;
 use super::journal::{self, ExitEntry};
+use super::notify::Ear;
 use super::pipe::{log, status_pipe};
 use super::protocol::Message;
 use super::queue::Queue;
@@ -92,6 +93,8 @@ pub struct Keeper {
     /// Reading and writing end of the pipe that all holders share.
     pub reports: (File, File),
     pub heard: Vec<u8>,
+    /// What services say of themselves; `None` before the first hello, or where there can be none.
+    pub ear: Option<Ear>,
     pub conns: BTreeMap<u64, Conn>,
     /// The connection that said hello last.
     pub client: Option<u64>,
@@ -110,6 +113,7 @@ pub struct Keeper {
 enum Source {
     Signals,
     Reports,
+    Notifications,
     Listener,
     Conn(u64),
     Birth(Nonce),
@@ -152,6 +156,7 @@ impl Keeper {
             sockets: Sockets::default(),
             reports,
             heard: Vec::new(),
+            ear: None,
             conns: BTreeMap::new(),
             client: None,
             next_conn: 0,
@@ -240,6 +245,9 @@ impl Keeper {
                 sources.push((Source::Emptiness(nonce.clone()), events.as_fd(), PollFlags::POLLPRI));
             }
         }
+        if let Some(ear) = &self.ear {
+            sources.push((Source::Notifications, ear.as_fd(), input));
+        }
         sources.push((Source::Reports, self.reports.0.as_fd(), input));
         sources.push((Source::Signals, self.signals.as_fd(), input));
         for (&id, conn) in &self.conns {
@@ -260,6 +268,7 @@ impl Keeper {
             Source::Holder(nonce) => self.watched_holder_ended(nonce),
             Source::Emptiness(nonce) => self.settle(nonce),
             Source::Reports => self.hear_reports(),
+            Source::Notifications => self.hear_notifications(now),
             Source::Signals => {
                 // The one that is awaited is pending once at most; poll(2) would tell of another.
                 let _ = self.signals.read_signal();
@@ -348,6 +357,7 @@ impl Keeper {
         self.run_job_timers(now);
         self.run_watched_deadlines(now);
         self.look_again(now);
+        self.tell_what_was_said(now);
         if !self.owed.is_empty() && self.owed_again <= now {
             self.write_owed(now);
         }
@@ -362,7 +372,7 @@ impl Keeper {
         let cells = self.cells.values().flat_map(|cell| {
             let kill = cell.killing.as_ref().map(|killing| killing.next);
             let job = cell.job.as_deref().and_then(Job::next_deadline);
-            [kill, job, cell.status_deadline(), cell.look_again]
+            [kill, job, cell.status_deadline(), cell.look_again, cell.tell_said]
         });
         let visitors = self.conns.iter().filter(|(id, _)| Some(**id) != self.client);
         let leave = (!self.had_client).then_some(self.started + SILENCE);

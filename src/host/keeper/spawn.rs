@@ -18,7 +18,7 @@ use crate::host::failpoint;
 use crate::host::holder::{self, Holder};
 use crate::host::sys::{self, Fork};
 use crate::identity::{Nonce, Pid, ProcessIdentity};
-use crate::state::{Containment, SpawnFailure, SpawnStage};
+use crate::state::{Containment, Said, SpawnFailure, SpawnStage};
 
 /// Spawns under way at a time: each holds a descriptor and a half-made process.
 const MAX_UNBORN: usize = 64;
@@ -94,7 +94,15 @@ impl Keeper {
         let Some(instance) = &self.instance else {
             return Err(failed(SpawnStage::Keeper, "start anything", io::Error::other("nobody said hello")));
         };
-        let prepared = Prepared::of(request, &self.layout, instance)?;
+        let notify = match (request.notify, &self.ear) {
+            (false, _) => None,
+            (true, Some(ear)) => Some(ear.address()),
+            (true, None) => {
+                let error = io::Error::other("there is no socket for that");
+                return Err(failed(SpawnStage::Keeper, "hear what it says", error));
+            }
+        };
+        let prepared = Prepared::of(request, &self.layout, instance, notify.as_deref())?;
         self.sockets_for(request)?;
         self.reserve
             .fill()
@@ -124,6 +132,7 @@ impl Keeper {
             request,
             instance,
             prepared: &prepared,
+            notify: notify.as_deref(),
             sockets: self.sockets_for(request)?,
             role: output.map_or(Role::Service, |output| Role::Job { output }),
             joining: Joining::AtBirth,
@@ -170,6 +179,8 @@ impl Keeper {
             job,
             events: None,
             look_again: None,
+            said: Said::default(),
+            tell_said: None,
         };
         self.children.insert(pid, request.nonce.clone());
         self.cells.insert(request.nonce.clone(), cell);

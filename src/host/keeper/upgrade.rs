@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::cell::{Cell, Hold, Hull, Killing, Leader};
 use super::conn::Conn;
 use super::journal;
+use super::notify::Ear;
 use super::pipe::log;
 use super::server::{Keeper, Parts};
 use crate::host::cgroup::Group;
@@ -31,7 +32,7 @@ use crate::host::resolve::file_identity;
 use crate::host::sys;
 use crate::host::{Claim, StateLayout};
 use crate::identity::{Nonce, ProcessIdentity};
-use crate::state::{BirthLine, Containment, ExitStatus, FileIdentity};
+use crate::state::{BirthLine, Containment, ExitStatus, FileIdentity, Said};
 
 /// The descriptors that go along, as `lock,listener,reports,reporting,knowledge`; only in a keeper's environment.
 const HANDED_OVER: &str = "RECONCILE_KEEPER_FDS";
@@ -43,6 +44,9 @@ struct Knowledge {
     cells: Vec<Known>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sockets: Vec<KnownSocket>,
+    /// The descriptor of the socket that services say things into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ear: Option<RawFd>,
 }
 
 /// A socket with the number of its descriptor, which goes along.
@@ -58,6 +62,12 @@ struct Known {
     leader: KnownLeader,
     hold: KnownHold,
     killing: bool,
+    #[serde(default, skip_serializing_if = "is_silent")]
+    said: Box<Said>,
+}
+
+fn is_silent(said: &Said) -> bool {
+    *said == Said::default()
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -101,10 +111,11 @@ impl Keeper {
         if self.conns.values().any(Conn::wants_to_write) {
             return NotNow::Busy("somebody has yet to hear what was said");
         }
+        let ear = self.ear.as_ref().map(|ear| ear.as_fd().as_raw_fd());
         let sockets = self.sockets.values();
         let sockets =
             sockets.map(|(socket, fd)| KnownSocket { socket: socket.clone(), fd: fd.as_raw_fd() }).collect();
-        let knowledge = Knowledge { nofile: self.nofile, cells, sockets };
+        let knowledge = Knowledge { nofile: self.nofile, cells, sockets, ear };
         let Err(error) = self.become_program(exe, &knowledge);
         NotNow::Failed(error)
     }
@@ -132,7 +143,8 @@ impl Keeper {
             env.push(c_string([key.into_vec(), b"=".to_vec(), value.into_vec()].concat())?);
         }
         let sockets = self.sockets.values().map(|(_, socket)| socket.as_fd());
-        let all: Vec<BorrowedFd<'_>> = fds.into_iter().chain(sockets).collect();
+        let all: Vec<BorrowedFd<'_>> =
+            fds.into_iter().chain(sockets).chain(self.ear.as_ref().map(Ear::as_fd)).collect();
         let set = |flag: FdFlag| all.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop));
         set(FdFlag::empty())?;
         let failed = nix::unistd::execve(&path, &argv, &env);
@@ -169,7 +181,8 @@ fn known(cell: &Cell) -> Option<Known> {
         containment: Some(cell.containment()),
         epoch: 0,
     };
-    Some(Known { claim, leader, hold, killing: cell.killing.is_some() })
+    let said = Box::new(cell.said.clone());
+    Some(Known { claim, leader, hold, killing: cell.killing.is_some(), said })
 }
 
 /// The keeper that another program was until a moment ago; `None` if there was none.
@@ -206,6 +219,7 @@ pub fn succeed(dir: &Path) -> io::Result<Option<Keeper>> {
         Ok(knowledge) => {
             keeper.nofile = knowledge.nofile;
             keeper.learn_sockets(knowledge.sockets);
+            keeper.ear = knowledge.ear.and_then(recall_ear);
             knowledge.cells
         }
         Err(error) => {
@@ -229,6 +243,12 @@ fn take(fd: RawFd) -> io::Result<OwnedFd> {
             Err(error.into())
         }
     }
+}
+
+/// Without it, the next hello brings another one.
+fn recall_ear(fd: RawFd) -> Option<Ear> {
+    let ear = take(fd).and_then(Ear::recall);
+    ear.inspect_err(|error| log(&format!("the ear for services is lost: {error}"))).ok()
 }
 
 fn read(mut file: File) -> io::Result<Knowledge> {
@@ -267,7 +287,7 @@ impl Keeper {
             epoch: 0,
         };
         let hold = if is_held { KnownHold::Child } else { KnownHold::Lost };
-        Some(Known { claim, leader, hold, killing: false })
+        Some(Known { claim, leader, hold, killing: false, said: Box::default() })
     }
 
     /// Dead and not yet reaped it is one, too.
@@ -306,7 +326,7 @@ impl Keeper {
     }
 
     fn learn_cell(&mut self, known: Known) -> Option<()> {
-        let Known { claim, leader, hold, killing } = known;
+        let Known { claim, leader, hold, killing, said } = known;
         let process = claim.process?;
         let hull = match claim.containment? {
             Containment::Cgroup { path } => Hull::Group(Group::recall(&path, &claim.nonce).ok()?),
@@ -346,6 +366,8 @@ impl Keeper {
             job: None,
             events: None,
             look_again: None,
+            said: *said,
+            tell_said: None,
         };
         self.cells.insert(claim.nonce, cell);
         Some(())
@@ -375,7 +397,7 @@ mod tests {
             containment: Some(containment),
             epoch: 0,
         };
-        Known { claim, leader, hold, killing: n == 1 }
+        Known { claim, leader, hold, killing: n == 1, said: Box::default() }
     }
 
     #[test]
@@ -393,6 +415,7 @@ mod tests {
                 known(5, holder(), KnownLeader::Alive, KnownHold::Lost),
             ],
             sockets: Vec::new(),
+            ear: None,
         };
         assert_eq!(serde_json::from_str::<Knowledge>(OF_VERSION_1).unwrap(), knowledge);
         assert_eq!(serde_json::to_string(&knowledge).unwrap(), OF_VERSION_1.trim_end());
@@ -411,7 +434,7 @@ mod tests {
         let tcp = socket("http", ListenOn::Tcp("127.0.0.1:8080".parse().unwrap()), None);
         let unix = socket("admin", ListenOn::Unix("/run/admin.sock".into()), Some((65_024, 7)));
         let sockets = vec![KnownSocket { socket: tcp, fd: 9 }, KnownSocket { socket: unix, fd: 12 }];
-        let knowledge = Knowledge { nofile: (1_024, 1_048_576), cells: Vec::new(), sockets };
+        let knowledge = Knowledge { nofile: (1_024, 1_048_576), cells: Vec::new(), sockets, ear: None };
         assert_eq!(serde_json::from_str::<Knowledge>(WITH_SOCKETS).unwrap(), knowledge);
         assert_eq!(serde_json::to_string(&knowledge).unwrap(), WITH_SOCKETS.trim_end());
     }

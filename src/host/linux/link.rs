@@ -39,6 +39,7 @@ enum Asked {
     Kill(Claim),
     Attach(Claim),
     Job(JobRequest),
+    Said(Nonce),
 }
 
 #[derive(Debug)]
@@ -126,6 +127,10 @@ impl KeeperLink {
         self.ask(Asked::Attach(claim));
     }
 
+    pub fn ask_said(&mut self, nonce: &Nonce) {
+        self.ask(Asked::Said(nonce.clone()));
+    }
+
     pub fn run_job(&mut self, request: JobRequest) {
         self.ask(Asked::Job(request));
     }
@@ -160,7 +165,7 @@ impl KeeperLink {
             // What it hears now would be lost.
             Line::Up(..) if self.upgrade.is_asked() => self.waiting.push(asked),
             Line::Up(client, _) => {
-                tell(client, asked);
+                tell(client, asked, &mut self.events);
                 self.ping_at.get_or_insert_with(|| Instant::now() + PING_AFTER);
             }
             Line::Down | Line::Connecting(_) => self.waiting.push(asked),
@@ -228,7 +233,7 @@ impl KeeperLink {
         let Line::Up(client, _) = &self.line else { return };
         // With the room that they took: a thousand starts wait here once.
         for asked in std::mem::take(&mut self.waiting) {
-            tell(client, asked);
+            tell(client, asked, &mut self.events);
         }
         self.open_sockets();
     }
@@ -293,7 +298,7 @@ impl KeeperLink {
                 let outcome = JobOutcome::NotStarted(failure.clone());
                 self.events.push_back(Event::JobDone { purpose, service: spawn.service, of, outcome });
             }
-            Asked::Signal(..) | Asked::Kill(_) | Asked::Attach(_) => {}
+            Asked::Signal(..) | Asked::Kill(_) | Asked::Attach(_) | Asked::Said(_) => {}
         }
     }
 
@@ -392,6 +397,7 @@ impl KeeperLink {
             | Event::Unkillable { .. }
             | Event::Probed { .. }
             | Event::JobDone { .. }
+            | Event::Said { .. }
             | Event::LogTroubled { .. } => {}
         }
     }
@@ -426,14 +432,23 @@ fn failure(error: &KeeperError) -> SpawnFailure {
     SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message: error.to_string() }
 }
 
-fn tell(client: &KeeperClient, asked: Asked) {
+/// What this keeper cannot do fails at once.
+fn tell(client: &KeeperClient, asked: Asked, events: &mut VecDeque<Event>) {
     failpoint::reach("link.ask");
     match asked {
+        Asked::Spawn(request) if request.notify && !client.info.notify => {
+            let SpawnRequest { service, nonce, .. } = request;
+            let message = "the keeper cannot hear what services say of themselves: it is an older version, which is \
+                           upgraded once nothing is under way, or keeper.log tells why";
+            let failure = SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message: message.into() };
+            events.push_back(Event::SpawnFailed { service, nonce, failure });
+        }
         Asked::Spawn(request) => client.spawn(request),
         Asked::Signal(claim, signal, to) => client.signal(&claim, signal, to),
         Asked::Kill(claim) => client.kill(&claim),
         Asked::Attach(claim) => client.attach(&claim),
         Asked::Job(request) => client.run_job(request),
+        Asked::Said(nonce) => client.ask_said(&nonce),
     }
 }
 

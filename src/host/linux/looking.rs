@@ -152,6 +152,10 @@ impl Host for Looking {
         unreachable!("a preview probes nothing")
     }
 
+    fn ask_said(&mut self, _nonce: &Nonce) {
+        unreachable!("a preview waits for nothing")
+    }
+
     fn await_line(&mut self, _request: LineRequest) {
         unreachable!("a preview waits for nothing")
     }

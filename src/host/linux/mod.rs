@@ -347,6 +347,10 @@ impl Host for LinuxHost {
         });
     }
 
+    fn ask_said(&mut self, nonce: &Nonce) {
+        self.link.ask_said(nonce);
+    }
+
     fn await_line(&mut self, request: LineRequest) {
         let log = self.state_dir.layout().log(&request.service);
         self.searches.begin(Order { request, log }, &self.to_results);

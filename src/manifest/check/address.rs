@@ -76,7 +76,7 @@ fn check_addresses(spec: &Spec, filled: Filled<'_>, marks: &Marks<'_>, problems:
                 report(problems, marks, "health.host", code::BAD_HOST, &why);
             }
         }
-        Some(HealthCheck::Command { .. } | HealthCheck::Log { .. }) | None => {}
+        Some(HealthCheck::Command { .. } | HealthCheck::Log { .. } | HealthCheck::Notify { .. }) | None => {}
     }
 }
 

@@ -41,11 +41,12 @@ pub(super) struct Around<'r> {
 }
 
 /// Keys that only one type of check has.
-const KEYS: [(CheckType, &[&str]); 4] = [
+const KEYS: [(CheckType, &[&str]); 5] = [
     (CheckType::Http, &["url", "expect_status"]),
     (CheckType::Tcp, &["host", "port"]),
     (CheckType::Command, &["command", "shell", "expect_regex"]),
     (CheckType::Log, &["log"]),
+    (CheckType::Notify, &["watchdog"]),
 ];
 
 /// How a check is made that asks, again and again.
@@ -137,7 +138,10 @@ fn read_table(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<
         on_unhealthy: section.choice("on_unhealthy").unwrap_or(default.on_unhealthy),
         ..default
     };
-    Some(Health { check: check?, ..health })
+    let check = check?;
+    // One silence is enough: the service itself says how long it may be.
+    let retries = if matches!(check, HealthCheck::Notify { .. }) { 1 } else { health.retries };
+    Some(Health { check, retries, ..health })
 }
 
 fn read_check(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<HealthCheck> {
@@ -146,6 +150,7 @@ fn read_check(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<
         CheckType::Tcp => read_tcp(section, around),
         CheckType::Command => read_command(section, around),
         CheckType::Log => read_log(section),
+        CheckType::Notify => Some(HealthCheck::Notify { watchdog: section.duration("watchdog") }),
     }
 }
 
@@ -174,7 +179,7 @@ fn check_type(section: &mut Section<'_, '_, '_>) -> Option<CheckType> {
             report.help("a service has one health check: keep the keys of one type");
         }
     }
-    if chosen == CheckType::Log {
+    if matches!(chosen, CheckType::Log | CheckType::Notify) {
         refuse_probe_keys(section, chosen);
     }
     Some(chosen)

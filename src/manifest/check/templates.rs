@@ -235,7 +235,7 @@ fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
         Some(HealthCheck::Command { command, .. }) => {
             texts.extend(command.words().into_iter().map(|word| ("health.command", word)));
         }
-        Some(HealthCheck::Log { .. }) | None => {}
+        Some(HealthCheck::Log { .. } | HealthCheck::Notify { .. }) | None => {}
     }
     if let Some(command) = &spec.stop.command {
         texts.extend(command.words().into_iter().map(|word| ("stop.command", word)));

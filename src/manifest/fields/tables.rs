@@ -30,7 +30,7 @@ pub(super) static HEALTH: Table = Table {
         live(
             "health.type",
             Kind::Choice(words::<CheckType>),
-            "http, tcp, command or log. Inferred from the keys that are given.",
+            "http, tcp, command, log or notify. Inferred from the keys that are given.",
             |spec| {
                 in_check(spec, |check| {
                     let check_type = match check {
@@ -38,6 +38,7 @@ pub(super) static HEALTH: Table = Table {
                         HealthCheck::Tcp { .. } => CheckType::Tcp,
                         HealthCheck::Command { .. } => CheckType::Command,
                         HealthCheck::Log { .. } => CheckType::Log,
+                        HealthCheck::Notify { .. } => CheckType::Notify,
                     };
                     check_type.word().into()
                 })
@@ -117,6 +118,19 @@ pub(super) static HEALTH: Table = Table {
                 })
             },
         ),
+        Field {
+            path: "health.watchdog",
+            // The process is told of it when it is started.
+            class: Class::Restart,
+            kind: PERIOD,
+            doc: "notify: unhealthy once it has said nothing for this long (WATCHDOG=1). Without it: not looked for.",
+            value: |spec| {
+                in_check(spec, |check| match check {
+                    HealthCheck::Notify { watchdog: Some(watchdog) } => duration(*watchdog),
+                    _ => Value::Null,
+                })
+            },
+        },
         live("health.interval", PERIOD, "Between probes, once it was ready.", |spec| {
             in_health(spec, |health| duration(health.interval))
         }),

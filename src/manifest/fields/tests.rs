@@ -50,6 +50,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("health.shell", "health = { command = 'a' }", "health = { command = 'a', shell = 'login' }"),
     ("health.expect_regex", "health = { command = 'a' }", "health = { command = 'a', expect_regex = 'b+' }"),
     ("health.log", "health = { log = 'a' }", "health = { log = 'b' }"),
+    ("health.watchdog", "health = { type = 'notify' }", "health = { watchdog = '10s' }"),
     ("health.interval", "health = { port = 1 }", "health = { port = 1, interval = '1s' }"),
     ("health.start_interval", "health = { port = 1 }", "health = { port = 1, start_interval = '1s' }"),
     ("health.timeout", "health = { port = 1 }", "health = { port = 1, timeout = '1s' }"),
@@ -143,7 +144,7 @@ fn every_field_has_the_class_that_it_is_documented_with() {
         ]
     );
     let in_tables: Vec<&str> = restart.iter().copied().filter(|path| path.contains('.')).collect();
-    assert!(in_tables.iter().all(|path| path.starts_with("limits.") || *path == "activation.proxy"));
+    assert!(in_tables.iter().all(|path| path.starts_with("limits.") || ["activation.proxy", "health.watchdog"].contains(path)));
     let live = [
         "depends_on",
         "restart_on",
@@ -207,7 +208,18 @@ fn the_table_covers_every_field_of_a_spec() {
     assert_listed("health", &plain(&of_health));
     assert_listed(
         "health",
-        &["type", "url", "expect_status", "host", "port", "command", "shell", "expect_regex", "log"],
+        &[
+            "type",
+            "url",
+            "expect_status",
+            "host",
+            "port",
+            "command",
+            "shell",
+            "expect_regex",
+            "log",
+            "watchdog",
+        ],
     );
     assert_listed("activation", &of_activation);
     assert_listed("restart", &of_restart);

@@ -61,6 +61,7 @@ impl Rig {
             rlimits: Vec::new(),
             intent: None,
             sockets: Vec::new(),
+            notify: false,
         }
     }
 

@@ -70,6 +70,7 @@ impl Hearing {
             }
             Message::Exited { nonce, status, others } => Event::Exited { nonce, status, others },
             Message::Gone { nonce } => Event::Gone { nonce },
+            Message::Said { nonce, said } => Event::Said { nonce, said },
             Message::Unkillable { nonce, pids } => Event::Unkillable { nonce, pids },
             Message::JobDone { nonce, end } => {
                 let job = self.jobs.lock().expect("nothing panics while it holds this lock").remove(&nonce);

@@ -86,8 +86,15 @@ impl Peer {
     async fn greet_as(&mut self, protocol: u32, version: &str) {
         assert!(matches!(self.hear().await, Request::Hello { .. }));
         let keeper = Here::read().unwrap().own_identity().unwrap();
-        self.say(&Message::Hello { protocol, version: version.into(), keeper, holders: None, sockets: None })
-            .await;
+        self.say(&Message::Hello {
+            protocol,
+            version: version.into(),
+            keeper,
+            holders: None,
+            sockets: None,
+            notify: true,
+        })
+        .await;
     }
 
     /// Of a link whose first words are these.
@@ -205,8 +212,14 @@ async fn what_is_dropped_without_a_keeper_is_told_as_a_loss() {
 #[tokio::test]
 async fn a_keeper_that_does_not_serve_us_holds_all_that_there_is() {
     let here = Here::read().unwrap().own_identity().unwrap();
-    let too_old =
-        Message::Hello { protocol: 0, version: "0.0.1".into(), keeper: here, holders: None, sockets: None };
+    let too_old = Message::Hello {
+        protocol: 0,
+        version: "0.0.1".into(),
+        keeper: here,
+        holders: None,
+        sockets: None,
+        notify: true,
+    };
     let refusal = Message::Refused { nonce: None, detail: "protocol 1 is too old".into() };
     for answer in [too_old, refusal] {
         let mut rig = Rig::new();
@@ -297,6 +310,7 @@ async fn a_keeper_that_runs_a_job_is_not_asked_to_change() {
         protocol: PROTOCOL,
         holders: None,
         sockets: None,
+        notify: true,
     });
     assert!(rig.link.upgrade.due().is_some_and(|at| at <= Instant::now()));
     rig.link.waiting.push(Asked::Kill(claim(1)));
