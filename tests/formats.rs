@@ -280,6 +280,7 @@ fn spawn() -> Box<SpawnRequest> {
         nice: Some(5),
         oom_score_adj: Some(-100),
         rlimits: vec![(7, 4_096)],
+        notify_fd: None,
         notify: false,
         intent: Some(Box::new(intent("web", 1, 10))),
         sockets: Vec::new(),
@@ -310,6 +311,7 @@ fn requests() -> Vec<Request> {
         },
         Request::Ask { nonce: nonce(1) },
         Request::Spawn { spawn: Box::new(SpawnRequest { notify: true, ..*spawn() }) },
+        Request::Spawn { spawn: Box::new(SpawnRequest { notify_fd: Some(3), ..*spawn() }) },
     ]
 }
 

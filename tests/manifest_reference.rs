@@ -65,7 +65,10 @@ fn its_defaults_are_those_of_the_code() {
 fn it_is_valid_with_all_its_examples() {
     let names: Vec<String> =
         specs(&uncommented(&["#| ", "#? "])).iter().map(|spec| spec.id.to_string()).collect();
-    assert_eq!(names, ["example", "example-tcp", "example-command", "example-log", "example-notify"]);
+    assert_eq!(
+        names,
+        ["example", "example-tcp", "example-command", "example-log", "example-notify", "example-notify-fd"]
+    );
 }
 
 #[test]

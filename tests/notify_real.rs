@@ -210,3 +210,22 @@ fn an_upgraded_keeper_hears_on() {
     speaker.until_status("after");
     assert_eq!((speaker.world.pid("web"), speaker.world.keeper()), (pid, Some(keeper)));
 }
+
+/// By cgroup and by holder; the descriptor is there under its number, whatever else the keeper has open.
+#[test]
+fn a_newline_on_its_descriptor_makes_a_service_ready() {
+    for (who, fd) in [(As::Caller, 3), (As::Holders, 3), (As::Caller, 7)] {
+        let mut world = World::run_as(who);
+        world.config("[policy]\nexecutables = ['sh', 'sleep']\nallow_shell = true\n");
+        let script = format!("until [ -e go ]; do sleep 0.02; done; echo >&{fd}; exec sleep 1000");
+        world.service("web", &script, &format!("health = {{ notify_fd = {fd} }}"));
+        world.watch();
+        world.until("it is started", |world| world.pid("web").is_some());
+        let pid = world.pid("web");
+        assert_eq!(world.phase("web"), "starting");
+        world.kill_watcher();
+        fs::write(world.project().join("go"), "").unwrap();
+        world.once().expect_code(0);
+        assert_eq!((world.phase("web").as_str(), world.pid("web")), ("ready", pid));
+    }
+}

@@ -54,6 +54,9 @@ pub struct SpawnRequest<I = Box<Intent>> {
     /// It is told where to say how it is: `NOTIFY_SOCKET`, and `WATCHDOG_PID` where it is given a `WATCHDOG_USEC`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub notify: bool,
+    /// It is given a descriptor of this number, and is ready once it has written a newline to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify_fd: Option<u16>,
 }
 
 /// The file to execute: what was checked is what is executed.

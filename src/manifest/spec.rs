@@ -345,6 +345,8 @@ pub enum HealthCheck {
     Notify {
         /// How long it may be silent once it is ready.
         watchdog: Option<Duration>,
+        /// Instead it writes a newline to this descriptor, and says nothing else.
+        fd: Option<u16>,
     },
 }
 
@@ -353,7 +355,7 @@ impl HealthCheck {
     pub fn passes_for_good(&self) -> bool {
         match self {
             Self::Log { .. } => true,
-            Self::Notify { watchdog } => watchdog.is_none(),
+            Self::Notify { watchdog, .. } => watchdog.is_none(),
             Self::Http { .. } | Self::Tcp { .. } | Self::Command { .. } => false,
         }
     }

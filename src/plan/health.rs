@@ -35,7 +35,7 @@ pub fn fold(health: &mut Health, result: &Result<(), String>, at: &Stamp) {
 
 /// Takes in what a run has said of itself, heard of `at`; nothing where its check does not go by that.
 pub fn hear(health: &mut Health, said: Said, spec: &Spec, run: &Run, at: &Stamp) {
-    let Some(HealthCheck::Notify { watchdog }) = spec.health.as_ref().map(|check| &check.check) else {
+    let Some(HealthCheck::Notify { watchdog, .. }) = spec.health.as_ref().map(|check| &check.check) else {
         return;
     };
     // What it said while nobody was there to judge it is not held against it.
@@ -174,7 +174,7 @@ pub(super) fn next_probe(
     standing: &Standing,
     now: &Stamp,
 ) -> Probe {
-    if let HealthCheck::Notify { watchdog } = &check.check {
+    if let HealthCheck::Notify { watchdog, .. } = &check.check {
         return next_question(*watchdog, check, health, standing, now);
     }
     let has_passed = run.ready_at.is_some() || health.ready_since.is_some();
@@ -228,7 +228,7 @@ mod tests {
         let id = ServiceId::parse("web").unwrap();
         let mut spec = Spec::minimal(id.clone(), CommandLine::Argv(vec!["web".into()]));
         let watchdog = Some(Duration::from_secs(10));
-        spec.health = Some(Check { retries: 1, ..Check::new(HealthCheck::Notify { watchdog }) });
+        spec.health = Some(Check { retries: 1, ..Check::new(HealthCheck::Notify { watchdog, fd: None }) });
         let lost = Intent::lost(id.clone(), Nonce::from_u64(1), Digest::of(b""), at(0));
         let exec = ExecFacts { files: Vec::new(), uid: 0, allowed: Vec::new() };
         let ledger = Ledger::replay(&[Record::Intent(Box::new(Intent { exec, ..lost }))]);

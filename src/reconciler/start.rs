@@ -53,8 +53,8 @@ impl<H: Host> Reconciler<H> {
             want.files = marks.clone().map(Arc::new);
         }
         let mut request = self.request(spec, &rendered, &env, &rendered.argv, &files)?;
-        if let Some(HealthCheck::Notify { watchdog }) = spec.health.as_ref().map(|health| &health.check) {
-            request.notify = true;
+        if let Some(HealthCheck::Notify { watchdog, fd }) = spec.health.as_ref().map(|health| &health.check) {
+            (request.notify, request.notify_fd) = (fd.is_none(), *fd);
             let usec = watchdog.map(|watchdog| watchdog.as_micros().to_string());
             request.env.extend(usec.map(|usec| (WATCHDOG.to_owned(), usec)));
         }
@@ -156,6 +156,7 @@ impl<H: Host> Reconciler<H> {
             intent: None,
             sockets: Vec::new(),
             notify: false,
+            notify_fd: None,
         })
     }
 

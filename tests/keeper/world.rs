@@ -173,6 +173,7 @@ impl World {
             intent: Some(Box::new(intent)),
             sockets: Vec::new(),
             notify: false,
+            notify_fd: None,
         }
     }
 

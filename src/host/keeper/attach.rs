@@ -74,6 +74,7 @@ impl Keeper {
             job: None,
             events: None,
             look_again: None,
+            ready: None,
             said: Said::default(),
             tell_said: None,
         };

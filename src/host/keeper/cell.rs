@@ -40,6 +40,8 @@ pub struct Cell {
     pub events: Option<Events>,
     /// When its cgroup is looked at again that could not be read.
     pub look_again: Option<Instant>,
+    /// What the run writes a newline to when it is ready, until it has.
+    pub ready: Option<File>,
     /// What the run has said of itself.
     pub said: Said,
     /// When the client is told of that, which it has not been yet.

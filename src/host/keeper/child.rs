@@ -66,6 +66,8 @@ pub struct Birth<'a> {
     /// For the line of the birth: empty, with room for all of it. A child that had to ask for it would have the allocator
     /// put in order what the keeper has freed, all over the heap, and would have to copy every page of that.
     pub line: Vec<u8>,
+    /// The pipe that it is to write a newline to when it is ready, and the number that it knows it by.
+    pub ready: Option<(OwnedFd, RawFd)>,
     /// Closed by the exec.
     pub status: File,
     /// Also told of a failure, by one byte: a holder must know whether its leader was ever executed.
@@ -138,8 +140,9 @@ impl Birth<'_> {
             Role::Job { output } => Some(output.as_raw_fd()),
         };
         let failed = self.failed.as_ref().map(AsRawFd::as_raw_fd);
+        let ready = self.ready.as_ref().map(|(pipe, _)| pipe.as_raw_fd());
         let sockets = self.sockets.iter().map(AsRawFd::as_raw_fd);
-        [Some(self.status.as_raw_fd()), output, failed].into_iter().flatten().chain(sockets).collect()
+        [Some(self.status.as_raw_fd()), output, failed, ready].into_iter().flatten().chain(sockets).collect()
     }
 }
 
@@ -203,7 +206,7 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     // First of all: whoever hangs below must not hold the keeper's lock, or its client's connection.
     sys::close_descriptors(3, &birth.descriptors())
         .map_err(at(SpawnStage::Exec, "close inherited descriptors"))?;
-    place_sockets(birth).map_err(at(SpawnStage::Socket, "pass its sockets on"))?;
+    place_descriptors(birth).map_err(at(SpawnStage::Socket, "pass its descriptors on"))?;
     // A dead keeper's pipe and a limit on file sizes are errors of a write here, not our end. All others are at
     // their default, as a keeper has them.
     HINDERING.iter().for_each(|&signal| sys::ignore_signal(signal));
@@ -247,13 +250,14 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     sys::exit_now(127)
 }
 
-/// Moves the sockets to where the program looks for them, before anything else is opened. They block, whatever the
-/// program before this one has made of them.
-fn place_sockets(birth: &mut Birth<'_>) -> io::Result<()> {
-    if birth.sockets.is_empty() {
+/// Moves the sockets, and the pipe to be ready by, to where the program looks for them, before anything else is opened.
+fn place_descriptors(birth: &mut Birth<'_>) -> io::Result<()> {
+    let ready = birth.ready.take();
+    if birth.sockets.is_empty() && ready.is_none() {
         return Ok(());
     }
-    let first_free = FIRST_SOCKET + birth.sockets.len() as RawFd;
+    let behind_sockets = FIRST_SOCKET + birth.sockets.len() as RawFd;
+    let first_free = ready.as_ref().map_or(behind_sockets, |(_, place)| behind_sockets.max(place + 1));
     let out_of_the_way = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, first_free);
     birth.status = out_of_the_way(birth.status.as_fd())?.into();
     if let Some(failed) = &mut birth.failed {
@@ -261,12 +265,25 @@ fn place_sockets(birth: &mut Birth<'_>) -> io::Result<()> {
     }
     let copies: Vec<OwnedFd> =
         birth.sockets.iter().map(|fd| out_of_the_way(*fd)).collect::<rustix::io::Result<_>>()?;
+    if let Some((pipe, place)) = ready {
+        let opened = both_ends(&pipe)?;
+        let both = out_of_the_way(opened.as_fd())?;
+        // One of them may own the number that is given away.
+        drop((pipe, opened));
+        sys::place(both.as_fd(), place)?;
+    }
     for (place, copy) in (FIRST_SOCKET..).zip(&copies) {
+        // They block, whatever the program before this one has made of them.
         let flags = OFlag::from_bits_truncate(fcntl(copy, FcntlArg::F_GETFL)?);
         fcntl(copy, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
         sys::place(copy.as_fd(), place)?;
     }
     Ok(())
+}
+
+/// A program that holds both ends of its pipe is not ended by SIGPIPE for a keeper that is gone.
+fn both_ends(pipe: &OwnedFd) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{}", pipe.as_raw_fd()))
 }
 
 /// What only the keeper's user may do: raising limits, a lower nice or OOM score.

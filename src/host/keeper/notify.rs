@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::cell::{Cell, Hull, JOB_PREFIX};
-use super::pipe::log;
+use super::pipe::{drain, log};
 use super::protocol::Message;
 use super::server::Keeper;
 use crate::host::cgroup::Group;
@@ -124,6 +124,22 @@ impl Keeper {
             News::WhenAsked => {}
             News::Soon => _ = cell.tell_said.get_or_insert(now + SOON),
             News::AtOnce => self.tell_said(&nonce),
+        }
+    }
+
+    /// A newline is all that there is to say; where the other side is closed, nothing will be.
+    pub(super) fn hear_readiness(&mut self, nonce: &Nonce) {
+        let Some(cell) = self.cells.get_mut(nonce) else { return };
+        let Some(pipe) = &cell.ready else { return };
+        let mut heard = Vec::new();
+        let is_closed = drain(pipe, &mut heard);
+        let is_ready = heard.contains(&b'\n');
+        if is_ready || is_closed {
+            cell.ready = None;
+        }
+        if is_ready {
+            cell.said.hear(b"READY=1", &self.here.stamp());
+            self.tell_said(nonce);
         }
     }
 

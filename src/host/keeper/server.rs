@@ -117,6 +117,7 @@ enum Source {
     Listener,
     Conn(u64),
     Birth(Nonce),
+    Ready(Nonce),
     Output(Nonce),
     Leader(Nonce),
     Holder(Nonce),
@@ -230,6 +231,9 @@ impl Keeper {
                 // Only its end is news: what a child says fits into the pipe, and settles nothing before.
                 sources.push((Source::Birth(nonce.clone()), status.as_fd(), PollFlags::empty()));
             }
+            if let Some(ready) = &cell.ready {
+                sources.push((Source::Ready(nonce.clone()), ready.as_fd(), input));
+            }
             if let Some(output) = cell.job.as_ref().and_then(|job| job.output.as_ref()) {
                 sources.push((Source::Output(nonce.clone()), output.as_fd(), input));
             }
@@ -263,6 +267,7 @@ impl Keeper {
     fn handle(&mut self, source: &Source, now: Instant) {
         match source {
             Source::Birth(nonce) => self.hear_birth(nonce),
+            Source::Ready(nonce) => self.hear_readiness(nonce),
             Source::Output(nonce) => self.drain_output(nonce, now),
             Source::Leader(nonce) => self.watched_leader_stirred(nonce, now),
             Source::Holder(nonce) => self.watched_holder_ended(nonce),

@@ -1,7 +1,7 @@
 //! The keeper's side of a spawn: makes what contains the run, forks, and listens until it has executed or failed.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Hold, Hull, Leader, job_cgroup};
@@ -110,6 +110,13 @@ impl Keeper {
         let pipes = |error| failed(SpawnStage::Fork, "make a pipe", error);
         failpoint::reach("keeper.spawn");
         let (status, child_status) = status_pipe().map_err(pipes)?;
+        let (ready, child_ready) = match request.notify_fd {
+            None => (None, None),
+            Some(place) => {
+                let (reader, writer) = status_pipe().map_err(pipes)?;
+                (Some(reader), Some((OwnedFd::from(writer), RawFd::from(place))))
+            }
+        };
         let output = match &mut job {
             None => None,
             Some(job) => {
@@ -138,6 +145,7 @@ impl Keeper {
             joining: Joining::AtBirth,
             nofile: self.nofile,
             line,
+            ready: child_ready,
             status: child_status,
             failed: None,
         };
@@ -179,6 +187,7 @@ impl Keeper {
             job,
             events: None,
             look_again: None,
+            ready,
             said: Said::default(),
             tell_said: None,
         };

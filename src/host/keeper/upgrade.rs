@@ -64,6 +64,9 @@ struct Known {
     killing: bool,
     #[serde(default, skip_serializing_if = "is_silent")]
     said: Box<Said>,
+    /// The descriptor of the pipe that it is to be ready by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ready: Option<RawFd>,
 }
 
 fn is_silent(said: &Said) -> bool {
@@ -143,8 +146,9 @@ impl Keeper {
             env.push(c_string([key.into_vec(), b"=".to_vec(), value.into_vec()].concat())?);
         }
         let sockets = self.sockets.values().map(|(_, socket)| socket.as_fd());
-        let all: Vec<BorrowedFd<'_>> =
-            fds.into_iter().chain(sockets).chain(self.ear.as_ref().map(Ear::as_fd)).collect();
+        let ready = self.cells.values().filter_map(|cell| cell.ready.as_ref().map(AsFd::as_fd));
+        let ear = self.ear.as_ref().map(Ear::as_fd);
+        let all: Vec<BorrowedFd<'_>> = fds.into_iter().chain(sockets).chain(ear).chain(ready).collect();
         let set = |flag: FdFlag| all.iter().try_for_each(|fd| fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop));
         set(FdFlag::empty())?;
         let failed = nix::unistd::execve(&path, &argv, &env);
@@ -182,7 +186,8 @@ fn known(cell: &Cell) -> Option<Known> {
         epoch: 0,
     };
     let said = Box::new(cell.said.clone());
-    Some(Known { claim, leader, hold, killing: cell.killing.is_some(), said })
+    let ready = cell.ready.as_ref().map(AsRawFd::as_raw_fd);
+    Some(Known { claim, leader, hold, killing: cell.killing.is_some(), said, ready })
 }
 
 /// The keeper that another program was until a moment ago; `None` if there was none.
@@ -287,7 +292,7 @@ impl Keeper {
             epoch: 0,
         };
         let hold = if is_held { KnownHold::Child } else { KnownHold::Lost };
-        Some(Known { claim, leader, hold, killing: false, said: Box::default() })
+        Some(Known { claim, leader, hold, killing: false, said: Box::default(), ready: None })
     }
 
     /// Dead and not yet reaped it is one, too.
@@ -326,7 +331,7 @@ impl Keeper {
     }
 
     fn learn_cell(&mut self, known: Known) -> Option<()> {
-        let Known { claim, leader, hold, killing, said } = known;
+        let Known { claim, leader, hold, killing, said, ready } = known;
         let process = claim.process?;
         let hull = match claim.containment? {
             Containment::Cgroup { path } => Hull::Group(Group::recall(&path, &claim.nonce).ok()?),
@@ -366,6 +371,7 @@ impl Keeper {
             job: None,
             events: None,
             look_again: None,
+            ready: ready.and_then(|fd| take(fd).ok()).map(File::from),
             said: *said,
             tell_said: None,
         };
@@ -380,6 +386,7 @@ mod tests {
     use crate::host::listen::{Listen, SocketKey};
     use crate::identity::{BootId, Pid, ServiceId};
     use crate::manifest::ListenOn;
+    use crate::time::Stamp;
 
     /// What a keeper of version 0.1.0 hands over; every keeper after it is to read this.
     const OF_VERSION_1: &str = include_str!("../../../tests/fixtures/state/v1/upgrade.json");
@@ -397,7 +404,7 @@ mod tests {
             containment: Some(containment),
             epoch: 0,
         };
-        Known { claim, leader, hold, killing: n == 1, said: Box::default() }
+        Known { claim, leader, hold, killing: n == 1, said: Box::default(), ready: None }
     }
 
     #[test]
@@ -437,6 +444,33 @@ mod tests {
         let knowledge = Knowledge { nofile: (1_024, 1_048_576), cells: Vec::new(), sockets, ear: None };
         assert_eq!(serde_json::from_str::<Knowledge>(WITH_SOCKETS).unwrap(), knowledge);
         assert_eq!(serde_json::to_string(&knowledge).unwrap(), WITH_SOCKETS.trim_end());
+    }
+
+    const WITH_WHAT_WAS_SAID: &str = include_str!("../../../tests/fixtures/state/v1/upgrade-said.json");
+
+    #[test]
+    fn what_was_said_is_handed_over_in_its_form() {
+        let group = Containment::Cgroup { path: "/sys/fs/cgroup/reconcile/shop.db".into() };
+        let boot = BootId::new("0d9a1c6e-0000-4000-8000-000000000001");
+        let at = |awake_ms| Stamp { boot: boot.clone(), boottime_ms: awake_ms, awake_ms, wall_ms: 0 };
+        let said = Said {
+            ready: Some(at(1)),
+            alive: Some(at(2)),
+            status: Some("serving".into()),
+            ..Said::default()
+        };
+        let cell = || known(1, group.clone(), KnownLeader::Alive, KnownHold::None);
+        let knowledge = Knowledge {
+            nofile: (1_024, 1_048_576),
+            cells: vec![
+                Known { said: Box::new(said), killing: false, ..cell() },
+                Known { ready: Some(12), killing: false, ..cell() },
+            ],
+            sockets: Vec::new(),
+            ear: Some(9),
+        };
+        assert_eq!(serde_json::from_str::<Knowledge>(WITH_WHAT_WAS_SAID).unwrap(), knowledge);
+        assert_eq!(serde_json::to_string(&knowledge).unwrap(), WITH_WHAT_WAS_SAID.trim_end());
     }
 
     /// A newer form adds, and an older program passes over what it does not know.

@@ -436,7 +436,7 @@ fn failure(error: &KeeperError) -> SpawnFailure {
 fn tell(client: &KeeperClient, asked: Asked, events: &mut VecDeque<Event>) {
     failpoint::reach("link.ask");
     match asked {
-        Asked::Spawn(request) if request.notify && !client.info.notify => {
+        Asked::Spawn(request) if (request.notify || request.notify_fd.is_some()) && !client.info.notify => {
             let SpawnRequest { service, nonce, .. } = request;
             let message = "the keeper cannot hear what services say of themselves: it is an older version, which is \
                            upgraded once nothing is under way, or keeper.log tells why";

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::marks::Marks;
-use super::sockets;
+use super::{notify, sockets};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::ports::CheckPort;
@@ -36,6 +36,7 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, fills_in: bool, problems: &m
         problems,
     );
     sockets::check(spec, &filler, fills_in, marks, problems);
+    notify::check(spec, marks, problems);
     if !fills_in {
         return;
     }

@@ -46,7 +46,7 @@ const KEYS: [(CheckType, &[&str]); 5] = [
     (CheckType::Tcp, &["host", "port"]),
     (CheckType::Command, &["command", "shell", "expect_regex"]),
     (CheckType::Log, &["log"]),
-    (CheckType::Notify, &["watchdog"]),
+    (CheckType::Notify, &["watchdog", "notify_fd"]),
 ];
 
 /// How a check is made that asks, again and again.
@@ -150,7 +150,7 @@ fn read_check(section: &mut Section<'_, '_, '_>, around: &Around<'_>) -> Option<
         CheckType::Tcp => read_tcp(section, around),
         CheckType::Command => read_command(section, around),
         CheckType::Log => read_log(section),
-        CheckType::Notify => Some(HealthCheck::Notify { watchdog: section.duration("watchdog") }),
+        CheckType::Notify => read_notify(section),
     }
 }
 
@@ -265,6 +265,20 @@ fn read_log(section: &mut Section<'_, '_, '_>) -> Option<HealthCheck> {
     let pattern = section.text("log")?;
     check_regex("health.log", &pattern, section);
     Some(HealthCheck::Log { pattern: pattern.text.to_owned() })
+}
+
+fn read_notify(section: &mut Section<'_, '_, '_>) -> Option<HealthCheck> {
+    let watchdog = section.duration("watchdog");
+    let place = section.find("notify_fd").map(|(_, value)| value.span());
+    let fd = section.integer("notify_fd").and_then(|fd| fd.try_into().ok());
+    if let Some(place) = place.filter(|_| watchdog.is_some()) {
+        let message =
+            "`health.notify_fd` is for a service that says only that it is ready, and not that it lives";
+        let report = section.problems.add(place, code::CONFLICTING_KEYS, message);
+        report.help("leave out `watchdog`, or let it say both to the socket of `type = \"notify\"`");
+        return None;
+    }
+    Some(HealthCheck::Notify { watchdog, fd })
 }
 
 fn check_regex(field: &str, pattern: &Text<'_>, section: &mut Section<'_, '_, '_>) {

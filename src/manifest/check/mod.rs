@@ -11,6 +11,7 @@ mod files;
 mod fill;
 mod health;
 mod marks;
+mod notify;
 mod places;
 mod ports;
 mod secrets;

@@ -126,7 +126,19 @@ pub(super) static HEALTH: Table = Table {
             doc: "notify: unhealthy once it has said nothing for this long (WATCHDOG=1). Without it: not looked for.",
             value: |spec| {
                 in_check(spec, |check| match check {
-                    HealthCheck::Notify { watchdog: Some(watchdog) } => duration(*watchdog),
+                    HealthCheck::Notify { watchdog: Some(watchdog), .. } => duration(*watchdog),
+                    _ => Value::Null,
+                })
+            },
+        },
+        Field {
+            path: "health.notify_fd",
+            class: Class::Restart,
+            kind: Kind::Integer { min: 3, max: 255 },
+            doc: "notify: ready once it writes a newline to this descriptor, as with s6; instead of a socket.",
+            value: |spec| {
+                in_check(spec, |check| match check {
+                    HealthCheck::Notify { fd, .. } => (*fd).into(),
                     _ => Value::Null,
                 })
             },

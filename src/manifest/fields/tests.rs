@@ -51,6 +51,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("health.expect_regex", "health = { command = 'a' }", "health = { command = 'a', expect_regex = 'b+' }"),
     ("health.log", "health = { log = 'a' }", "health = { log = 'b' }"),
     ("health.watchdog", "health = { type = 'notify' }", "health = { watchdog = '10s' }"),
+    ("health.notify_fd", "health = { notify_fd = 3 }", "health = { notify_fd = 4 }"),
     ("health.interval", "health = { port = 1 }", "health = { port = 1, interval = '1s' }"),
     ("health.start_interval", "health = { port = 1 }", "health = { port = 1, start_interval = '1s' }"),
     ("health.timeout", "health = { port = 1 }", "health = { port = 1, timeout = '1s' }"),
@@ -144,7 +145,8 @@ fn every_field_has_the_class_that_it_is_documented_with() {
         ]
     );
     let in_tables: Vec<&str> = restart.iter().copied().filter(|path| path.contains('.')).collect();
-    assert!(in_tables.iter().all(|path| path.starts_with("limits.") || ["activation.proxy", "health.watchdog"].contains(path)));
+    let told = ["activation.proxy", "health.watchdog", "health.notify_fd"];
+    assert!(in_tables.iter().all(|path| path.starts_with("limits.") || told.contains(path)));
     let live = [
         "depends_on",
         "restart_on",
@@ -219,6 +221,7 @@ fn the_table_covers_every_field_of_a_spec() {
             "expect_regex",
             "log",
             "watchdog",
+            "notify_fd",
         ],
     );
     assert_listed("activation", &of_activation);

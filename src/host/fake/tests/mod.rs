@@ -62,6 +62,7 @@ impl Rig {
             intent: None,
             sockets: Vec::new(),
             notify: false,
+            notify_fd: None,
         }
     }
 
