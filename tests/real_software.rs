@@ -1,4 +1,5 @@
-//! Real servers, in one manifest directory with real health checks; under version managers in `shims`.
+//! Real servers, in one manifest directory with real health checks; under version managers in `shims`,
+//! asleep until they are asked for in `on_demand`.
 //!
 //! A program that is not installed is left out with a message; CI installs them.
 
@@ -6,6 +7,8 @@
 
 mod support;
 
+#[path = "real_software/on_demand.rs"]
+mod on_demand;
 #[path = "real_software/shims.rs"]
 mod shims;
 
