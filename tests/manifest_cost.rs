@@ -174,24 +174,24 @@ fn least_of_three(text: &str) -> Cost {
 #[test]
 fn a_hostile_manifest_costs_no_more_than_its_size() {
     // What grows with the square of the size is beyond this by far.
-    const TIMES: u32 = 16;
-    const MANY_TIMES: usize = 10;
-    let text = ordinary();
-    let floor = least_of_three(&text);
+    const TIMES: f64 = 16.0;
+    const MANY_TIMES: f64 = 10.0;
+    let ordinary = ordinary();
     let mut beyond = Vec::new();
     for (name, text) in hostile() {
         assert!(text.len() <= size(), "{name}");
-        let Cost { time, bytes } = least_of_three(&text);
-        let line = format!(
-            "{name}: {:.2} of the time, {:.2} of the memory",
-            time.as_secs_f64() / floor.time.as_secs_f64(),
-            bytes as f64 / floor.bytes as f64
-        );
-        println!("{line}");
-        if time > floor.time * TIMES || bytes > floor.bytes * MANY_TIMES {
-            beyond.push(line);
+        // A neighbour on the same core can slow one of the two down, but not each time.
+        let is_bounded = (0..3).any(|_| {
+            let floor = least_of_three(&ordinary);
+            let Cost { time, bytes } = least_of_three(&text);
+            let time = time.as_secs_f64() / floor.time.as_secs_f64();
+            let memory = bytes as f64 / floor.bytes as f64;
+            println!("{name}: {time:.2} of the time, {memory:.2} of the memory");
+            time <= TIMES && memory <= MANY_TIMES
+        });
+        if !is_bounded {
+            beyond.push(name);
         }
     }
-    println!("ordinary: {:?}, {} kB", floor.time, floor.bytes / 1024);
-    assert!(beyond.is_empty(), "beyond an ordinary manifest of that size:\n{}", beyond.join("\n"));
+    assert!(beyond.is_empty(), "beyond an ordinary manifest of that size: {}", beyond.join(", "));
 }
