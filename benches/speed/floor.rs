@@ -1,8 +1,10 @@
 //! The floors: the same work by the least that can do it, in a bare loop.
 
 use std::ffi::{CStr, CString};
+use std::io::Read;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +24,9 @@ use crate::stamp::{self, Program};
 
 /// Between two rounds: what the last one has begun is over by then.
 pub const PAUSE: Duration = Duration::from_millis(50);
+
+/// The descriptor that a service finds its first socket at.
+const PASSED: i32 = 3;
 
 /// The name that ends a bare watcher.
 const END: &str = "end";
@@ -125,6 +130,37 @@ pub fn kill_to_start(program: &Program, rounds: usize) -> Samples {
         drop(watcher.join());
         samples
     })
+}
+
+/// From a connection to the first byte: a wake-up by poll, and posix_spawn with the socket.
+pub fn connection_to_byte(program: &Program, rounds: usize) -> Samples {
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listening.local_addr().unwrap();
+    let program = c_string(&program.answering());
+    let program = program.as_c_str();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..rounds {
+                poll(&mut [PollFd::new(listening.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+                let mut actions = PosixSpawnFileActions::init().unwrap();
+                actions.add_dup2(listening.as_raw_fd(), PASSED).unwrap();
+                let attributes = PosixSpawnAttr::init().unwrap();
+                let no_environment: [&CStr; 0] = [];
+                let child = posix_spawn(program, &actions, &attributes, &[program], &no_environment).unwrap();
+                waitpid(child, None).unwrap();
+            }
+        });
+        (0..rounds).map(|_| first_byte(address)).collect()
+    })
+}
+
+/// From a connection to the first byte of its answer, once what was before is over.
+pub fn first_byte(address: SocketAddr) -> Duration {
+    std::thread::sleep(PAUSE);
+    let begun = stamp::now();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    stamp::now() - begun
 }
 
 /// From the first spawn to the last first instruction, of `count` children, by `std::process::Command`.

@@ -11,6 +11,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "it measures the world")]
 
+mod demand;
 mod figure;
 mod floor;
 mod latency;
@@ -22,6 +23,7 @@ mod world;
 
 use std::time::Duration;
 
+use demand::Traffic;
 use figure::Figure;
 use many::Dose;
 use stamp::Program;
@@ -33,17 +35,20 @@ struct Size {
     rounds: usize,
     starts: usize,
     many: Dose,
+    traffic: Traffic,
 }
 
 impl Size {
     fn full() -> Self {
         let many = Dose { services: 1000, idle: Duration::from_secs(30), commands: 9 };
-        Self { manifests: 10_000, rounds: 15, starts: 100, many }
+        let traffic = Traffic { bytes: 1_000_000_000, questions: 10_000, connections: 1_000 };
+        Self { manifests: 10_000, rounds: 15, starts: 100, many, traffic }
     }
 
     fn tiny() -> Self {
         let many = Dose { services: 5, idle: Duration::from_millis(100), commands: 1 };
-        Self { manifests: 20, rounds: 2, starts: 2, many }
+        let traffic = Traffic { bytes: 1_000_000, questions: 2, connections: 2 };
+        Self { manifests: 20, rounds: 2, starts: 2, many, traffic }
     }
 }
 
@@ -75,6 +80,15 @@ fn main() {
     }
     for containment in both.into_iter().filter(|_| chosen("efg")) {
         show(&many::measure(&program, containment, size.many));
+    }
+    for containment in both.into_iter().filter(|_| chosen("h")) {
+        show(&demand::of_a_connection(&program, containment, size.starts));
+    }
+    if chosen("i") {
+        show(&demand::proxied(&program, size.traffic));
+    }
+    if chosen("j") {
+        show(&many::asleep(&program, size.many));
     }
 }
 

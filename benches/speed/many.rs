@@ -29,7 +29,8 @@ pub fn measure(program: &Program, containment: Containment, dose: Dose) -> Vec<F
     }
     let mut figures = vec![start(&mut world, program, containment, dose.services)];
     world.wait_until_running(dose.services);
-    figures.extend(idle(&world, containment, dose));
+    let what = format!("{} services{}", dose.services, how(containment));
+    figures.extend(idle(&world, containment, &what, dose));
     if containment == Containment::Default {
         figures.extend(commands(&mut world, dose));
     }
@@ -47,7 +48,25 @@ fn start(world: &mut World, program: &Program, containment: Containment, service
         .aim(Aim::Times(3.0))
 }
 
-fn idle(world: &World, containment: Containment, dose: Dose) -> Vec<Figure> {
+/// (j) As many that sleep, each behind a socket of its own.
+pub fn asleep(program: &Program, dose: Dose) -> Vec<Figure> {
+    let mut world = World::new(Containment::Default, program);
+    let sockets: Vec<_> = (0..dose.services).map(|n| world.path(&format!("{n}.sock"))).collect();
+    for (n, socket) in sockets.iter().enumerate() {
+        let text = format!(
+            "[service.s{n}]\ncommand = [{:?}]\nsockets.s = {socket:?}\nactivation.on = \"connection\"\n",
+            program.answering()
+        );
+        std::fs::write(world.manifests().join(format!("s{n}.toml")), text).unwrap();
+    }
+    world.start_watcher();
+    world.wait_until_asleep(dose.services);
+    world.wait_for_files(&sockets);
+    let figures = idle(&world, Containment::Default, &format!("{} services asleep", dose.services), dose);
+    figures.into_iter().map(|figure| figure.aim(Aim::None)).collect()
+}
+
+fn idle(world: &World, containment: Containment, what_there_is: &str, dose: Dose) -> Vec<Figure> {
     let (watcher, keeper) = (world.watcher(), world.keeper());
     let both = || cpu_time(watcher) + cpu_time(keeper);
     // Whoever has just been asked for the status is done with it by then.
@@ -62,8 +81,8 @@ fn idle(world: &World, containment: Containment, dose: Dose) -> Vec<Figure> {
     let (watcher, keeper) = (Memory::of(watcher), Memory::of(keeper));
     let holders: Memory = world.holders().into_iter().map(Memory::of).sum();
     let all = watcher + keeper + holders;
-    let (services, how, seconds) = (dose.services, how(containment), dose.idle.as_secs());
-    let figure = |what: &str, value: Value| Figure::new(format!("{what}, {services} services{how}"), value);
+    let seconds = dose.idle.as_secs();
+    let figure = |what: &str, value: Value| Figure::new(format!("{what}, {what_there_is}"), value);
     // The finest that /proc/PID/stat would show.
     let tick = Duration::from_millis(10);
     let with = |what: &str, memory: Memory| figure(what, Value::Bytes(memory.proportional));
@@ -78,7 +97,7 @@ fn idle(world: &World, containment: Containment, dose: Dose) -> Vec<Figure> {
         figure("  resident, shared pages twice", Value::Bytes(watcher.resident + keeper.resident)),
     ];
     if containment == Containment::Holders {
-        let share = holders.proportional / services as u64;
+        let share = holders.proportional / dose.services as u64;
         figures.push(figure("memory of one holder, proportional", Value::Bytes(share)));
         figures.push(with("memory of all of it, proportional", all));
     }

@@ -1,4 +1,4 @@
-//! The program that the benchmark starts, and what it says: when its first instructions ran.
+//! The programs that the benchmark starts, and what the first says: when its first instructions ran.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ const BYTES: usize = 24;
 /// The longest that a start may take: beyond it the benchmark is broken, not slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The compiled program, and directories for all that is done with it, for as long as this value lives.
+/// The compiled programs, and directories for all that is done with it, for as long as this value lives.
 pub struct Program {
     directory: tempfile::TempDir,
 }
@@ -21,23 +21,8 @@ impl Program {
     pub fn compile() -> Self {
         let directory = tempfile::Builder::new().prefix("reconcile-bench-").tempdir().unwrap();
         let program = Self { directory };
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/speed/stamp.c");
-        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let compiled = Command::new(&compiler)
-            .args([
-                "-O2",
-                "-static",
-                "-nostdlib",
-                "-nostartfiles",
-                "-fno-stack-protector",
-                "-fno-pie",
-                "-no-pie",
-            ])
-            .arg("-o")
-            .args([&program.path(), &source])
-            .status()
-            .unwrap_or_else(|error| panic!("{} cannot be run: {error}", compiler.display()));
-        assert!(compiled.success(), "{} failed on {}", compiler.display(), source.display());
+        build(&program.path(), &[]);
+        build(&program.answering(), &["-DANSWER"]);
         program
     }
 
@@ -50,6 +35,24 @@ impl Program {
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("stamp")
     }
+
+    /// The one that answers a connection at the socket that it is passed, with one byte, and ends.
+    pub fn answering(&self) -> PathBuf {
+        self.directory.path().join("answer")
+    }
+}
+
+fn build(target: &Path, options: &[&str]) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/speed/stamp.c");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let compiled = Command::new(&compiler)
+        .args(["-O2", "-static", "-nostdlib", "-nostartfiles", "-fno-stack-protector", "-fno-pie", "-no-pie"])
+        .args(options)
+        .arg("-o")
+        .args([target, &source])
+        .status()
+        .unwrap_or_else(|error| panic!("{} cannot be run: {error}", compiler.display()));
+    assert!(compiled.success(), "{} failed on {}", compiler.display(), source.display());
 }
 
 /// One line of what the program writes.

@@ -33,7 +33,11 @@ impl World {
         let directory = program.work_directory();
         let world = Self { directory, containment, watcher: None };
         std::fs::create_dir_all(world.manifests()).unwrap();
-        let config = format!("resync = \"1h\"\n\n[policy]\nexecutables = [{:?}]\n", program.path());
+        let config = format!(
+            "resync = \"1h\"\n\n[policy]\nexecutables = [{:?}, {:?}]\n",
+            program.path(),
+            program.answering()
+        );
         std::fs::write(world.path("reconcile.toml"), config).unwrap();
         world
     }
@@ -96,15 +100,32 @@ impl World {
 
     /// Waits until as many services are up, and settled.
     pub fn wait_until_running(&self, count: usize) {
+        self.wait_until("\"running\"", count);
+    }
+
+    /// Waits until as many services wait to be used.
+    pub fn wait_until_asleep(&self, count: usize) {
+        self.wait_until("\"on-demand\"", count);
+    }
+
+    pub fn wait_for_files(&self, files: &[PathBuf]) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(missing) = files.iter().find(|file| !file.exists()) {
+            assert!(Instant::now() < deadline, "{} is not there\n{}", missing.display(), self.last_words());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn wait_until(&self, word: &str, count: usize) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output = self.command(&["status", "-o", "json"]).output().unwrap();
             let text = String::from_utf8_lossy(&output.stdout);
-            let running = text.matches("\"running\"").count();
-            if running >= count {
+            let found = text.matches(word).count();
+            if found >= count {
                 return;
             }
-            assert!(Instant::now() < deadline, "{running} of {count} run\n{}", self.last_words());
+            assert!(Instant::now() < deadline, "{found} of {count} are {word}\n{}", self.last_words());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
