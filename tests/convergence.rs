@@ -50,6 +50,25 @@ fn what_once_has_left_ready_is_shown_as_ready_by_status() {
 }
 
 #[test]
+fn what_a_pass_would_restart_is_shown_as_it_runs_with_the_change_beside_it() {
+    let world = World::new();
+    let declare = |more: &str| {
+        world.service("web", FOREVER, &format!("health = {{ command = [\"true\"] }}\n{more}"));
+    };
+    declare("");
+    world.service("app", FOREVER, "depends_on = { web = { condition = \"ready\", restart = true } }");
+    world.once().expect_code(0);
+    declare("env.VERSION = \"2\"");
+    let status = world.service_status("web").unwrap();
+    assert_eq!((&status["phase"], &status["health"]["ready"]), (&"ready".into(), &true.into()), "{status}");
+    assert_eq!(status["drift"][0]["code"], "spec-changed", "{status}");
+    let shown = world.run(&["status", "web"]).expect_code(0).stdout;
+    assert!(shown.contains("a pass would restart it"), "{shown}");
+    world.run(&["wait", "web", "--for", "ready", "--timeout", "5s"]).expect_code(0);
+    assert_eq!(world.phase("app"), "running");
+}
+
+#[test]
 fn a_bare_environment_and_another_terminal_change_nothing() {
     let world = World::new();
     world.service("web", FOREVER, "");

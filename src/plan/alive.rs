@@ -10,15 +10,15 @@ use super::demand::{self, Idle};
 use super::dependencies::Before;
 use super::files;
 use super::health::{self, Probe, Standing};
-use super::input::{Accepted, Presence};
-use super::output::{Action, Phase};
+use super::input::{Accepted, Flight, Presence, Seen, Service};
+use super::output::{Action, Phase, PhaseView};
 use super::phase;
 use super::restart;
 use super::verdict::Verdict;
 use crate::identity::ServiceId;
 use crate::manifest::Spec;
 use crate::state::{LOST_FINGERPRINT, Reason, Record, Request, Run};
-use crate::time::Clock;
+use crate::time::{Clock, Stamp};
 
 pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
     let health = &case.service.health;
@@ -52,6 +52,16 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
         (None, _) => supervised(case, run, spec, &standing),
     };
     verdict.wake_if(rests_in).wake_if(wait)
+}
+
+/// Of one that lives and that nobody has begun to stop: how it stands, whatever a pass would do about it.
+pub fn as_it_runs(service: &Service, accepted: Option<&Accepted>, now: &Stamp) -> Option<PhaseView> {
+    let run = service.entry.run.as_ref().filter(|run| run.goes_on() && run.process.is_some())?;
+    if service.seen != Seen::Alive || service.flight != Flight::None {
+        return None;
+    }
+    let spec = service.running.as_deref().or(accepted).map(|accepted| &accepted.spec);
+    Some(phase::of_alive(&health::standing(run, spec, &service.health, now), spec, &service.health))
 }
 
 /// Row 7, of files: after a restart for a file, at most one more a `backoff`, or a service that writes a file of its own at

@@ -26,6 +26,7 @@ mod start;
 mod sweep;
 mod verdict;
 
+pub use alive::as_it_runs;
 pub use health::{fold, hear};
 pub use input::{
     Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,

@@ -90,6 +90,7 @@ impl<H: Host> Reconciler<H> {
     fn plan_for(&self, now: &Stamp) -> Plan {
         let mut plan = plan(&self.desired, &self.observed, now);
         if self.hands_off {
+            self.show_as_it_runs(&mut plan, now);
             plan.steps.retain(|step| step.action == Action::Adopt);
             plan.later.clear();
             plan.notes.clear();

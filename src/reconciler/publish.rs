@@ -4,15 +4,15 @@
 
 use super::Reconciler;
 use super::status::{
-    Apart, DependencyStatus, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus,
-    Status, StepReport, VERSION,
+    Apart, DependencyStatus, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport,
+    ServiceStatus, Status, StepReport, VERSION,
 };
 use crate::host::Host;
 use crate::identity::{ProcessIdentity, ServiceId};
 use crate::manifest::{Dependency, Spec, WantedState};
-use crate::plan::{Phase, PhaseView, Seen, Step, Want, failures_now};
+use crate::plan::{Action, Phase, PhaseView, Plan, Seen, Step, Want, as_it_runs, failures_now};
 use crate::state::{Containment, Entry, ExitStatus, Reason, Run};
-use crate::time::{Clock, rfc3339};
+use crate::time::{Clock, Stamp, rfc3339};
 
 impl<H: Host> Reconciler<H> {
     pub fn status(&self) -> Status {
@@ -140,6 +140,12 @@ impl<H: Host> Reconciler<H> {
         let (url, attrs, sockets) = shown.map_or((None, serde_json::Map::new(), Vec::new()), |shown| {
             (shown.url, shown.attrs, shown.sockets)
         });
+        let (untouched, mut drift) = match self.what_would_become(service, view) {
+            Some((untouched, change)) => (Some(untouched), vec![change]),
+            None => (None, Vec::new()),
+        };
+        let view = untouched.as_ref().unwrap_or(view);
+        drift.extend(self.drift.get(service).into_iter().flatten().cloned());
         let (phase, message) = self.shown_phase(view, entry);
         ServiceStatus {
             name: service.to_string(),
@@ -148,7 +154,7 @@ impl<H: Host> Reconciler<H> {
             reason: view.reason.code().to_owned(),
             message,
             pid: leader.map(|process| process.pid),
-            started_at: started_at.map(crate::time::Stamp::rfc3339),
+            started_at: started_at.map(Stamp::rfc3339),
             uptime_s: started_at
                 .filter(|_| leader.is_some())
                 .map(|at| now.since(at, Clock::Suspend).as_secs()),
@@ -175,7 +181,7 @@ impl<H: Host> Reconciler<H> {
                 }
                 .to_owned()
             }),
-            drift: self.drift.get(service).cloned().unwrap_or_default(),
+            drift,
             depends_on: spec.map(depends_on).unwrap_or_default(),
             labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
             attrs,
@@ -200,6 +206,40 @@ impl<H: Host> Reconciler<H> {
             return (Phase::Stopped, format!("not running; a pass would start it: {message}"));
         }
         (view.phase, message)
+    }
+
+    /// Where nobody watches, what a pass would end is as it runs; with what would become of it.
+    fn what_would_become(&self, service: &ServiceId, view: &PhaseView) -> Option<(PhaseView, Drift)> {
+        if view.phase != Phase::Stopping || self.last_pass.is_some() {
+            return None;
+        }
+        let step = self.last_plan.steps.iter().find(|step| step.service == *service)?;
+        let verb = match step.action {
+            Action::Restart => "restart",
+            Action::Stop => "stop",
+            _ => return None,
+        };
+        let message = format!("a pass would {verb} it: {}", step.reason.message());
+        let change = Drift { code: step.reason.code().to_owned(), message };
+        Some((self.as_it_runs(service, &self.host.now())?, change))
+    }
+
+    /// Of a plan that is not carried out: what it would end goes on.
+    pub(super) fn show_as_it_runs(&self, plan: &mut Plan, now: &Stamp) {
+        let Plan { steps, phases, .. } = plan;
+        for step in steps.iter().filter(|step| matches!(step.action, Action::Restart | Action::Stop)) {
+            if let (Some(view), Some(untouched)) =
+                (phases.get_mut(&step.service), self.as_it_runs(&step.service, now))
+            {
+                *view = untouched;
+            }
+        }
+    }
+
+    fn as_it_runs(&self, service: &ServiceId, now: &Stamp) -> Option<PhaseView> {
+        let want = self.desired.services.get(service);
+        let accepted = want.and_then(|want| want.accepted.as_deref());
+        as_it_runs(self.observed.services.get(service)?, accepted, now)
     }
 
     /// Of a service that was ready when it was last watched, that is known without a probe of ours.
