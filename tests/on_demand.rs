@@ -301,3 +301,58 @@ fn a_server_that_does_not_come_up_refuses_who_waits_with_its_reason() {
     let answer = get(address, "/").unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no directory"), "{answer}");
 }
+
+#[test]
+fn the_next_watcher_opens_the_socket_of_one_whose_start_has_failed() {
+    let mut world = World::new();
+    let address = free();
+    let server = world.project().join("server");
+    world.config(&format!("[policy]\nexecutables = [\"@default\", \"{}\"]\n", server.display()));
+    let write = |text: &str| {
+        fs::write(&server, text).unwrap();
+        fs::set_permissions(&server, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    write("\x7fELF, and nothing of the kind");
+    world.manifest(
+        "web.toml",
+        &format!(
+            "[service.web]\ncommand = [\"./server\"]\nsockets.http = \"{address}\"\n\
+             activation = {{ on = \"connection\", idle = \"1h\" }}\n"
+        ),
+    );
+    world.watch();
+    until_asleep(&world);
+    let answer = get(address, "/").unwrap();
+    assert!(answer.contains("failed to execute"), "{answer}");
+    world.run(&["down"]).expect_code(0);
+    world.until("nothing is left", |world| world.keeper().is_none());
+    world.watch();
+    world.until("its socket is open", |_| TcpStream::connect(address).is_ok());
+    assert_eq!(reason(&world, "web"), "exec-failed");
+    write(
+        "#!/usr/bin/perl\nopen my $l, \"+<&=\", 3; \nwhile (accept my $c, $l) { syswrite $c, \"here\"; close $c }",
+    );
+    world.until("it serves", |_| get(address, "/").is_ok_and(|answer| answer == "here"));
+}
+
+/// A keeper that is new holds nothing yet, and the next start is an hour away.
+#[test]
+fn one_that_waits_out_a_backoff_has_its_socket_open_with_the_next_watcher() {
+    let mut world = World::new();
+    let address = free();
+    fs::write(world.project().join("server.pl"), "exit 3").unwrap();
+    world.manifest(
+        "web.toml",
+        &format!(
+            "[service.web]\ncommand = [\"perl\", \"server.pl\"]\nsockets.http = \"{address}\"\n\
+             restart = {{ backoff = \"1h\", backoff_max = \"1h\" }}\n"
+        ),
+    );
+    world.watch();
+    world.until_phase("web", "backoff");
+    world.run(&["down"]).expect_code(0);
+    world.until("nothing is left", |world| world.keeper().is_none());
+    world.watch();
+    world.until("its socket is open", |_| TcpStream::connect(address).is_ok());
+    assert_eq!(world.phase("web"), "backoff");
+}

@@ -4,13 +4,14 @@
 //! not to be had is tried again after the same waits as a port. Which are kept is for `plan::keeps_sockets`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Reconciler;
 use crate::host::Host;
 use crate::host::listen::{Listen, NotHeld, SocketKey};
 use crate::identity::ServiceId;
-use crate::manifest::{ListenOn, RenderedSocket};
-use crate::plan::{Accepted, Action, Plan, Presence, Seen, Step, keeps_sockets};
+use crate::manifest::{ActivateOn, ListenOn, RenderedSocket};
+use crate::plan::{Accepted, Action, Phase, Plan, Presence, Seen, Step, keeps_sockets};
 use crate::state::{PortHolder, Reason};
 
 /// The drift of a run whose sockets went with its keeper.
@@ -35,7 +36,31 @@ impl<H: Host> Reconciler<H> {
                 closed = true;
             }
         }
+        for accepted in self.waits_with_its_sockets(plan) {
+            // Its gate is for what it waits for; a socket that is not to be had is asked for again.
+            let _ = self.missing_of(&accepted, &BTreeSet::new());
+        }
         closed
+    }
+
+    /// What comes up by itself once its time has come, or is tried again when it is used: whose sockets a keeper may not
+    /// hold that is new.
+    fn waits_with_its_sockets(&self, plan: &Plan) -> Vec<Arc<Accepted>> {
+        let services = self.desired.services.iter().filter_map(|(service, want)| {
+            let accepted = want.accepted.as_ref().filter(|accepted| !accepted.spec.sockets.is_empty())?;
+            let view = plan.phases.get(service)?;
+            let waits = match view.phase {
+                Phase::Backoff => true,
+                Phase::Pending => want.gate.is_none(),
+                _ => false,
+            };
+            let is_ours = want.presence == Presence::Present && self.is_acted_on(service);
+            let is_used_otherwise = accepted.spec.activation.on == ActivateOn::Request
+                && self.memory.ledger().entry(service).is_none_or(|entry| entry.activation.is_none());
+            let has_run = || self.observed.services.get(service).is_some_and(|live| live.entry.run.is_some());
+            (waits && is_ours && !is_used_otherwise && !has_run()).then(|| Arc::clone(accepted))
+        });
+        services.collect()
     }
 
     fn missing_socket(&mut self, step: &Step) -> Option<Reason> {
