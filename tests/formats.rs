@@ -135,6 +135,7 @@ fn reasons() -> Vec<Reason> {
         Reason::Shutdown,
         Reason::GraceOver { grace: long },
         Reason::IdentityUnverifiable { detail: text() },
+        Reason::OutOfDescriptors { detail: text() },
         Reason::ContainmentLost { pid: Some(pid) },
         Reason::ContainmentLost { pid: None },
         Reason::ForeignLedger { instance: "00112233445566aa".into() },

@@ -356,3 +356,35 @@ fn one_that_waits_out_a_backoff_has_its_socket_open_with_the_next_watcher() {
     world.until("its socket is open", |_| TcpStream::connect(address).is_ok());
     assert_eq!(world.phase("web"), "backoff");
 }
+
+/// With fewer descriptors than there are clients: those that are not handed on wait, and what looks after services goes on.
+#[test]
+fn connections_that_are_handed_on_leave_descriptors_to_look_after_services_with() {
+    if is_missing("python3") || is_missing("prlimit") {
+        return;
+    }
+    let mut world = World::new();
+    let address = free();
+    fs::write(world.project().join("hello.txt"), "hello").unwrap();
+    declare_proxied(&world, &address.to_string(), "");
+    world.service("other", "exec sleep 1000", "");
+    let command = world.behind("prlimit", &["--nofile=128:128"]);
+    world.watch_with(command);
+    world.until_phase("other", "running");
+    let clients: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
+    world.until_phase("web", "ready");
+    let files = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let watcher = world.watcher().id();
+    world.run(&["restart", "other"]).expect_code(0);
+    assert!(files(watcher) < 110, "{}", files(watcher));
+    // Whoever goes makes room for who waits.
+    drop(clients);
+    assert!(get(address, "/hello.txt").unwrap().ends_with("hello"));
+    let clients: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let (web, other) = (world.pid("web").unwrap(), world.pid("other").unwrap());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(watcher as i32), nix::sys::signal::Signal::SIGINT)
+        .unwrap();
+    assert!(world.watcher().wait().unwrap().success(), "{}", world.describe());
+    assert!(!support::is_alive(web) && !support::is_alive(other));
+    drop(clients);
+}

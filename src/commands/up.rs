@@ -14,6 +14,7 @@ use super::spectator::Spectator;
 use super::{Run, background};
 use crate::api::Serving;
 use crate::host::cgroup::Place;
+use crate::host::descriptors;
 use crate::host::first::Orphans;
 use crate::identity::InstanceId;
 use crate::plan::Phase;
@@ -32,6 +33,7 @@ pub fn run(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
 }
 
 async fn watch(run: &Run<'_>, args: &UpArgs) -> Result<Ended, Failure> {
+    descriptors::raise_limit();
     // The lock comes first: who holds it owns the socket.
     let mut session = backend::open(&run.options)?;
     let place = args.in_background.then(|| take_place(session.instance())).flatten();

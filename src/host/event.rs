@@ -58,6 +58,10 @@ pub enum Found {
     Unverifiable {
         detail: String,
     },
+    /// Nothing could be opened to look at it, for now.
+    OutOfDescriptors {
+        detail: String,
+    },
     ContainmentLost {
         pid: Option<Pid>,
     },

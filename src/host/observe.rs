@@ -118,6 +118,7 @@ fn is_unexplained(found: &Found) -> bool {
         | Found::NeverBorn
         | Found::InFlight
         | Found::Unverifiable { .. }
+        | Found::OutOfDescriptors { .. }
         | Found::KeeperUnresponsive => false,
     }
 }

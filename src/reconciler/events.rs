@@ -127,6 +127,9 @@ impl<H: Host> Reconciler<H> {
             Found::Unverifiable { detail } => {
                 self.service_mut(&service).seen = Seen::Unverifiable(Reason::IdentityUnverifiable { detail });
             }
+            Found::OutOfDescriptors { detail } => {
+                self.service_mut(&service).seen = Seen::Unverifiable(Reason::OutOfDescriptors { detail });
+            }
             Found::ContainmentLost { pid } => {
                 self.service_mut(&service).seen = Seen::Unverifiable(Reason::ContainmentLost { pid });
             }

@@ -199,7 +199,7 @@ impl<H: Host> Reconciler<H> {
         };
         let is_left = |(service, live): (&ServiceId, &plan::Service)| {
             live.entry.run.is_some()
-                && !matches!(live.seen, plan::Seen::Unverifiable(_))
+                && !matches!(&live.seen, plan::Seen::Unverifiable(why) if !why.passes())
                 && (self.desired.everywhere || !is_elsewhere(service))
         };
         self.desired.shutdown && self.waiting.is_empty() && !self.observed.services.iter().any(is_left)

@@ -7,7 +7,7 @@ use super::news::{BEING_WRITTEN, Hold, HoldNews, TARGET};
 use super::status::StepReport;
 use crate::host::{Dirty, Event, Host, failpoint};
 use crate::identity::ServiceId;
-use crate::plan::{Action, Plan, Presence, plan};
+use crate::plan::{Action, Plan, Presence, Seen, Service, plan};
 use crate::state::{Reason, Record};
 use crate::time::{Clock, Stamp};
 
@@ -16,6 +16,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The code of the error and of the problem; the gate of every start is [`Reason::LedgerUnwritable`].
 pub(super) const LEDGER_UNWRITABLE: &str = "ledger-unwritable";
+
+/// Until what could not be looked at is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Until a file that is being written is looked at again.
 const SOON: Duration = Duration::from_millis(50);
@@ -157,9 +160,9 @@ impl<H: Host> Reconciler<H> {
             return Duration::ZERO;
         }
         let now = self.host.now();
-        let resync = self.last_resync.as_ref().map_or(Duration::ZERO, |last| {
-            now.left_of(last, self.settings.config.resync(), Clock::Awake).unwrap_or_default()
-        });
+        let between = self.between_full_passes();
+        let until_due = |last: &Stamp| now.left_of(last, between, Clock::Awake).unwrap_or_default();
+        let resync = self.last_resync.as_ref().map_or(Duration::ZERO, until_due);
         if self.is_being_written() {
             self.dirty.get_or_insert(Dirty::Everything);
             return SOON;
@@ -198,13 +201,18 @@ impl<H: Host> Reconciler<H> {
         let _ = self.memory.flush(&mut self.host);
     }
 
+    /// What could not be looked at for want of descriptors is looked at again soon.
+    fn between_full_passes(&self) -> Duration {
+        let was_not_seen = |live: &Service| matches!(&live.seen, Seen::Unverifiable(why) if why.passes());
+        let between = self.settings.config.resync();
+        if self.observed.services.values().any(was_not_seen) { between.min(LOOK_AGAIN) } else { between }
+    }
+
     /// Says whether everything is to be looked at, and if so begins with the manifests.
     fn full_pass_is_due(&mut self) -> bool {
         let now = self.host.now();
-        let left = self
-            .last_resync
-            .as_ref()
-            .map(|last| now.left_of(last, self.settings.config.resync(), Clock::Awake));
+        let between = self.between_full_passes();
+        let left = self.last_resync.as_ref().map(|last| now.left_of(last, between, Clock::Awake));
         let due = left.flatten().is_none();
         if due {
             self.last_resync = Some(now);

@@ -112,6 +112,10 @@ pub enum Reason {
     IdentityUnverifiable {
         detail: String,
     },
+    /// Nothing could be opened to look at its process; it is looked at again.
+    OutOfDescriptors {
+        detail: String,
+    },
     ContainmentLost {
         pid: Option<Pid>,
     },
@@ -302,6 +306,11 @@ impl Reason {
         )
     }
 
+    /// True where nothing is known for now, and nobody has to do anything about the service.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::OutOfDescriptors { .. })
+    }
+
     pub fn is_about_a_socket(&self) -> bool {
         matches!(self, Self::SocketOpening { .. } | Self::SocketUnavailable { .. })
     }
@@ -353,6 +362,7 @@ impl Reason {
             Self::Shutdown => "shutdown",
             Self::GraceOver { .. } => "grace-over",
             Self::IdentityUnverifiable { .. } => "identity-unverifiable",
+            Self::OutOfDescriptors { .. } => "out-of-descriptors",
             Self::ContainmentLost { .. } => "containment-lost",
             Self::ForeignLedger { .. } => "foreign-ledger",
             Self::KeeperUnresponsive => "keeper-unresponsive",

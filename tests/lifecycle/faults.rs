@@ -107,6 +107,17 @@ fn a_process_that_cannot_be_verified_is_held_and_nothing_starts_in_its_place() {
 }
 
 #[test]
+fn what_could_not_be_looked_at_for_want_of_descriptors_is_looked_at_again_soon() {
+    let mut rig = running();
+    rig.host.make_unverifiable("web", Doubt::OutOfDescriptors);
+    rig.run_for(secs(61));
+    assert_eq!((rig.phase("web"), rig.reason("web")), (Some(Phase::Held), "out-of-descriptors".to_owned()));
+    rig.host.make_verifiable("web");
+    rig.run_for(secs(2));
+    assert_eq!(rig.phase("web"), Some(Phase::Running));
+}
+
+#[test]
 fn a_held_service_is_let_go_of_by_hand() {
     let mut rig = running();
     rig.host.make_unverifiable("web", Doubt::ContainmentLost);

@@ -231,8 +231,13 @@ impl World {
 
     /// Starts a watcher, and waits until it answers.
     pub fn watch(&mut self) -> u32 {
+        let command = self.command();
+        self.watch_with(command)
+    }
+
+    /// Likewise, with a command of [`Self::command`] or [`Self::behind`].
+    pub fn watch_with(&mut self, mut command: Command) -> u32 {
         let log = std::fs::File::options().create(true).append(true).open(self.path("watcher.log")).unwrap();
-        let mut command = self.command();
         command.args(["up", "--quiet"]).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap();
         let pid = child.id();

@@ -74,6 +74,7 @@ pub(super) struct LeaderEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
     Unverifiable,
+    OutOfDescriptors,
     ContainmentLost,
     KeeperUnresponsive,
 }

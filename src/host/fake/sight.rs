@@ -30,6 +30,7 @@ impl World {
         let pid = claim.process.as_ref().map(|process| process.pid);
         match doubt {
             Doubt::Unverifiable => Found::Unverifiable { detail: "its start time cannot be read".to_owned() },
+            Doubt::OutOfDescriptors => Found::OutOfDescriptors { detail: "too many open files".to_owned() },
             Doubt::ContainmentLost => Found::ContainmentLost { pid },
             Doubt::KeeperUnresponsive => Found::KeeperUnresponsive,
         }
@@ -80,7 +81,10 @@ impl World {
             | Found::InFlight
             | Found::Ended { others: true, .. } => Knowledge::Attached,
             Found::Ended { others: false, .. } | Found::NeverBorn => Knowledge::ToldGone,
-            Found::Unverifiable { .. } | Found::ContainmentLost { .. } | Found::KeeperUnresponsive => return,
+            Found::Unverifiable { .. }
+            | Found::OutOfDescriptors { .. }
+            | Found::ContainmentLost { .. }
+            | Found::KeeperUnresponsive => return,
         };
         // A keeper tells the end of a run again to whoever attaches to it.
         if let Found::Ended { status, others, .. } = found
@@ -145,6 +149,7 @@ fn summary(found: &Found) -> String {
         Found::InFlight => "in flight".to_owned(),
         Found::Unverifiable { detail } => format!("unverifiable: {detail}"),
         Found::ContainmentLost { .. } => "containment lost".to_owned(),
+        Found::OutOfDescriptors { detail } => format!("not seen: {detail}"),
         Found::KeeperUnresponsive => "the keeper does not answer".to_owned(),
     }
 }

@@ -24,7 +24,8 @@ use hearing::Hearing;
 
 use super::conn::send_descriptor;
 use super::protocol::{CellInfo, Message, OLDEST_PROTOCOL, PROTOCOL, Request, encode};
-use super::start::EXIT_HELD;
+use super::start::{EXIT_HELD, NOFILE};
+use crate::host::descriptors::limit_before;
 use crate::host::failpoint;
 use crate::host::first::Awaited;
 use crate::host::flock;
@@ -372,6 +373,7 @@ async fn start_keeper(layout: &StateLayout, exe: &Path) -> Result<(), KeeperErro
     command.env_clear();
     let passed_on = ["RECONCILE_CONTAINMENT", "RUST_BACKTRACE"].into_iter().chain(failpoint::VARIABLE);
     command.envs(passed_on.filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.envs(limit_before().map(|soft| (NOFILE, soft.to_string())));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     // Ctrl-C is for us, who then stop what was started; a keeper that dies of it leaves us with nothing to ask.
     command.process_group(0);

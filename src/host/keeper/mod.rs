@@ -30,7 +30,6 @@ mod program;
 pub mod protocol;
 mod queue;
 mod requests;
-mod reserve;
 mod runs;
 mod server;
 mod sockets;

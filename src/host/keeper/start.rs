@@ -34,6 +34,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// A log larger than this is begun anew by the next keeper.
 const MAX_LOG_BYTES: u64 = 1 << 20;
 
+/// The soft limit of open files that services are to have, where whoever starts a keeper has raised its own.
+pub const NOFILE: &str = "RECONCILE_KEEPER_NOFILE";
+
 const READY: &[u8] = b"ready";
 const HELD: &[u8] = b"held";
 
@@ -189,5 +192,6 @@ fn lift_limits() {
 fn raise_nofile() -> io::Result<(u64, u64)> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok((soft, hard))
+    let told = std::env::var(NOFILE).ok().and_then(|text| text.parse().ok());
+    Ok((told.filter(|told| *told <= soft).unwrap_or(soft), hard))
 }

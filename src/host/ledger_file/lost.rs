@@ -246,6 +246,7 @@ impl Sights {
                 | Found::NeverBorn
                 | Found::InFlight
                 | Found::Unverifiable { .. }
+                | Found::OutOfDescriptors { .. }
                 | Found::ContainmentLost { pid: None }
                 | Found::KeeperUnresponsive,
             )

@@ -18,7 +18,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::proxy::Proxied;
+use super::proxy::{Proxied, Room};
+use crate::host::descriptors;
 use crate::host::keeper::lend;
 use crate::host::listen::{Proxy, SocketKey, SocketUse};
 use crate::host::{Event, StateLayout, clock};
@@ -40,6 +41,8 @@ pub(super) struct Doors {
     askings: Arc<Semaphore>,
     watched: BTreeMap<SocketKey, Watched>,
     proxied: BTreeMap<SocketKey, Proxied>,
+    /// Once something is handed on.
+    room: OnceLock<Room>,
 }
 
 #[derive(Debug)]
@@ -79,11 +82,12 @@ impl Doors {
             askings: Arc::new(Semaphore::new(ASKINGS)),
             watched: BTreeMap::new(),
             proxied: BTreeMap::new(),
+            room: OnceLock::new(),
         }
     }
 
     pub fn watch(&mut self, key: &SocketKey, every: Duration, tell: bool) {
-        let Self { layout, events, askings, watched, proxied } = self;
+        let Self { layout, events, askings, watched, proxied, .. } = self;
         proxied.remove(key);
         let watched = watched.entry(key.clone()).or_insert_with(|| {
             let door = Arc::new(Door {
@@ -106,7 +110,8 @@ impl Doors {
         match self.proxied.get(key) {
             Some(proxied) => proxied.set(proxy),
             None => {
-                let proxied = Proxied::new(key, proxy, &self.layout, &self.askings, &self.events);
+                let room = self.room.get_or_init(|| Room::for_limit(descriptors::limit()));
+                let proxied = Proxied::new(key, proxy, &self.layout, &self.askings, &self.events, room);
                 self.proxied.insert(key.clone(), proxied);
             }
         }
@@ -121,6 +126,11 @@ impl Doors {
     pub fn borrow_anew(&mut self) {
         self.watched.clear();
         self.proxied.values_mut().for_each(|proxied| proxied.borrow_anew(&self.layout, &self.askings));
+    }
+
+    /// Ends every connection that is handed on.
+    pub fn hang_up(&self) {
+        self.proxied.values().for_each(Proxied::hang_up);
     }
 
     pub fn used(&self, key: &SocketKey) -> Option<SocketUse> {

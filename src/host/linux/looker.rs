@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::host::cause::plain;
 use crate::host::cores::Over;
+use crate::host::descriptors::there_are;
 use crate::host::files::Digests;
 use crate::host::observe::ObserveError;
 use crate::host::proc::{Here, Liveness};
@@ -67,8 +69,25 @@ fn executable(here: &Here, process: &ProcessIdentity) -> Option<FileIdentity> {
     })
 }
 
-/// An observation that failed as a whole proves nothing of any claim.
+/// What is not known for want of descriptors is said to be so: it is no doubt about a process, and nobody has to do
+/// anything about the service.
 pub(super) fn observed(outcome: Result<Vec<Sighting>, ObserveError>, claims: &[Claim]) -> Vec<Sighting> {
+    let mut sightings = of_each(outcome, claims);
+    let is_unverifiable = |it: &&mut Sighting| matches!(it.found, Found::Unverifiable { .. });
+    let mut unverifiable = sightings.iter_mut().filter(is_unverifiable).peekable();
+    if unverifiable.peek().is_some()
+        && let Err(error) = there_are(DESCRIPTORS)
+    {
+        unverifiable.for_each(|it| it.found = Found::OutOfDescriptors { detail: plain(&error) });
+    }
+    sightings
+}
+
+/// What a look at one process opens at a time.
+const DESCRIPTORS: usize = 3;
+
+/// An observation that failed as a whole proves nothing of any claim.
+fn of_each(outcome: Result<Vec<Sighting>, ObserveError>, claims: &[Claim]) -> Vec<Sighting> {
     outcome.unwrap_or_else(|error| {
         let detail = error.to_string();
         let unverifiable = |claim: &Claim| Sighting {

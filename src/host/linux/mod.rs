@@ -31,6 +31,7 @@ use searching::{Order, Searches};
 use tending::{Rules, Tender};
 
 use super::cores::Over;
+use super::descriptors::Reserve;
 use super::files::{Room, Unseen};
 use super::keeper::GateError;
 use super::ledger_file::LedgerFile;
@@ -90,6 +91,8 @@ pub struct LinuxHost {
     searches: Searches,
     ports: Ports,
     doors: Doors,
+    /// For the look at what runs.
+    reserve: Reserve,
 }
 
 impl LinuxHost {
@@ -100,7 +103,11 @@ impl LinuxHost {
         // A limit on file sizes is an error of a write, not the end of us.
         sys::ignore_signal(libc::SIGXFSZ);
         let (to_results, results) = mpsc::unbounded_channel();
+        let mut reserve = Reserve::default();
+        // Filled again after each look that needed it.
+        let _ = reserve.fill();
         Ok(Self {
+            reserve,
             ports: Ports::new(&layout, parts.instance.clone()),
             doors: Doors::new(layout.clone(), to_results.clone()),
             link: KeeperLink::new(layout, parts.instance),
@@ -133,6 +140,21 @@ impl LinuxHost {
     /// Waits until the keeper has heard everything that it was asked: before we end.
     pub async fn settle(&mut self) {
         self.link.settle().await;
+    }
+
+    /// Where there are no descriptors to look with, those are given up that are kept back, and what is handed on.
+    fn look_at(&mut self, claims: &[Claim]) -> Vec<Sighting> {
+        let layout = self.state_dir.layout();
+        let look = || observed(observe(layout, claims, self.intents.settled(), Over::One), claims);
+        let first = look();
+        if !first.iter().any(|sighting| matches!(sighting.found, Found::OutOfDescriptors { .. })) {
+            return first;
+        }
+        self.doors.hang_up();
+        self.reserve.give_up();
+        let second = look();
+        let _ = self.reserve.fill();
+        second
     }
 
     /// Ends that the ledger has taken in are of no use to anybody any more.
@@ -288,8 +310,7 @@ impl Host for LinuxHost {
         self.link.ping();
         self.intents.judge(claims);
         self.ports.forget_all_but(claims);
-        let mut sightings =
-            observed(observe(self.state_dir.layout(), claims, self.intents.settled(), Over::One), claims);
+        let mut sightings = self.look_at(claims);
         for (claim, sighting) in claims.iter().zip(&mut sightings) {
             match &sighting.found {
                 Found::Alive { born } | Found::Ended { born, others: true, .. } => {
@@ -301,6 +322,7 @@ impl Host for LinuxHost {
                 | Found::NeverBorn
                 | Found::InFlight
                 | Found::Unverifiable { .. }
+                | Found::OutOfDescriptors { .. }
                 | Found::ContainmentLost { .. }
                 | Found::KeeperUnresponsive => {}
             }

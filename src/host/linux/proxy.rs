@@ -2,7 +2,8 @@
 //!
 //! A connection waits until there is somebody to hand it on to, and is refused when it has waited long enough, or when
 //! the start that it waited for has failed. It is handed on byte by byte, both ways, until both sides have ended. What is
-//! open ends with this process; the socket itself is the keeper's. Sources: tcp(7) on Nagle's algorithm, which would hold
+//! open ends with this process; the socket itself is the keeper's. There are no more at a time than leave us the
+//! descriptors to look after services with: whoever comes then waits in the queue of the socket. Sources: tcp(7) on Nagle's algorithm, which would hold
 //! back what the service has sent.
 
 use std::io;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -33,6 +34,31 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(20);
 /// Until it is accepted again, where there were no descriptors for it.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Kept free for all else: what is watched, probed, asked for and looked at.
+const KEPT_FREE: u64 = 512;
+
+/// The most at a time, of all services; each has two descriptors and the buffers of both ways.
+const MOST: u64 = 4096;
+
+/// Room for connections at a time: of all services, and of one, which has half of it at most.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    all: Arc<Semaphore>,
+    of_one: usize,
+}
+
+impl Room {
+    /// `descriptors`: how many we may have.
+    pub fn for_limit(descriptors: u64) -> Self {
+        let free = descriptors.saturating_sub(KEPT_FREE.min(descriptors / 2));
+        let all = (free / 2).clamp(2, MOST) as usize;
+        Self { all: Arc::new(Semaphore::new(all)), of_one: all / 2 }
+    }
+}
+
+/// A connection's place in the room of its service, and in that of all.
+type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
 #[derive(Debug)]
 pub(super) struct Proxied {
     shared: Arc<Shared>,
@@ -47,6 +73,8 @@ struct Shared {
     open: AtomicUsize,
     waiting: AtomicUsize,
     used: Mutex<Option<Stamp>>,
+    room: Room,
+    own_room: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,11 +82,16 @@ struct State {
     proxy: Proxy,
     /// How often those who waited were turned away, and why the last time.
     turned_away: (u64, String),
+    /// How often all connections were ended.
+    hung_up: u64,
+    /// Nobody is handed on any more.
+    is_over: bool,
 }
 
 impl Drop for Proxied {
     fn drop(&mut self) {
         self.accepting.abort();
+        self.shared.state.send_modify(|state| state.is_over = true);
     }
 }
 
@@ -69,8 +102,10 @@ impl Proxied {
         layout: &StateLayout,
         askings: &Arc<Semaphore>,
         events: &mpsc::UnboundedSender<Event>,
+        room: &Room,
     ) -> Self {
-        let state = State { proxy: proxy.clone(), turned_away: (0, String::new()) };
+        let state =
+            State { proxy: proxy.clone(), turned_away: (0, String::new()), hung_up: 0, is_over: false };
         let shared = Arc::new(Shared {
             key: key.clone(),
             events: events.clone(),
@@ -78,6 +113,8 @@ impl Proxied {
             open: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             used: Mutex::new(None),
+            room: room.clone(),
+            own_room: Arc::new(Semaphore::new(room.of_one)),
         });
         let accepting = tokio::spawn(accept(Arc::clone(&shared), layout.clone(), Arc::clone(askings)));
         Self { shared, accepting }
@@ -96,6 +133,11 @@ impl Proxied {
         });
     }
 
+    /// Ends all connections, also those that wait: their descriptors are needed.
+    pub fn hang_up(&self) {
+        self.shared.state.send_modify(|state| state.hung_up += 1);
+    }
+
     /// The socket may be another one by now; what is open goes on, and who waits does.
     pub fn borrow_anew(&mut self, layout: &StateLayout, askings: &Arc<Semaphore>) {
         self.accepting.abort();
@@ -112,6 +154,13 @@ impl Shared {
     fn tell(&self) {
         // The reconciler may be on its way out.
         let _ = self.events.send(Event::Connected { key: self.key.clone() });
+    }
+
+    /// Waits until there is one.
+    async fn place(&self) -> Place {
+        let acquire = |room: &Arc<Semaphore>| Arc::clone(room).acquire_owned();
+        let own = acquire(&self.own_room).await.expect("it is never closed");
+        (own, acquire(&self.room.all).await.expect("it is never closed"))
     }
 
     fn note_use(&self) {
@@ -207,7 +256,10 @@ async fn accept(shared: Arc<Shared>, layout: StateLayout, askings: Arc<Semaphore
     };
     loop {
         match listener.accept().await {
-            Ok(client) => drop(tokio::spawn(serve(Arc::clone(&shared), client))),
+            Ok(client) => {
+                let place = shared.place().await;
+                drop(tokio::spawn(serve(Arc::clone(&shared), client, place)));
+            }
             Err(error) => {
                 tracing::debug!(service = %shared.key.service, "accept: {error}");
                 sleep(ACCEPT_AGAIN).await;
@@ -216,14 +268,20 @@ async fn accept(shared: Arc<Shared>, layout: StateLayout, askings: Arc<Semaphore
     }
 }
 
-async fn serve(shared: Arc<Shared>, mut client: Client) {
+async fn serve(shared: Arc<Shared>, mut client: Client, _place: Place) {
     let _open = Counted::by(&shared.open);
     shared.note_use();
+    let mut states = shared.state.subscribe();
+    let before = states.borrow().hung_up;
     match upstream(&shared).await {
         Ok(mut service) => {
-            // An error is the end of one side, and the other hears of it by the end of its own.
-            let _ = copy_bidirectional_with_sizes(client.stream(), &mut service, BUFFER_BYTES, BUFFER_BYTES)
-                .await;
+            let copied =
+                copy_bidirectional_with_sizes(client.stream(), &mut service, BUFFER_BYTES, BUFFER_BYTES);
+            tokio::select! {
+                // An error is the end of one side, and the other hears of it by the end of its own.
+                _ = copied => {}
+                _ = states.wait_for(|state| state.hung_up != before) => {}
+            }
         }
         Err(why) => client.refuse(why),
     }
@@ -233,16 +291,22 @@ async fn serve(shared: Arc<Shared>, mut client: Client) {
 /// A connection to the service, once it is up; `Err` says why there is none.
 async fn upstream(shared: &Shared) -> Result<Box<dyn Duplex>, String> {
     let mut states = shared.state.subscribe();
-    let before = states.borrow().turned_away.0;
+    let State { turned_away: (before, _), hung_up, .. } = states.borrow().clone();
     let deadline = Instant::now() + states.borrow().proxy.within;
     let _waiting = Counted::by(&shared.waiting);
     if states.borrow().proxy.tell {
         shared.tell();
     }
     loop {
-        let State { proxy, turned_away } = states.borrow_and_update().clone();
+        let State { proxy, turned_away, hung_up: now, is_over } = states.borrow_and_update().clone();
         if turned_away.0 != before {
             return Err(turned_away.1);
+        }
+        if is_over {
+            return Err("it is not served any longer".to_owned());
+        }
+        if now != hung_up {
+            return Err("there are too few descriptors to hand it on".to_owned());
         }
         let over = || format!("it did not accept within {}", crate::time::human(proxy.within));
         match &proxy.target {

@@ -74,6 +74,11 @@ impl Reason {
                     "its process cannot be told from a stranger ({detail}); nothing is touched until `reconcile adopt NAME --pid PID` or `reconcile forget NAME`"
                 )
             }
+            Self::OutOfDescriptors { detail } => {
+                format!(
+                    "its process cannot be looked at ({detail}): it is tried again every second; raise the limit of open files (`ulimit -n`), or end what uses them up"
+                )
+            }
             Self::ContainmentLost { .. } => {
                 "what held its descendants together is gone; look at them, end them, then `reconcile forget NAME`"
                     .into()
