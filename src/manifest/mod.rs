@@ -36,7 +36,10 @@ pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
 pub use fields::Class;
 pub use parse::MAX_DEPTH;
 pub use ports::{CheckPort, Port, PortBlock, PortBlocks, PortNumber, PortOwner};
-pub use render::{Rendered, RenderedCheck, RenderedSocket, Shown, Surroundings, render, render_shown};
+pub use render::{
+    Addresses, Rendered, RenderedCheck, RenderedSocket, Shown, Surroundings, render, render_addresses,
+    render_shown,
+};
 pub use schema::schema;
 pub use sockets::{ListenOn, Socket};
 pub use spec::{

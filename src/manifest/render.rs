@@ -91,6 +91,22 @@ pub fn render_shown(spec: &Spec, around: &Surroundings<'_>) -> Shown {
     }
 }
 
+/// Where a service is reached, as far as that is known before its start.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Addresses {
+    pub sockets: Vec<RenderedSocket>,
+    pub proxy: Option<ListenOn>,
+}
+
+/// Fills in the addresses alone.
+pub fn render_addresses(spec: &Spec, around: &Surroundings<'_>) -> Addresses {
+    if spec.sockets.is_empty() {
+        return Addresses::default();
+    }
+    let filler = Filler::new(spec, around);
+    Addresses { sockets: filler.sockets(), proxy: filler.proxy() }
+}
+
 /// Fills in every text of a spec that is executed or probed.
 pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
     let filler = Filler::new(spec, around);

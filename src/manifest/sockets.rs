@@ -53,6 +53,17 @@ impl ListenOn {
         }
     }
 
+    /// True if nobody can listen on both: an address of all interfaces takes each of them along.
+    pub fn excludes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(a), Self::Tcp(b)) => {
+                let takes_all = a.ip().is_unspecified() || b.ip().is_unspecified();
+                a.port() == b.port() && (a.ip() == b.ip() || takes_all)
+            }
+            (a, b) => a == b,
+        }
+    }
+
     /// Where a service listens itself: also a port alone, of this machine.
     pub fn parse_target(text: &str) -> Result<Self, String> {
         match text.parse::<u16>() {

@@ -6,14 +6,14 @@
 //! problem: `plan` starts none of its members. Decides nothing about steps. Called by `ownership`, `desired` and
 //! `requests`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Reconciler;
 use super::ownership::{FileStanding, InForce};
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::manifest::{Condition, Problem, Spec, code, nearest};
+use crate::manifest::{ActivateOn, Condition, Problem, RestartPolicy, Spec, code, nearest};
 use crate::plan::graph::Graph;
 use crate::plan::{self, Accepted};
 
@@ -23,8 +23,11 @@ const NAMED: usize = 6;
 /// A dependency that no manifest declares.
 const UNKNOWN: &str = "unknown-dependency";
 
+/// One that is to be completed, and never is.
+const NEVER_COMPLETES: &str = "never-completes";
+
 /// What is in force, with the position of its file.
-fn services(in_force: &[InForce]) -> Vec<(usize, &Arc<Accepted>)> {
+pub(super) fn services(in_force: &[InForce]) -> Vec<(usize, &Arc<Accepted>)> {
     in_force
         .iter()
         .enumerate()
@@ -44,17 +47,35 @@ pub(super) fn circles(files: &[FileStanding], in_force: &[InForce]) -> Vec<(usiz
         let depends_on = services[place as usize].1.spec.depends_on.keys();
         depends_on.filter_map(|service| places.get(service).copied())
     };
-    let mut graph = Graph::default();
-    (0..services.len() as u32).for_each(|place| graph.push(needs(place)));
-    let parts = graph.parts();
-    let next = |place: u32| needs(place).find(|other| parts.are_in_one_circle(place, *other));
     let id = |place: u32| &services[place as usize].1.spec.id;
     let mut problems = Vec::new();
-    for member in (0..services.len() as u32).filter(|place| parts.is_in_a_circle(*place)) {
-        let (position, _) = services[member as usize];
-        if !matches!(in_force[position], InForce::Candidate(_)) || !files[position].is_new() {
+    for way in ways_around(services.len() as u32, needs) {
+        let (position, _) = services[way[0] as usize];
+        if !may_fall_back(&files[position], &in_force[position]) {
             continue;
         }
+        let names: Vec<String> = way.iter().map(|place| id(*place).to_string()).collect();
+        let message = format!("services depend on each other in a circle: {}", names.join(", "));
+        let problem = Problem::new(code::DEPENDENCY_CYCLE, message)
+            .of(id(way[0]).name())
+            .help("take one of them out of the `depends_on` of the other");
+        problems.push((position, placed(&files[position], problem, id(way[0]), id(way[1]))));
+    }
+    problems
+}
+
+/// Its text is in force, and is not the one that was accepted last.
+pub(super) fn may_fall_back(file: &FileStanding, in_force: &InForce) -> bool {
+    matches!(in_force, InForce::Candidate(_)) && file.is_new()
+}
+
+/// For each of so many that is in a circle, the way from it around, or the first part of that.
+pub(super) fn ways_around<N: Iterator<Item = u32>>(count: u32, needs: impl Fn(u32) -> N) -> Vec<Vec<u32>> {
+    let mut graph = Graph::default();
+    (0..count).for_each(|place| graph.push(needs(place)));
+    let parts = graph.parts();
+    let next = |place: u32| needs(place).find(|other| parts.are_in_one_circle(place, *other));
+    let around = |member: u32| {
         let mut way = vec![member];
         while let Some(place) = way.last().and_then(|at| next(*at)).filter(|_| way.len() <= NAMED) {
             way.push(place);
@@ -62,14 +83,9 @@ pub(super) fn circles(files: &[FileStanding], in_force: &[InForce]) -> Vec<(usiz
                 break;
             }
         }
-        let names: Vec<String> = way.iter().map(|place| id(*place).to_string()).collect();
-        let message = format!("services depend on each other in a circle: {}", names.join(", "));
-        let problem = Problem::new(code::DEPENDENCY_CYCLE, message)
-            .of(id(member).name())
-            .help("take one of them out of the `depends_on` of the other");
-        problems.push((position, placed(&files[position], problem, id(member), id(way[1]))));
-    }
-    problems
+        way
+    };
+    (0..count).filter(|place| parts.is_in_a_circle(*place)).map(around).collect()
 }
 
 /// At the name of the dependency.
@@ -81,31 +97,54 @@ fn placed(file: &FileStanding, problem: Problem, service: &ServiceId, dependency
     }
 }
 
-/// A warning for each name that neither a manifest declares nor the ledger remembers: what depends on it waits.
-pub(super) fn warn_of_unknown(
+/// A warning for each dependency for which a service waits in vain: neither a manifest declares it nor the ledger
+/// remembers it, or it never completes.
+pub(super) fn warn_of_dependencies(
     files: &mut [FileStanding],
     in_force: &[InForce],
     is_remembered: impl Fn(&ServiceId) -> bool,
 ) {
     let services = services(in_force);
-    let known: HashSet<&ServiceId> = services.iter().map(|(_, accepted)| &accepted.spec.id).collect();
+    let known: HashMap<&ServiceId, &Spec> =
+        services.iter().map(|(_, accepted)| (&accepted.spec.id, &accepted.spec)).collect();
     for (position, accepted) in &services {
         let spec = &accepted.spec;
-        for dependency in spec.depends_on.keys() {
-            let is_present = matches!(in_force[*position], InForce::Candidate(_));
-            if !is_present || known.contains(dependency) || is_remembered(dependency) {
-                continue;
-            }
-            let message = format!("no manifest declares `{dependency}`: {} waits for it", spec.id);
-            let problem = Problem::warning(UNKNOWN, message).of(spec.id.name());
-            let problem = match nearest(dependency.key(), known.iter().map(|id| id.key())) {
-                Some(meant) => problem.help(format!("did you mean `{meant}`?")),
-                None => problem,
+        if !matches!(in_force[*position], InForce::Candidate(_)) {
+            continue;
+        }
+        for (dependency, wanted) in &spec.depends_on {
+            let problem = match known.get(dependency) {
+                Some(other) if never_completes(other, wanted.condition) => {
+                    let message = format!(
+                        "`{dependency}` never completes, since it is started again whenever it ends: {} waits for it",
+                        spec.id
+                    );
+                    Problem::warning(NEVER_COMPLETES, message).help(format!(
+                        "depend on it as `ready`, or give {dependency} another `restart.policy` than `always`"
+                    ))
+                }
+                Some(_) => continue,
+                None if is_remembered(dependency) => continue,
+                None => {
+                    let message = format!("no manifest declares `{dependency}`: {} waits for it", spec.id);
+                    let problem = Problem::warning(UNKNOWN, message);
+                    match nearest(dependency.key(), known.keys().map(|id| id.key())) {
+                        Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+                        None => problem,
+                    }
+                }
             };
+            let problem = problem.of(spec.id.name());
             let problem = placed(&files[*position], problem, &spec.id, dependency);
             files[*position].problems.push(problem);
         }
     }
+}
+
+fn never_completes(spec: &Spec, condition: Condition) -> bool {
+    condition == Condition::Completed
+        && spec.restart.policy == RestartPolicy::Always
+        && spec.activation.on == ActivateOn::Always
 }
 
 /// What was named with what that depends on.
@@ -155,6 +194,7 @@ impl<H: Host> Reconciler<H> {
 mod tests {
     use super::*;
     use crate::host::{FileScan, FileVersion};
+    use crate::manifest::Addresses;
     use crate::reconciler::library::Library;
     use crate::reconciler::ownership::settle;
     use crate::state::{FileKey, RootKey};
@@ -183,8 +223,8 @@ mod tests {
             last: (!last.is_empty()).then(|| read(last)),
         };
         let mut files: Vec<FileStanding> = files.iter().enumerate().map(standing).collect();
-        let in_force = settle(&mut files, |_| None);
-        warn_of_unknown(&mut files, &in_force, |_| false);
+        let in_force = settle(&mut files, |_| None, |_| Addresses::default());
+        warn_of_dependencies(&mut files, &in_force, |_| false);
         let line = |(file, choice): (&FileStanding, &InForce)| {
             let services = choice.services().iter().map(|accepted| {
                 let needs = accepted.spec.depends_on.keys().map(ServiceId::name).collect::<Vec<_>>();
@@ -229,6 +269,38 @@ mod tests {
             settled(&[("a: b", "a:"), ("b: a", "b: c"), ("c: b", "c:")]),
             ["a:; dependency-cycle@3", "b: c; dependency-cycle@3", "c:; dependency-cycle@3"]
         );
+    }
+
+    #[test]
+    fn one_that_never_completes_is_a_warning() {
+        let text = |policy: &str| {
+            format!(
+                "[service.job]\ncommand = ['a']\nrestart.policy = '{policy}'\n\
+                 [service.web]\ncommand = ['a']\ndepends_on = {{ job = 'completed' }}\n"
+            )
+        };
+        let warned = |policy: &str| {
+            let loaded = Library::default().read(&text(policy));
+            let mut files = [FileStanding {
+                key: FileKey { root: RootKey("r1".to_owned()), path: "a.toml".into() },
+                scan: Arc::new(FileScan {
+                    version: FileVersion::default(),
+                    content: Ok(text(policy).into()),
+                    may_show_lines: true,
+                }),
+                whole_text: None,
+                directory_inode: 0,
+                candidate: Some(loaded),
+                problems: Vec::new(),
+                last: None,
+            }];
+            let in_force = settle(&mut files, |_| None, |_| Addresses::default());
+            warn_of_dependencies(&mut files, &in_force, |_| false);
+            let told = files[0].problems.iter();
+            told.map(|it| (it.code.clone(), it.blocks(), it.span.unwrap().line)).collect::<Vec<_>>()
+        };
+        assert_eq!(warned("always"), [("never-completes".to_owned(), false, 6)]);
+        assert_eq!(warned("on-failure"), []);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use super::Reconciler;
-use super::dependencies::warn_of_unknown;
+use super::addresses::{warn_of_addresses, warn_of_empty_patterns};
+use super::dependencies::warn_of_dependencies;
 use super::news::{FileNews, TARGET};
 use super::ownership::{FileStanding, InForce, settle};
 use super::roots::{lost_directories, recognise, shown_path, unread_files};
@@ -59,7 +60,9 @@ impl<H: Host> Reconciler<H> {
         }
         self.note_accepted(&keyed, &files, &in_force);
         let ledger = self.memory.ledger();
-        warn_of_unknown(&mut files, &in_force, |service| ledger.services.contains_key(service));
+        warn_of_dependencies(&mut files, &in_force, |service| ledger.services.contains_key(service));
+        warn_of_addresses(&mut files, &in_force, |spec| self.render_addresses(spec));
+        warn_of_empty_patterns(&mut files, &in_force);
         self.desired.roots = keyed
             .iter()
             .map(|(key, scan)| {
@@ -102,7 +105,8 @@ impl<H: Host> Reconciler<H> {
 
     fn settle(&self, files: &mut [FileStanding]) -> Vec<InForce> {
         let ledger = self.memory.ledger();
-        settle(files, |service| ledger.entry(service)?.file.as_ref())
+        let owner_of = |service: &ServiceId| ledger.entry(service)?.file.as_ref();
+        settle(files, owner_of, |spec| self.render_addresses(spec))
     }
 
     /// How long each root has been quiet, as of `now`: the one input of the plan that changes by itself.

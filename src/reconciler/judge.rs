@@ -10,7 +10,7 @@ use super::Reconciler;
 use crate::host::Host;
 use crate::identity::ServiceId;
 use crate::manifest::{
-    self, PortBlocks, Problem, Rendered, RenderedCheck, Shown, Spec, Surroundings, escape,
+    self, Addresses, PortBlocks, Problem, Rendered, RenderedCheck, Shown, Spec, Surroundings, escape,
 };
 use crate::plan::Accepted;
 use crate::policy::{Facts, Purpose, ResolvedFile, StartedFrom};
@@ -74,6 +74,12 @@ impl<H: Host> Reconciler<H> {
         let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
         let ports = self.ports_given(&spec.id);
         manifest::render_shown(spec, &self.around(home, &ports))
+    }
+
+    /// Likewise.
+    pub(super) fn render_addresses(&self, spec: &Spec) -> Addresses {
+        let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
+        manifest::render_addresses(spec, &self.around(home, &PortBlocks::new()))
     }
 
     fn around<'a>(&'a self, home: Option<&'a Path>, ports: &'a PortBlocks) -> Surroundings<'a> {

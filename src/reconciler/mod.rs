@@ -12,6 +12,7 @@
 
 mod accept;
 mod act;
+mod addresses;
 pub mod command;
 mod compare;
 mod demand;

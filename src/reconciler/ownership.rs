@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::addresses::proxy_circles;
 use super::dependencies::circles;
 use super::library::Loaded;
 use crate::host::FileScan;
 use crate::identity::ServiceId;
-use crate::manifest::Problem;
+use crate::manifest::{Addresses, Problem, Spec};
 use crate::plan::Accepted;
 use crate::state::FileKey;
 
@@ -86,7 +87,7 @@ impl InForce {
     }
 }
 
-/// Settles each file; adds `duplicate-service`, and `dependency-cycle`, to the problems of those that lose.
+/// Settles each file; adds `duplicate-service`, `dependency-cycle` and `proxy-cycle` to the problems of those that lose.
 ///
 /// A file that loses falls back to its last version, which may declare what another one has taken up in the
 /// meantime: so it goes on until no service is declared twice, and none at its present version depends on itself in a
@@ -94,12 +95,14 @@ impl InForce {
 pub fn settle<'a>(
     files: &mut [FileStanding],
     owner_of: impl Fn(&ServiceId) -> Option<&'a FileKey>,
+    addresses_of: impl Fn(&Spec) -> Addresses,
 ) -> Vec<InForce> {
     let mut in_force: Vec<InForce> = files.iter().map(first_choice).collect();
     loop {
         let lost = lost_services(files, &in_force, &owner_of);
         if lost.is_empty() {
-            let circles = circles(files, &in_force);
+            let mut circles = circles(files, &in_force);
+            circles.extend(proxy_circles(files, &in_force, &addresses_of));
             if circles.is_empty() {
                 return in_force;
             }
@@ -218,7 +221,7 @@ mod tests {
         let owners: BTreeMap<ServiceId, FileKey> =
             owners.iter().map(|(name, path)| (ServiceId::parse(name).unwrap(), key(path))).collect();
         let run = |mut files: Vec<FileStanding>| {
-            let in_force = settle(&mut files, |service| owners.get(service));
+            let in_force = settle(&mut files, |service| owners.get(service), |_| Addresses::default());
             let line = |(file, choice): (&FileStanding, &InForce)| {
                 let names: Vec<_> =
                     choice.services().iter().map(|accepted| accepted.spec.id.name().to_owned()).collect();
