@@ -205,10 +205,13 @@ pub(super) fn file_wait(entry: &Entry, last: &LastRun, restart: &Restart, now: &
     now.left_of(since, backoff(restart, entry.failures.max(1), last.nonce.as_str()), Clock::Awake)
 }
 
+/// Nobody tells when the machine has again what it was out of, and the manifest has nothing to do with that.
+const LONGEST_SHORTAGE: Duration = Duration::from_secs(15);
+
 /// How long a spawn that came to nothing waits before it is tried again; `None`: it is due.
 ///
 /// One that was interrupted (its `born` never came) is due at once the first time. Where the machine was out
-/// of something the wait grows like a backoff; where the manifest or a file is at fault it is `backoff_max`,
+/// of something the wait grows like a backoff, up to a quarter of a minute; where the manifest or a file is at fault it is `backoff_max`,
 /// and whoever sees a file change sets [`super::Want::retry`].
 pub(super) fn spawn_wait(id: &ServiceId, entry: &Entry, restart: &Restart, now: &Stamp) -> Option<Duration> {
     let (failure, at) = entry.spawn_failure.as_deref()?;
@@ -217,7 +220,7 @@ pub(super) fn spawn_wait(id: &ServiceId, entry: &Entry, restart: &Restart, now: 
         return None;
     }
     let delay = if failure.is_of_the_machine() {
-        backoff(restart, count, id.key())
+        backoff(restart, count, id.key()).min(jittered(LONGEST_SHORTAGE, MAX_JITTER, id.key()))
     } else {
         jittered(restart.backoff_max, MAX_JITTER, id.key())
     };

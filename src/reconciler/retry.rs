@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::time::{Clock, Stamp};
 
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Default)]
 pub(super) struct Retry {
@@ -69,7 +69,7 @@ mod tests {
                 left
             })
             .collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(waits, [1, 2, 4, 8, 15, 15, 15, 15]);
         retry.note(false, &at(now));
         assert_eq!(retry.left(&at(now)), None);
     }

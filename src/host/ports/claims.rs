@@ -19,6 +19,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
@@ -29,6 +30,9 @@ use crate::host::StateLayout;
 
 /// Where all reconcilers of a machine tell each other, whatever `TMPDIR` is.
 const DIRECTORY: &str = "/tmp/reconcile-ports";
+
+/// A file that is written for longer than this, nobody writes any more.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// More is no file of ours.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -96,8 +100,18 @@ impl Claims {
         paths.filter(is_one).collect()
     }
 
-    /// Removes what is void of ours.
+    /// Removes what is void of ours, and what deaths have left half written.
     fn clear_away(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten().take(MAX_FILES);
+        let half_written = entries.filter(|entry| {
+            let age = entry.metadata().and_then(|found| found.modified()).map(|at| at.elapsed());
+            let is_old = age.is_ok_and(|age| age.is_ok_and(|age| age > WRITTEN_WITHIN));
+            is_old && entry.path().extension().is_some_and(|end| end == "tmp")
+        });
+        for entry in half_written {
+            // Of somebody else: his to remove.
+            let _ = fs::remove_file(entry.path());
+        }
         for path in self.files_of_others() {
             if matches!(look(&path), Seen::Void) {
                 // Another one may have done so already.
@@ -204,9 +218,12 @@ impl Claims {
         // What a death left behind; one of somebody else cannot be removed, and then not be opened either.
         let _ = fs::remove_file(&temporary);
         let mut new = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        new.set_permissions(Permissions::from_mode(0o644))?;
-        new.write_all(&text)?;
-        fs::rename(&temporary, path)
+        let written = new
+            .set_permissions(Permissions::from_mode(0o644))
+            .and_then(|()| new.write_all(&text))
+            .and_then(|()| fs::rename(&temporary, path));
+        // On a full disk it is there, and empty.
+        written.inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
 }
 
@@ -322,6 +339,23 @@ mod tests {
         one.keep(&BTreeSet::new());
         assert_eq!(other.take(&ports), BTreeSet::new());
         assert_eq!(place.claims("one").of_others().len(), 3);
+    }
+
+    #[test]
+    fn what_a_death_has_left_half_written_is_removed_once_it_is_old() {
+        let place = Place::new();
+        let mut claims = place.claims("one");
+        let ports = place.dir.path().join("ports");
+        make_directory(&ports).unwrap();
+        let half_written = |name: &str, age: Duration| {
+            let file = fs::File::create(ports.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+            ports.join(name)
+        };
+        let old = half_written("0-1-1.1.tmp", WRITTEN_WITHIN * 2);
+        let new = half_written("0-1-2.1.tmp", Duration::ZERO);
+        claims.take(&free(1));
+        assert_eq!((old.exists(), new.exists()), (false, true));
     }
 
     #[test]
