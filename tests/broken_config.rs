@@ -97,3 +97,14 @@ fn a_manifest_that_changed_meanwhile_takes_effect_once_the_configuration_is_mend
     assert!(!is_alive(db) && world.pid("db").is_some(), "the new version is judged and taken up");
     assert_eq!(world.phase("web"), "stopped", "the stop was recorded");
 }
+
+#[test]
+fn a_changed_configuration_is_taken_up_at_once() {
+    let mut world = World::new();
+    world.config("resync = \"1h\"\n[policy]\nexecutables = [\"true\"]\n");
+    world.manifest("web.toml", "[service.web]\ncommand = [\"sleep\", \"1000\"]\nstart_settle = \"10ms\"\n");
+    world.watch();
+    world.until_phase("web", "rejected");
+    world.config("resync = \"1h\"\n[policy]\nexecutables = [\"true\", \"sleep\"]\n");
+    world.until_phase("web", "running");
+}

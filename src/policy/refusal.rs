@@ -111,7 +111,7 @@ impl Refused<'_> {
         }
         let line: Vec<_> = line.iter().map(ToString::to_string).collect();
         format!(
-            "allow it below `[policy]` with `executables = [{}]`, or for this run with `{}`",
+            "allow it below `[policy]` with `executables = [{}]`, which a watcher takes up at once, or for this run with `{}`",
             line.join(", "),
             flags.trim_start()
         )

@@ -61,6 +61,7 @@ impl<H: Host> Reconciler<H> {
                 let contents = it.restart_on.iter().chain(&it.reload_on);
                 it.env_file.iter().chain(contents).chain(it.secret_files.values())
             })
+            .chain(&self.beside)
             .cloned()
             .collect();
         // Before they are looked at: what changes from then on is told.

@@ -94,6 +94,8 @@ pub struct Reconciler<H> {
     library: Library,
     manifests: Manifests,
     root_problems: Vec<FileView>,
+    /// Files beside the manifests whose changes wake a watcher.
+    beside: BTreeSet<PathBuf>,
     /// Roots that others manage too, as of the last full pass.
     shared_roots: Vec<FileView>,
     desired: Desired,
@@ -148,6 +150,7 @@ impl<H: Host> Reconciler<H> {
             manifests: Manifests::default(),
             root_problems: Vec::new(),
             shared_roots: Vec::new(),
+            beside: BTreeSet::new(),
             desired: Desired { prune, ..Desired::default() },
             observed: Observed::default(),
             judged_well: HashMap::new(),

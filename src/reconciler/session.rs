@@ -202,6 +202,7 @@ impl Session {
     /// Watches and reconciles until shut down.
     pub async fn watch(&mut self, mut inbox: Inbox) -> Watched {
         self.reconciler.settings.watching = true;
+        self.reconciler.beside = self.config_seen.places().collect();
         self.reconciler.host().meet_keeper().await;
         self.reconciler.pass();
         self.tell_if_watched_otherwise();
@@ -333,6 +334,7 @@ impl Session {
                 }
                 let policy = self.place.policy(&loaded, &self.options);
                 self.config_seen = loaded.seen.clone();
+                self.reconciler.beside = self.config_seen.places().collect();
                 self.reconciler.take_configuration(loaded.config, policy);
             }
             Err(error) => {

@@ -47,6 +47,12 @@ impl Seen {
         Self { places: paths.map(place).collect() }
     }
 
+    /// Where one could be.
+    pub fn places(&self) -> impl Iterator<Item = PathBuf> {
+        // The working directory stays what it is.
+        self.places.iter().filter_map(|place| std::path::absolute(&place.path).ok())
+    }
+
     /// This file was read, and is in force.
     pub(super) fn was_read(&mut self, path: &Path, metadata: &Metadata) {
         for place in self.places.iter_mut().filter(|place| place.path == path) {
