@@ -317,7 +317,7 @@ fn the_next_watcher_opens_the_socket_of_one_whose_start_has_failed() {
         "web.toml",
         &format!(
             "[service.web]\ncommand = [\"./server\"]\nsockets.http = \"{address}\"\n\
-             activation = {{ on = \"connection\", idle = \"1h\" }}\n"
+             restart.backoff_max = \"1s\"\nactivation = {{ on = \"connection\", idle = \"1h\" }}\n"
         ),
     );
     world.watch();
@@ -387,4 +387,40 @@ fn connections_that_are_handed_on_leave_descriptors_to_look_after_services_with(
     assert!(world.watcher().wait().unwrap().success(), "{}", world.describe());
     assert!(!support::is_alive(web) && !support::is_alive(other));
     drop(clients);
+}
+
+/// It sleeps all the while: nothing but the socket becomes another one.
+#[test]
+fn who_connects_to_a_changed_address_wakes_it() {
+    let mut world = World::new();
+    let (before, after) = (free(), free());
+    declare(&world, before, "1s", "");
+    world.watch();
+    until_asleep(&world);
+    assert!(get(before, "/").unwrap().starts_with("HTTP/1.0 200 OK"));
+    until_asleep(&world);
+    declare(&world, after, "1h", "");
+    let shown = |world: &World| world.service_status("web").unwrap()["sockets"]["http"].clone();
+    world.until("it has the other one", |world| shown(world) == after.to_string());
+    world.until("who connects there is served", |_| get(after, "/").is_ok());
+    assert!(TcpStream::connect(before).is_err());
+}
+
+#[test]
+fn connections_to_a_changed_address_are_handed_on() {
+    if is_missing("python3") {
+        return;
+    }
+    let mut world = World::new();
+    let (before, after) = (free(), free());
+    fs::write(world.project().join("hello.txt"), "hello").unwrap();
+    declare_proxied(&world, &before.to_string(), "");
+    world.watch();
+    until_asleep(&world);
+    assert!(get(before, "/hello.txt").unwrap().ends_with("hello"));
+    declare_proxied(&world, &after.to_string(), "");
+    world.until("it is served there", |_| {
+        get(after, "/hello.txt").is_ok_and(|answer| answer.ends_with("hello"))
+    });
+    assert!(TcpStream::connect(before).is_err());
 }

@@ -7,6 +7,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::host::watch::is_remote;
+
 /// The places of a configuration as they were when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
@@ -47,10 +49,12 @@ impl Seen {
         Self { places: paths.map(place).collect() }
     }
 
-    /// Where one could be.
+    /// Where one could be, and its changes are told of. What others change without our kernel's knowledge is looked at
+    /// before each pass, which is no reason to look at everything all the time.
     pub fn places(&self) -> impl Iterator<Item = PathBuf> {
         // The working directory stays what it is.
-        self.places.iter().filter_map(|place| std::path::absolute(&place.path).ok())
+        let places = self.places.iter().filter_map(|place| std::path::absolute(&place.path).ok());
+        places.filter(|path| !is_remote(path))
     }
 
     /// This file was read, and is in force.

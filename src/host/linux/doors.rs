@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
@@ -120,6 +120,19 @@ impl Doors {
     pub fn leave(&mut self, key: &SocketKey) {
         self.watched.remove(key);
         self.proxied.remove(key);
+    }
+
+    /// The keeper holds another socket under this name: ours is a copy of the one before.
+    pub fn opened_anew(&mut self, key: &SocketKey) {
+        if let Some(proxied) = self.proxied.get_mut(key) {
+            proxied.borrow_anew(&self.layout, &self.askings);
+        }
+        let Some(before) = self.watched.remove(key) else { return };
+        let State { every, ref used } = *before.door.state();
+        self.watch(key, every, before.door.tell.load(Ordering::Relaxed));
+        if let Some(watched) = self.watched.get(key) {
+            watched.door.state().used.clone_from(used);
+        }
     }
 
     /// After the keeper was lost: who is connected, or waits, stays so.
@@ -236,7 +249,11 @@ fn turn_all_away(listening: &OwnedFd, why: &str) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    clients.iter().for_each(|client| refuse(client, why));
+    // All have the same time: a hundred that say nothing are not waited for one after the other.
+    let until = Instant::now() + LAST_WORDS;
+    let said: Vec<&OwnedFd> = clients.iter().filter(|client| answer_with(client, why, until)).collect();
+    let until = Instant::now() + LAST_WORDS;
+    said.into_iter().for_each(|client| hear_out(client, until));
     Ok(())
 }
 
@@ -247,15 +264,21 @@ fn is_readable(fd: &OwnedFd, within: Duration) -> io::Result<bool> {
 
 /// Says why to a client that speaks HTTP; to others the end of the connection is all there is to say.
 pub(super) fn refuse(client: &OwnedFd, why: &str) {
-    // What goes wrong here is the client's own end of it.
-    let _ = || -> io::Result<()> {
-        if !is_readable(client, LAST_WORDS)? {
-            return Ok(());
+    if answer_with(client, why, Instant::now() + LAST_WORDS) {
+        hear_out(client, Instant::now() + LAST_WORDS);
+    }
+}
+
+/// True if it was answered.
+fn answer_with(client: &OwnedFd, why: &str, until: Instant) -> bool {
+    let answer = || -> io::Result<bool> {
+        if !is_readable(client, until.saturating_duration_since(Instant::now()))? {
+            return Ok(false);
         }
         let mut said = [0; 2048];
         let (read, _) = rustix::net::recv(client, &mut said[..], RecvFlags::DONTWAIT)?;
         if !speaks_http(&said[..read]) {
-            return Ok(());
+            return Ok(false);
         }
         let body = format!("{why}\n");
         let answer = format!(
@@ -265,12 +288,20 @@ pub(super) fn refuse(client: &OwnedFd, why: &str) {
         );
         rustix::net::send(client, answer.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         rustix::net::shutdown(client, Shutdown::Write)?;
-        // What is left unread makes the kernel throw our answer away.
-        while is_readable(client, LAST_WORDS)?
-            && rustix::net::recv(client, &mut said[..], RecvFlags::DONTWAIT)?.0 > 0
-        {}
-        Ok(())
-    }();
+        Ok(true)
+    };
+    // What goes wrong here is the client's own end of it.
+    answer().unwrap_or(false)
+}
+
+/// What is left unread makes the kernel throw our answer away.
+fn hear_out(client: &OwnedFd, until: Instant) {
+    let mut said = [0; 2048];
+    let mut goes_on = || -> io::Result<bool> {
+        Ok(is_readable(client, until.saturating_duration_since(Instant::now()))?
+            && rustix::net::recv(client, &mut said[..], RecvFlags::DONTWAIT)?.0 > 0)
+    };
+    while goes_on().unwrap_or(false) {}
 }
 
 /// A method and a space.

@@ -487,6 +487,11 @@ impl Host for LinuxHost {
         self.ports.look_again();
         let mut events: Vec<Event> = self.first_event(at_most).await.into_iter().collect();
         self.queued_events(&mut events).await;
+        for event in &events {
+            if let Event::SocketHeld { key } = event {
+                self.doors.opened_anew(key);
+            }
+        }
         if events.contains(&Event::KeeperLost) {
             // Starts that it was asked for may or may not have come about.
             self.intents.doubt();

@@ -310,10 +310,11 @@ async fn upstream(shared: &Shared) -> Result<Box<dyn Duplex>, String> {
         }
         let over = || format!("it did not accept within {}", crate::time::human(proxy.within));
         match &proxy.target {
-            Some(target) => match connect(target).await {
-                Ok(stream) => return Ok(stream),
-                Err(_) if Instant::now() < deadline => sleep(CONNECT_AGAIN).await,
-                Err(error) => return Err(format!("{}: {error}", over())),
+            Some(target) => match timeout_at(deadline, connect(target)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(_)) if Instant::now() < deadline => sleep(CONNECT_AGAIN).await,
+                Ok(Err(error)) => return Err(format!("{}: {error}", over())),
+                Err(_) => return Err(over()),
             },
             None => match timeout_at(deadline, states.changed()).await {
                 Ok(Ok(())) => {}

@@ -22,7 +22,7 @@ use super::cause::plain;
 use super::scan::{Scanner, WatchSet};
 use super::{Dirty, RootScan};
 use inbox::Inbox;
-pub use paths::way_to;
+pub use paths::{is_remote, way_to};
 
 /// Between two looks at everything where inotify does not do.
 const POLL_EVERY: Duration = Duration::from_secs(2);
@@ -196,7 +196,7 @@ pub fn scan_and_watch(scanner: &mut Scanner, watcher: &mut Watcher, what: &Dirty
 
 /// Why the kernel may not tell of changes below these, because another machine makes them.
 fn remote(roots: &[PathBuf]) -> Option<String> {
-    let remote = |root: &&PathBuf| paths::is_remote(root);
+    let remote = |root: &&PathBuf| is_remote(root);
     let root = roots.iter().find(remote)?;
     Some(format!("{} is on a file system that others change without our kernel's knowledge", root.display()))
 }
