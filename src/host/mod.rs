@@ -228,7 +228,7 @@ pub trait Host {
     fn turn_away(&mut self, key: &SocketKey, why: &str);
 
     /// Whatever is held; `None` while there is no keeper to tell.
-    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>>;
+    fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>>;
 
     /// Waits for something to happen, `None` for ever; never returns an empty list before `at_most` is over.
     /// Cancel safe.

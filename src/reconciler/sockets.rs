@@ -214,8 +214,8 @@ impl<H: Host> Reconciler<H> {
 
     /// Ports on which we listen for the service itself.
     pub(super) fn ports_held_for(&self, service: &ServiceId) -> Vec<u16> {
-        let held = self.host.held_sockets().into_iter().flatten();
-        let own = held.filter(|(key, _)| key.service == *service);
+        let Some(held) = self.host.held_sockets() else { return Vec::new() };
+        let own = held.iter().filter(|(key, _)| key.service == *service);
         own.filter_map(|(_, listen)| match listen.address {
             ListenOn::Tcp(address) => Some(address.port()),
             ListenOn::Unix(_) => None,

@@ -408,8 +408,8 @@ impl Host for FakeHost {
         self.call(|world| world.turn_away(key, why));
     }
 
-    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {
-        Some(self.world.borrow().held_sockets())
+    fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>> {
+        Some(Arc::new(self.world.borrow().held_sockets()))
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

@@ -242,7 +242,7 @@ impl Host for Looking {
     }
 
     /// Nobody is asked.
-    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {
+    fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>> {
         None
     }
 

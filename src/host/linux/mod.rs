@@ -478,9 +478,8 @@ impl Host for LinuxHost {
         self.doors.turn_away(key, why);
     }
 
-    fn held_sockets(&self) -> Option<BTreeMap<SocketKey, Listen>> {
-        let held = self.link.held_sockets()?.iter();
-        Some(held.map(|(key, held)| (key.clone(), held.listen.clone())).collect())
+    fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>> {
+        self.link.held_sockets()
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,6 +24,8 @@ type Opened = (HeldSocket, Result<OwnedFd, NotHeld>);
 pub(super) struct Sockets {
     /// By the keeper of this connection.
     held: BTreeMap<SocketKey, HeldSocket>,
+    /// The same for whoever asks in each pass, made when it is asked for and is another one.
+    shown: OnceLock<Arc<BTreeMap<SocketKey, Listen>>>,
     /// To be held by it, and not yet so.
     asked: BTreeMap<SocketKey, Listen>,
     /// A thread opens them.
@@ -42,6 +45,7 @@ impl Default for Sockets {
         let (to_opened, opened) = mpsc::unbounded_channel();
         Self {
             held: BTreeMap::new(),
+            shown: OnceLock::new(),
             asked: BTreeMap::new(),
             opening: BTreeSet::new(),
             handed_over: BTreeSet::new(),
@@ -54,6 +58,12 @@ impl Default for Sockets {
 }
 
 impl Sockets {
+    /// To be changed.
+    fn held(&mut self) -> &mut BTreeMap<SocketKey, HeldSocket> {
+        self.shown.take();
+        &mut self.held
+    }
+
     pub fn are_settled(&self) -> bool {
         self.asked.is_empty() && self.opening.is_empty() && self.handed_over.is_empty()
     }
@@ -90,8 +100,12 @@ type OpenedAs = (OwnedFd, Option<(u64, u64)>);
 
 impl KeeperLink {
     /// `None` while there is no connection.
-    pub fn held_sockets(&self) -> Option<&BTreeMap<SocketKey, HeldSocket>> {
-        matches!(self.line, Line::Up(..)).then_some(&self.sockets.held)
+    pub fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>> {
+        let shown = || {
+            let held = self.sockets.held.iter();
+            Arc::new(held.map(|(key, held)| (key.clone(), held.listen.clone())).collect())
+        };
+        matches!(self.line, Line::Up(..)).then(|| Arc::clone(self.sockets.shown.get_or_init(shown)))
     }
 
     /// Nothing happens if it is held, or about to be.
@@ -189,7 +203,7 @@ impl KeeperLink {
                     self.sockets.asked.remove(&key);
                     self.events.push_back(Event::SocketHeld { key: key.clone() });
                 }
-                if let Some(before) = self.sockets.held.insert(key.clone(), socket) {
+                if let Some(before) = self.sockets.held().insert(key.clone(), socket) {
                     self.remove_file(before);
                 }
                 self.open_socket(&key);
@@ -200,7 +214,7 @@ impl KeeperLink {
             }
             SocketNews::Released(socket) => {
                 let key = socket.key.clone();
-                self.sockets.held.remove(&key);
+                self.sockets.held().remove(&key);
                 self.sockets.releasing.remove(&key);
                 self.remove_file(socket);
                 // Another name of the same service may have waited for it.
@@ -232,7 +246,8 @@ impl KeeperLink {
     pub(super) fn met_sockets(&mut self) {
         let Line::Up(client, _) = &self.line else { return };
         let held = client.info.sockets.iter().flatten();
-        self.sockets.held = held.map(|socket| (socket.key.clone(), socket.clone())).collect();
+        let held = held.map(|socket| (socket.key.clone(), socket.clone())).collect();
+        *self.sockets.held() = held;
         let held = &self.sockets.held;
         let is_held =
             |key: &SocketKey, listen: &mut Listen| held.get(key).is_some_and(|held| held.listen == *listen);
@@ -242,7 +257,7 @@ impl KeeperLink {
 
     /// What is asked for again is asked for by whoever hears that the keeper was lost.
     pub(super) fn lost_sockets(&mut self) {
-        self.sockets.held.clear();
+        self.sockets.held().clear();
         self.sockets.asked.clear();
         self.sockets.handed_over.clear();
         self.sockets.releasing.clear();
