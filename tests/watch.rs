@@ -197,6 +197,33 @@ async fn a_link_on_the_way_to_the_root_may_be_swapped() {
     world.until(Some(&[("a.toml", "2b")])).await;
 }
 
+/// The root itself is a link, as where manifests are kept elsewhere.
+#[tokio::test]
+async fn what_happens_below_a_root_that_is_a_link_is_told_and_so_is_another_target() {
+    let dir = tempfile::tempdir().unwrap();
+    for version in ["1", "2"] {
+        fs::create_dir(dir.path().join(version)).unwrap();
+        write(dir.path().join(version).join("a.toml"), version);
+    }
+    let root = dir.path().join("manifests");
+    symlink("1", &root).unwrap();
+    let mut world = World::watching(dir, root);
+    world.until(Some(&[("a.toml", "1")])).await;
+    write(world.dir.path().join("1/a.toml"), "in place");
+    world.until(Some(&[("a.toml", "in place")])).await;
+    write(world.root().join(".b.tmp"), "b");
+    fs::rename(world.root().join(".b.tmp"), world.root().join("b.toml")).unwrap();
+    world.until(Some(&[("a.toml", "in place"), ("b.toml", "b")])).await;
+    fs::create_dir(world.root().join("sub")).unwrap();
+    write(world.dir.path().join("1/sub/c.toml"), "c");
+    world.until(Some(&[("a.toml", "in place"), ("b.toml", "b"), ("sub/c.toml", "c")])).await;
+    symlink("2", world.dir.path().join("next")).unwrap();
+    fs::rename(world.dir.path().join("next"), world.root()).unwrap();
+    world.until(Some(&[("a.toml", "2")])).await;
+    fs::remove_file(world.dir.path().join("2/a.toml")).unwrap();
+    world.until(Some(&[])).await;
+}
+
 #[tokio::test]
 async fn a_kubernetes_swap_and_a_write_behind_a_link_are_told() {
     let dir = tempfile::tempdir().unwrap();

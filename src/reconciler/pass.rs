@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::Reconciler;
 use super::news::{BEING_WRITTEN, Hold, HoldNews, TARGET};
 use super::status::StepReport;
+use crate::host::scan::OUT_OF_DESCRIPTORS;
 use crate::host::{Dirty, Event, Host, failpoint};
 use crate::identity::ServiceId;
+use crate::manifest::Problem;
 use crate::plan::{Action, Plan, Presence, Seen, Service, plan};
 use crate::state::{Reason, Record};
 use crate::time::{Clock, Stamp};
@@ -122,13 +124,21 @@ impl<H: Host> Reconciler<H> {
         self.attend_to_sockets(&plan);
         self.settle_sockets(&plan);
         tracing::debug!(steps = steps.len(), "pass");
-        self.disk.note(self.text_is_refused || self.memory.unwritable().is_some(), &now);
+        let is_refused =
+            self.text_is_refused || self.memory.unwritable().is_some() || self.was_out_of_descriptors();
+        self.disk.note(is_refused, &now);
         self.last_pass = Some((now, steps.len()));
         self.last_plan = plan;
         if self.settings.watching {
             self.tell_of_removals();
         }
         self.answer_waiting(steps);
+    }
+
+    /// A manifest could not be opened.
+    fn was_out_of_descriptors(&self) -> bool {
+        let is_it = |problem: &Problem| problem.code == OUT_OF_DESCRIPTORS;
+        self.manifests.files.iter().any(|file| file.problems.iter().any(is_it))
     }
 
     fn tell_of_removals(&mut self) {

@@ -1,6 +1,6 @@
-//! When what the disk has refused is tried again: soon at first, then less and less often.
+//! When what the machine has refused for want of room or descriptors is tried again: soon at first, then less and less often.
 //!
-//! Nobody tells when there is room. Keeps count, and tries nothing itself. Called by `pass`.
+//! Nobody tells when there is any. Keeps count, and tries nothing itself. Called by `pass`.
 
 use std::time::Duration;
 

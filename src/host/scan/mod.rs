@@ -23,6 +23,7 @@ use super::{Dirty, RootScan, trust};
 pub(super) use file::{Completeness, completeness, now_ns, real_path, version};
 use file::{Reach, Trust};
 pub use named::{Named, named};
+pub use trouble::OUT_OF_DESCRIPTORS;
 use trouble::Trouble;
 use walk::{Identity, Tree};
 

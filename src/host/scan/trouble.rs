@@ -17,8 +17,15 @@ pub fn cause(errno: Errno) -> String {
     plain(&errno.into())
 }
 
+/// The code of what was not read for want of descriptors, and is soon read again.
+pub const OUT_OF_DESCRIPTORS: &str = "out-of-descriptors";
+
 pub fn unreadable(errno: Errno) -> Trouble {
-    trouble("unreadable", format!("cannot be read: {}", cause(errno)))
+    let code = match errno {
+        Errno::MFILE | Errno::NFILE => OUT_OF_DESCRIPTORS,
+        _ => "unreadable",
+    };
+    trouble(code, format!("cannot be read: {}", cause(errno)))
 }
 
 pub fn being_written() -> Trouble {
