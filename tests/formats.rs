@@ -32,13 +32,13 @@ use reconcile::plan::{Action, Phase};
 use reconcile::reconciler::command::{Answer, Command, Refusal, WaitFor};
 use reconcile::reconciler::selection::{Selector, Wanted};
 use reconcile::reconciler::status::{
-    Apart, DependencyStatus, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport,
-    ServiceStatus, Status, StepReport,
+    Apart, DependencyStatus, Drift, HealthStatus, LastExit, LastPass, LeaseStatus, ManifestStatus,
+    PassReport, ServiceStatus, Status, StepReport,
 };
 use reconcile::state::{
-    BirthLine, Containment, End, Entry, ExitLine, ExitStatus, Extension, FileIdentity, FileMarks, Intent,
-    Ledger, LogMark, PortHolder, Reason, Record, Request as Asked, Said, SecretKey, SharedCgroup, SpawnStage,
-    Unmet, decode_journal, decode_lines, encode_line,
+    BirthLine, Containment, End, Entry, ExitLine, ExitStatus, Extension, FileIdentity, FileMarks, Holder,
+    Intent, Lease, LeaseEnd, Ledger, LogMark, PortHolder, Reason, Record, Release, Request as Asked, Said,
+    SecretKey, SharedCgroup, SpawnStage, Term, Unmet, decode_journal, decode_lines, encode_line,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -207,6 +207,11 @@ fn reasons() -> Vec<Reason> {
         Reason::Idle { idle: long },
         Reason::OnDemand { on: ActivateOn::Connection },
         Reason::OnDemand { on: ActivateOn::Request },
+        Reason::OnDemand { on: ActivateOn::Lease },
+        Reason::Leased { holder: "pytest (pid 815)".into() },
+        Reason::Released { holder: "ci-42".into(), how: LeaseEnd::Released },
+        Reason::Released { holder: "pytest (pid 815)".into(), how: LeaseEnd::HolderEnded },
+        Reason::NotNeeded,
     ]
 }
 
@@ -450,7 +455,21 @@ fn commands() -> Vec<Command> {
         },
         Command::Touch { names: names() },
         Command::Ensure { names: names(), timeout },
+        Command::Lease { names: names(), holder: holder_process(), term: None, timeout },
+        Command::Lease { names: names(), holder: owner(), term: Some(timeout), timeout },
+        Command::RenewLease { lease: owner().id(), term: None },
+        Command::RenewLease { lease: owner().id(), term: Some(timeout) },
+        Command::EndLease { lease: holder_process().id(), names: vec![] },
+        Command::EndLease { lease: owner().id(), names: names() },
     ]
+}
+
+fn holder_process() -> Holder {
+    Holder::Process { process: process(1_815), command: "pytest".into() }
+}
+
+fn owner() -> Holder {
+    Holder::Owner { owner: "ci-42".into() }
 }
 
 fn service_status(phase: Phase) -> ServiceStatus {
@@ -481,6 +500,7 @@ fn service_status(phase: Phase) -> ServiceStatus {
         containment: Some("cgroup".into()),
         drift: vec![Drift { code: "exe-changed".into(), message: "it was replaced".into() }],
         depends_on: vec![],
+        leases: vec![],
         labels: [("owner".to_owned(), "agent-7".to_owned())].into(),
         attrs: serde_json::Map::new(),
     }
@@ -546,6 +566,25 @@ fn answers() -> Vec<Answer> {
     ]
 }
 
+/// The same answer where services are leased.
+fn lease(response: &mut Response) {
+    let of = |holder: Holder, pid, expires_at| LeaseStatus {
+        id: holder.id().to_string(),
+        holder: holder.to_string(),
+        pid,
+        since: "2025-11-13T02:13:20Z".into(),
+        expires_at,
+    };
+    let leases =
+        [of(owner(), None, Some("2025-11-13T02:23:20Z".into())), of(holder_process(), Pid::new(1_815), None)];
+    let services = match &mut response.body {
+        Body::Answer(Answer::Status(status)) => &mut status.services,
+        Body::Answer(Answer::Report(report)) => &mut report.unwell,
+        Body::Answer(Answer::Refused(_)) | Body::Error(_) => return,
+    };
+    services.iter_mut().for_each(|service| service.leases.extend(leases.clone()));
+}
+
 /// The same answer where services depend on each other.
 fn depend(response: &mut Response) {
     let dependency =
@@ -602,6 +641,11 @@ fn every_kind_of_value_in_a_record_has_its_form() {
         Entry::default(),
         Entry { ports: ports(), ..Entry::default() },
         Entry { used: Some(at(30)), ..Entry::default() },
+        Entry { needed: true, ..Entry::default() },
+        Entry {
+            released: Some(Box::new(Release { holder: "ci-42".into(), how: LeaseEnd::Expired })),
+            ..Entry::default()
+        },
     ];
     assert_form("entries.jsonl", &entries);
     use SpawnStage::*;
@@ -616,7 +660,7 @@ fn every_kind_of_value_in_a_record_has_its_form() {
 fn every_kind_of_record_is_in_the_ledger_of_version_1() {
     let decoded = decode_journal(&fs::read(fixture("ledger.journal")).unwrap());
     // Of the rare shapes only one is there, and a later one may be added in a file of its own.
-    let later = ["ledger-beside.journal", "ledger-files.journal"];
+    let later = ["ledger-beside.journal", "ledger-files.journal", "ledger-leases.journal"];
     let later = later.map(|name| decode_journal(&fs::read(fixture(name)).unwrap()).records).concat();
     assert_complete("record", &[decoded.records.clone(), later].concat());
     let compacted = decode_journal(&fs::read(fixture("ledger-compacted.journal")).unwrap());
@@ -642,6 +686,44 @@ fn the_runs_of_dependencies_have_their_form() {
     assert_eq!(run.unwrap().beside, beside(4));
     assert_ledger("ledger-beside.journal", &records);
     assert_ledger("ledger-beside-compacted.journal", &snapshot);
+}
+
+/// Who holds what: of a process and of an owner, a part released, one that ended.
+#[test]
+fn leases_have_their_form() {
+    let both = || [service("shop/db"), service("web")].into();
+    let lease = |holder, term| Record::Leased {
+        lease: Box::new(Lease { holder, services: both(), since: at(20), term }),
+    };
+    let ended = |holder, services, how| Record::LeaseEnded { holder, services, how, at: at(50) };
+    let term = Term { renewed: at(30), length: Duration::from_secs(600) };
+    let other = || Holder::Process { process: process(1_816), command: "make".into() };
+    let records = [
+        accepted("web.toml", &["web", "shop/db"]),
+        Record::Intent(Box::new(intent("web", 1, 10))),
+        lease(holder_process(), None),
+        lease(owner(), Some(term)),
+        lease(other(), None),
+        ended(owner(), [service("shop/db")].into(), LeaseEnd::Released),
+        ended(other(), both(), LeaseEnd::HolderEnded),
+    ];
+    let ledger = Ledger::replay(&records);
+    let held: Vec<(&Holder, usize)> =
+        ledger.leases.values().map(|lease| (&lease.holder, lease.services.len())).collect();
+    assert_eq!(held, [(&owner(), 1), (&holder_process(), 2)]);
+    let released = ledger.services[&service("web")].released.clone();
+    assert_eq!(released.map(|release| release.how), Some(LeaseEnd::HolderEnded));
+    assert_eq!(ledger.services[&service("shop/db")].released, None, "nothing of it was active");
+    let snapshot = ledger.snapshot();
+    assert_eq!(Ledger::replay(&snapshot), ledger);
+    assert_ledger("ledger-leases.journal", &records);
+    assert_ledger("ledger-leases-compacted.journal", &snapshot);
+    assert_complete_words(&[
+        LeaseEnd::Released,
+        LeaseEnd::HolderEnded,
+        LeaseEnd::Expired,
+        LeaseEnd::NotAcquired,
+    ]);
 }
 
 #[track_caller]
@@ -858,7 +940,9 @@ fn what_is_said_on_the_control_socket_has_its_form() {
         }
     }
     responses.extend(reload);
-    assert_form("control-responses-said.jsonl", &responses);
+    assert_reads("control-responses-said.jsonl", &responses);
+    responses.iter_mut().for_each(lease);
+    assert_form("control-responses-leases.jsonl", &responses);
     assert_complete("answer", &answers());
     assert_complete_words(&phases());
     assert_complete_words(&[actions(), vec![Action::Reload]].concat());

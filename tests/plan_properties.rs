@@ -33,6 +33,7 @@ fn essence(plan: &Plan) -> (Vec<(ServiceId, Action)>, Vec<String>, Vec<ServiceId
     let steps = plan.steps.iter().map(|step| (step.service.clone(), step.action)).collect();
     let notes = plan.notes.iter().map(|note| match note {
         Record::Ready { service, nonce, .. } => format!("ready {service} {nonce}"),
+        Record::LeaseEnded { holder, services, how, .. } => format!("{holder} {how:?} {services:?}"),
         other => format!("{other:?}"),
     });
     (steps, notes.collect(), plan.probes.clone())

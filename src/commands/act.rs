@@ -21,8 +21,11 @@ const LAST_WORDS: usize = 10;
 pub fn run(run: &Run<'_>, command: Command) -> Result<Ended, Failure> {
     let with_evidence = has_evidence(&command);
     let names = named(&command);
-    let stops = matches!(command, Command::Stop { .. } | Command::Down { .. } | Command::DownSome { .. });
-    let waits = matches!(command, Command::Wait { .. } | Command::Touch { .. });
+    let stops = matches!(
+        command,
+        Command::Stop { .. } | Command::Down { .. } | Command::DownSome { .. } | Command::EndLease { .. }
+    );
+    let waits = matches!(command, Command::Wait { .. } | Command::Touch { .. } | Command::EndLease { .. });
     let mut backend = Backend::open(&run.options)?;
     let mut answer = backend.execute(command)?;
     if let Answer::Report(report) = &mut answer {
@@ -62,11 +65,13 @@ fn named(command: &Command) -> Vec<Selector> {
         | Command::Renew { names }
         | Command::Touch { names }
         | Command::Ensure { names, .. }
+        | Command::Lease { names, .. }
+        | Command::EndLease { names, .. }
         | Command::Prune { names }
         | Command::DownSome { names, .. } => names.clone(),
         Command::Adopt { name, .. } => vec![name.as_str().into()],
         Command::Forget { name, more } => std::iter::once(name).chain(more).cloned().collect(),
-        Command::Status | Command::Down { .. } | Command::Takeover => vec![],
+        Command::Status | Command::RenewLease { .. } | Command::Down { .. } | Command::Takeover => vec![],
     }
 }
 

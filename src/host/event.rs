@@ -151,6 +151,10 @@ pub enum Event {
         nonce: Nonce,
         said: Option<Box<Said>>,
     },
+    /// A process that holds services has ended.
+    HolderEnded {
+        process: ProcessIdentity,
+    },
     /// The log of a service is not what it should be.
     LogTroubled {
         service: ServiceId,

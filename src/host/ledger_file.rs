@@ -29,7 +29,7 @@ use super::observe::ObserveError;
 use super::state_dir::{ReconcilerLock, is_restored};
 use super::{LedgerUnwritable, StateLayout, failpoint};
 use crate::identity::{Digest, InstanceId};
-use crate::state::{Damage, DamageKind, Decoded, FORMAT_VERSION, Ledger, Record, decode_journal};
+use crate::state::{Damage, DamageKind, Decoded, FORMAT_VERSION, Holder, Ledger, Record, decode_journal};
 
 /// The ledger cannot be read, so nothing may be judged by it.
 #[derive(Debug, thiserror::Error)]
@@ -284,6 +284,9 @@ impl LedgerFile {
 fn was_decided_by_people(record: &Record) -> bool {
     match record {
         Record::Request { .. } | Record::GuardLatched { .. } | Record::GuardReleased { .. } => true,
+        // A process does not survive it either.
+        Record::Leased { lease } => matches!(lease.holder, Holder::Owner { .. }),
+        Record::LeaseEnded { holder, .. } => matches!(holder, Holder::Owner { .. }),
         Record::Root { .. }
         | Record::Accepted { .. }
         | Record::FileForgotten { .. }

@@ -230,6 +230,10 @@ pub trait Host {
     /// Whatever is held; `None` while there is no keeper to tell.
     fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>>;
 
+    /// Follows these processes from now on, and no others: [`Event::HolderEnded`] tells of the end of each. Those that
+    /// have ended by now are returned; what cannot be told of is not among them.
+    fn follow_holders(&mut self, processes: &BTreeSet<ProcessIdentity>) -> BTreeSet<ProcessIdentity>;
+
     /// Waits for something to happen, `None` for ever; never returns an empty list before `at_most` is over.
     /// Cancel safe.
     fn wait(&mut self, at_most: Option<Duration>) -> impl Future<Output = Vec<Event>>;

@@ -1,9 +1,8 @@
 //! The enums of a spec as the words that a manifest uses for them.
 
+use super::demand::{ActivateOn, Lifecycle};
 use super::ports::PortOwner;
-use super::spec::{
-    ActivateOn, Condition, OnExeChange, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState,
-};
+use super::spec::{Condition, OnExeChange, OnUnhealthy, RestartPolicy, SignalTo, Stdin, WantedState};
 
 /// An enum that a manifest writes as one word.
 pub(super) trait Choice: Copy + 'static {
@@ -35,6 +34,21 @@ macro_rules! choice {
     };
 }
 
+/// By hand: that it is for leases a manifest says by `lifecycle`.
+impl Choice for ActivateOn {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("always", Self::Always), ("connection", Self::Connection), ("request", Self::Request)];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Connection => "connection",
+            Self::Request => "request",
+            Self::Lease => "lease",
+        }
+    }
+}
+
 /// `health.type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CheckType {
@@ -47,7 +61,7 @@ pub(super) enum CheckType {
 
 choice!(Stdin { Null = "null", Open = "open" });
 choice!(Condition { Started = "started", Ready = "ready", Completed = "completed" });
-choice!(ActivateOn { Always = "always", Connection = "connection", Request = "request" });
+choice!(Lifecycle { Shared = "shared", Ephemeral = "ephemeral" });
 choice!(PortOwner { Own = "own", Any = "any" });
 choice!(WantedState { Running = "running", Stopped = "stopped" });
 choice!(OnExeChange { Report = "report", Ignore = "ignore", Restart = "restart" });

@@ -10,6 +10,7 @@ mod check;
 mod choice;
 pub mod code;
 mod compose;
+mod demand;
 mod diagnostic;
 mod digest;
 pub mod dotenv;
@@ -31,6 +32,7 @@ mod unread;
 
 pub use check::{Borrowed, Declared, Loaded, Places, load, output_regex};
 pub use compose::{Template, compose};
+pub use demand::{ActivateOn, Activation, Lifecycle, StopPolicy};
 pub use diagnostic::{Problem, Severity, Span, escape};
 pub use digest::{changed_fields, fingerprint, live_digest, parking_digest};
 pub use fields::Class;
@@ -43,9 +45,9 @@ pub use render::{
 pub use schema::schema;
 pub use sockets::{ListenOn, Socket};
 pub use spec::{
-    ActivateOn, Activation, CommandLine, Condition, Dependency, EnvFile, Health, HealthCheck, Limits,
-    OnExeChange, OnUnhealthy, Reload, Restart, RestartPolicy, Secret, SecretSource, Shell, SignalName,
-    SignalTo, Spec, Stdin, Stop, WantedState,
+    CommandLine, Condition, Dependency, EnvFile, Health, HealthCheck, Limits, OnExeChange, OnUnhealthy,
+    Reload, Restart, RestartPolicy, Secret, SecretSource, Shell, SignalName, SignalTo, Spec, Stdin, Stop,
+    WantedState,
 };
 pub(crate) use suggest::nearest;
 pub use units::{format_duration, parse_duration, parse_size};

@@ -179,6 +179,7 @@ fn accepted(kind: &Kind) -> Value {
         Kind::Dependencies => dependencies(),
         Kind::EnvFiles => env_files(),
         Kind::Secrets => secrets(),
+        Kind::StopPolicy => stop_policy(),
         Kind::ExitCodes => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
         }
@@ -194,6 +195,18 @@ fn env_files() -> Value {
         "additionalProperties": false,
     });
     json!({ "anyOf": [path, { "type": "array", "items": { "anyOf": [path, full] } }] })
+}
+
+fn stop_policy() -> Value {
+    json!({ "anyOf": [
+        { "type": "string", "enum": ["on-release", "manual"] },
+        {
+            "type": "object",
+            "properties": { "idle": { "type": "string", "pattern": DURATION } },
+            "required": ["idle"],
+            "additionalProperties": false,
+        },
+    ] })
 }
 
 fn secrets() -> Value {

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::demand::{Activation, Lifecycle, StopPolicy};
 use super::ports::{CheckPort, Port, PortOwner};
 use super::sockets::Socket;
 use crate::identity::{DEFAULT_PROJECT, ServiceId};
@@ -46,6 +47,9 @@ pub struct Spec {
     /// By name: held open for it, and passed on to it.
     pub sockets: BTreeMap<String, Socket>,
     pub activation: Activation,
+    pub lifecycle: Lifecycle,
+    /// As written; what is in force is [`Spec::when_unused`].
+    pub stop_policy: Option<StopPolicy>,
     pub state: WantedState,
     pub url: Option<String>,
     pub description: String,
@@ -110,6 +114,8 @@ impl Spec {
             port_owner: PortOwner::Own,
             sockets: BTreeMap::new(),
             activation: Activation::default(),
+            lifecycle: Lifecycle::Shared,
+            stop_policy: None,
             state: WantedState::Running,
             url: None,
             description: String::new(),
@@ -227,34 +233,6 @@ pub enum OnExeChange {
     Report,
     Ignore,
     Restart,
-}
-
-/// What a service runs for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Activation {
-    pub on: ActivateOn,
-    /// Stopped when nobody has used it for this long. `None`: it runs on.
-    pub idle: Option<Duration>,
-    /// Where it listens itself, as written: what connects to its socket is handed on there, and it is passed none.
-    pub proxy: Option<String>,
-}
-
-impl Default for Activation {
-    fn default() -> Self {
-        Self { on: ActivateOn::Always, idle: None, proxy: None }
-    }
-}
-
-/// When a service is started that is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ActivateOn {
-    /// At once.
-    Always,
-    /// When somebody connects to a socket of it, or asks for it as below.
-    Connection,
-    /// When `reconcile ensure` or `start` names it, or a service that runs depends on it.
-    Request,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

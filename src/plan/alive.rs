@@ -26,10 +26,8 @@ pub(super) fn alive(case: &Case<'_>, run: &Run) -> Verdict {
     let standing = health::standing(run, spec, health, case.now);
     let bad = || health::complaint(&standing, health).filter(|_| health::restarts_when_bad(spec));
     let anew = || case.needs.started_anew(run);
-    let idle = match spec {
-        Some(spec) if !matches!(standing, Standing::Starting { .. }) => demand::idle(case, run, spec),
-        Some(_) | None => Idle::No,
-    };
+    let is_starting = matches!(standing, Standing::Starting { .. });
+    let idle = spec.map_or(Idle::No, |spec| demand::idle(case, run, spec, is_starting));
     let rests_in = match idle {
         Idle::Over(why) => return Verdict::with_step(Action::Stop, Phase::Stopping, why),
         Idle::In(left) => Some(left),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::dependencies::Needs;
 use super::expiry::{Expiry, expiry};
 use super::input::{Service, Want};
+use super::leases::Leased;
 use super::output::Phase;
 use super::prune::Removal;
 use crate::identity::ServiceId;
@@ -28,6 +29,7 @@ pub(super) struct Case<'a> {
     pub needs: Needs<'a>,
     /// A service that is to run and depends on this one.
     pub needed_by: Option<&'a ServiceId>,
+    pub leased: Leased<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,22 @@ impl<'a> Case<'a> {
     /// The spec whose live fields are in force: the accepted one, else that of what runs.
     pub(super) fn spec_in_force(&self) -> Option<&'a Spec> {
         self.want.accepted.as_ref().or(self.service.running.as_ref()).map(|accepted| &accepted.spec)
+    }
+
+    /// Somebody keeps it from being stopped for want of use.
+    pub(super) fn is_held(&self) -> bool {
+        self.needed_by.is_some() || matches!(self.leased, Leased::By(_))
+    }
+
+    /// Who keeps it from being stopped for want of use, as the reason of a start.
+    pub(super) fn held_by(&self) -> Option<Reason> {
+        match (self.needed_by, self.leased) {
+            (_, Leased::By(holder)) => Some(Reason::Leased { holder: holder.to_string() }),
+            (Some(dependent), Leased::No | Leased::Over(..)) => {
+                Some(Reason::NeededBy { dependent: dependent.clone() })
+            }
+            (None, Leased::No | Leased::Over(..)) => None,
+        }
     }
 
     pub(super) fn grace(&self) -> Duration {

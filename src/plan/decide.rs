@@ -14,15 +14,15 @@
 //! | 4 | no E, no process | reject |
 //! | 5 | not wanted, P alive | stop, with that reason |
 //! | 6 | not wanted, no process | absent: forget; refused: reject; else nothing, and the activation ends unless its TTL is over |
-//! | 6a | P alive, on demand: up, and nobody has used it for `idle` | stop |
+//! | 6a | P alive, on demand, held by nobody: up, and nobody has used it for `idle`; or let go of by the last who held it | stop |
 //! | 7 | P alive: restart asked for, or a field of class restart, the values of an `env_file` or of a secret, a file of `restart_on` or (where asked for) the executable differs | restart, if a start may follow |
 //! | 8 | P alive: unhealthy, or start deadline over, and `on_unhealthy = "restart"` | restart as a failure, if a start may follow |
 //! | 8a | P alive: a dependency with `restart = true` was started anew, and is up | restart, if a start may follow |
 //! | 9 | P alive: a field of class live differs, or the text it was started from is lost | update |
 //! | 9a | P alive and up: a file of `reload.on` differs | reload |
 //! | 10 | P alive | nothing; the first time adopt |
-//! | 10a | no process, on demand, nothing asked for: asleep, which has no activation | start, counters cleared, if somebody uses it; else nothing |
-//! | 10b | no process, on demand, nothing asked for: done, or nobody has used it for `idle` | nothing, and the activation ends |
+//! | 10a | no process, on demand, nothing asked for: asleep, which has no activation | start, counters cleared, if somebody uses or holds it; else nothing |
+//! | 10b | no process, on demand, nothing asked for, held by nobody: done, or as 6a | nothing, and the activation ends |
 //! | 11 | no process: start, restart or reset asked for, or class restart differs from the last start | start, counters cleared |
 //! | 11a | no process: the newest spawn came to nothing | start, when that is due again |
 //! | 12 | no process: `failed` or `completed` | nothing; `failed` and a field of `restart` or `health` differs: start, counters cleared; a file (row 7) differs and the backoff is over: start |
@@ -39,6 +39,9 @@
 //! The stop of rows 5, 7, 8 and 8a is begun once nothing that depends on the service is ending any more; until then it
 //! is supervised as before, and shown as `dependents-first`. A kill waits for nobody, and nobody waits for what was
 //! killed in an earlier pass.
+//!
+//! *Held* is what is leased, or depended on by what is to run. A lease is over when its holder has ended or its time is
+//! (`leases`); that is noted, and what is decided is as if it was over before.
 //!
 //! *Files* (the values of an `env_file` or of a secret, `restart_on`) are the one cause that a service can make itself. So
 //! they are no way past the restart policy: they restart what they have started once `restart.backoff` is over since then, they

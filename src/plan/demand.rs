@@ -1,39 +1,44 @@
 //! Services that run while they are used: what starts one, and when it has rested long enough.
 //!
 //! Pure. Such a service is *asleep* while it has no activation: one begins with a start for somebody's sake, and ends when
-//! nobody has used it for `idle`, when it is done, and with the machine. In between it is supervised like any other, its
+//! nobody has used it for `idle` or its last holder has let go of it, when it is done, and with the machine. In between it is supervised like any other, its
 //! failures and backoff included.
 
 use std::time::Duration;
 
 use super::case::Case;
 use super::input::{Accepted, Usage};
+use super::leases::Leased;
 use super::output::Phase;
 use super::restart::{Ending, Ruling, ending_of, rule, started, was_interrupted};
 use super::start::through_gates;
 use super::verdict::Verdict;
-use crate::manifest::{ActivateOn, Activation, Spec};
-use crate::state::{Entry, LastRun, Reason, Record, Run};
+use crate::manifest::{ActivateOn, Spec, StopPolicy};
+use crate::state::{Entry, LastRun, Reason, Record, Release, Run};
 use crate::time::{Clock, Stamp};
 
 /// Of one of which nothing runs; `None`: it is not asleep, and goes by the rows of all others.
 pub(super) fn at_rest(case: &Case<'_>, accepted: &Accepted) -> Option<Verdict> {
-    let activation = &accepted.spec.activation;
-    if activation.on == ActivateOn::Always {
+    let spec = &accepted.spec;
+    if !spec.is_on_demand() {
         return None;
     }
     let entry = &case.service.entry;
+    let on = spec.activates_on();
     if entry.activation.is_none() {
-        return Some(asleep(case, accepted, activation.on));
+        return Some(asleep(case, accepted, on));
     }
-    if case.needed_by.is_some() {
+    if case.is_held() {
         return None;
     }
     let last = entry.last.as_deref();
-    let left = activation.idle.and_then(|idle| left(case, idle, last.map(|last| &last.ended_at)));
-    let is_done = last.is_some_and(|last| is_done(case, accepted, last));
-    if is_done || activation.idle.is_some() && left.is_none() {
-        let verdict = Verdict::of(Phase::Stopped, Reason::OnDemand { on: activation.on });
+    let has_rested = match spec.when_unused() {
+        StopPolicy::Manual => false,
+        StopPolicy::OnRelease => let_go(case).is_some(),
+        StopPolicy::Idle(idle) => left(case, idle, last.map(|last| &last.ended_at)).is_none(),
+    };
+    if has_rested || last.is_some_and(|last| is_done(case, accepted, last)) {
+        let verdict = Verdict::of(Phase::Stopped, Reason::OnDemand { on });
         return Some(verdict.note(Record::Deactivated { service: case.id.clone() }));
     }
     None
@@ -41,18 +46,13 @@ pub(super) fn at_rest(case: &Case<'_>, accepted: &Accepted) -> Option<Verdict> {
 
 /// While it is not as it should be: when it will have rested long enough.
 pub(super) fn rests_in(case: &Case<'_>, accepted: &Accepted) -> Option<Duration> {
-    let Activation { on, idle, .. } = &accepted.spec.activation;
     let ended = case.service.entry.last.as_ref().map(|last| &last.ended_at);
-    left(case, idle.filter(|_| *on != ActivateOn::Always && case.needed_by.is_none())?, ended)
+    left(case, accepted.spec.idle().filter(|_| !case.is_held())?, ended)
 }
 
 fn asleep(case: &Case<'_>, accepted: &Accepted, on: ActivateOn) -> Verdict {
-    let why = match case.needed_by {
-        Some(dependent) => Some(Reason::NeededBy { dependent: dependent.clone() }),
-        None if case.service.usage.waiting => Some(Reason::Connected),
-        None => None,
-    };
-    if let Some(why) = why {
+    let is_connected = case.service.usage.waiting && on != ActivateOn::Lease;
+    if let Some(why) = case.held_by().or(is_connected.then_some(Reason::Connected)) {
         return through_gates(case, accepted, why);
     }
     // A socket that is not open is waited for by nobody.
@@ -69,18 +69,23 @@ fn asleep(case: &Case<'_>, accepted: &Accepted, on: ActivateOn) -> Verdict {
 /// Its last run asks for no other: a clean end, the machine's, or one that was made since nobody wanted it.
 fn is_done(case: &Case<'_>, accepted: &Accepted, last: &LastRun) -> bool {
     let restart = &accepted.spec.restart;
-    let was_let_go = matches!(last.stopped_why, Some(Reason::Idle { .. } | Reason::Shutdown));
+    let was_let_go =
+        matches!(&last.stopped_why, Some(why) if why.is_want_of_use() || *why == Reason::Shutdown);
     was_let_go
         || ending_of(last, restart) == Ending::OtherBoot
         || matches!(rule(&case.service.entry, last, restart, case.now), Ruling::Completed(_))
 }
 
-/// Of one that runs: why it is stopped, or when it will be.
-pub(super) fn idle(case: &Case<'_>, run: &Run, spec: &Spec) -> Idle {
-    let Activation { on, idle, .. } = &spec.activation;
-    let is_idle = *on != ActivateOn::Always && case.needed_by.is_none();
-    let Some(idle) = idle.filter(|_| is_idle) else { return Idle::No };
-    if case.service.usage.open {
+/// Of one that runs: why it is stopped, or when it will be. One that is let go of is not waited for until it is up.
+pub(super) fn idle(case: &Case<'_>, run: &Run, spec: &Spec, is_starting: bool) -> Idle {
+    let idle = match spec.when_unused() {
+        StopPolicy::Manual => return Idle::No,
+        StopPolicy::OnRelease | StopPolicy::Idle(_) if case.is_held() => return Idle::No,
+        StopPolicy::OnRelease => return let_go(case).map_or(Idle::No, Idle::Over),
+        StopPolicy::Idle(_) if is_starting => return Idle::No,
+        StopPolicy::Idle(idle) => idle,
+    };
+    if case.service.usage.open || matches!(case.leased, Leased::Over(..)) {
         // By then it may be known when that was closed.
         return Idle::In(idle);
     }
@@ -95,6 +100,19 @@ pub(super) enum Idle {
     No,
     In(Duration),
     Over(Reason),
+}
+
+/// Of one that nobody holds: who held it in this activation, and has let go of it. What was started by hand, and never
+/// held, is not let go of.
+fn let_go(case: &Case<'_>) -> Option<Reason> {
+    let entry = &case.service.entry;
+    if let Leased::Over(holder, how) = case.leased {
+        return Some(Reason::Released { holder: holder.to_string(), how });
+    }
+    let released = entry.released.as_deref();
+    released
+        .map(|Release { holder, how }| Reason::Released { holder: holder.clone(), how: *how })
+        .or(entry.needed.then_some(Reason::NotNeeded))
 }
 
 /// Until nobody has used it for this long, counted from `since` at least.
@@ -114,10 +132,10 @@ pub(super) fn is_to_run(case: &Case<'_>) -> bool {
     if entry.run.is_some() || entry.request.is_some() {
         return true;
     }
-    let is_asleep = accepted.spec.activation.on != ActivateOn::Always
+    let is_asleep = accepted.spec.is_on_demand()
         && entry.activation.is_none()
-        && case.needed_by.is_none()
-        && !case.service.usage.waiting;
+        && !case.is_held()
+        && !(case.service.usage.waiting && accepted.spec.activates_on() != ActivateOn::Lease);
     let ruling = entry.last.as_deref().map(|last| rule(entry, last, &accepted.spec.restart, case.now));
     !is_asleep && !matches!(ruling, Some(Ruling::Completed(_) | Ruling::Failed(_)))
 }

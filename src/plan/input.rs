@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::identity::{Digest, Nonce, ServiceId};
 use crate::manifest::{Problem, Spec, Unread};
-use crate::state::{Entry, FileMarks, Reason, RootKey, Said};
+use crate::state::{Entry, FileMarks, Lease, Reason, RootKey, Said};
 use crate::time::Stamp;
 
 /// What the manifests and the policy ask for.
@@ -136,6 +136,15 @@ impl Default for PruneRules {
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     pub services: BTreeMap<ServiceId, Service>,
+    pub leases: Vec<HeldLease>,
+}
+
+/// A lease of the ledger, and whether its holder is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldLease {
+    pub lease: Lease,
+    /// Its holder is a process, and that has ended.
+    pub holder_ended: bool,
 }
 
 /// One service as it is.

@@ -14,6 +14,7 @@ mod files;
 pub(crate) mod graph;
 mod health;
 mod input;
+mod leases;
 mod order;
 mod output;
 mod phase;
@@ -29,9 +30,10 @@ mod verdict;
 pub use alive::as_it_runs;
 pub use health::{fold, hear};
 pub use input::{
-    Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    UnreadFile, Usage, Want,
+    Accepted, Desired, Flight, Health, HeldLease, Observed, Presence, PruneRules, Refusal, RootState, Seen,
+    Service, UnreadFile, Usage, Want,
 };
+pub use leases::{Standing as LeaseStanding, standing_of as lease_standing};
 pub use output::{Action, Later, Phase, PhaseView, Plan, Step};
 pub use ports::{PortShortage, PortsTaken, choose_ports};
 pub use restart::{Remains, failures_after, failures_now, is_clean};

@@ -13,12 +13,13 @@ use super::decide::decide;
 use super::demand;
 use super::dependencies::{Links, Needs, Offer};
 use super::input::{Desired, Flight, Observed, Presence, Seen, Service, Want};
+use super::leases::{Leased, Leases};
 use super::order::{Direction, order, order_later};
 use super::output::{Action, Later, PhaseView, Plan, Step};
 use super::prune::{Guards, Removal};
 use super::verdict::{LaterStep, Verdict};
 use crate::identity::ServiceId;
-use crate::manifest::{ActivateOn, Spec};
+use crate::manifest::Spec;
 use crate::state::{Reason, Run};
 use crate::time::Stamp;
 
@@ -30,6 +31,7 @@ pub(super) struct Side<'a> {
     service: &'a Service,
     removal: Removal,
     shutdown: Shutdown,
+    leased: Leased<'a>,
 }
 
 impl<'a> Side<'a> {
@@ -51,7 +53,9 @@ pub fn plan(desired: &Desired, observed: &Observed, now: &Stamp) -> Plan {
     };
     let undesired = undesired();
     let unobserved = Service::default();
-    let mut sweep = Sweep { only: desired.only.as_ref(), now, plan: Plan::default(), postponed: Vec::new() };
+    let leases = Leases::survey(observed, now);
+    let begun = Plan { notes: leases.notes.clone(), wake_in: leases.wake, ..Plan::default() };
+    let mut sweep = Sweep { only: desired.only.as_ref(), now, plan: begun, postponed: Vec::new() };
     let mut sides = Vec::with_capacity(desired.services.len());
     for (id, want, service) in pairs(desired, observed) {
         let (want, service) = (want.unwrap_or(&undesired), service.unwrap_or(&unobserved));
@@ -60,7 +64,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: &Stamp) -> Plan {
         sweep.plan.notes.extend(note);
         let is_concerned = desired.everywhere || !matches!(removal, Removal::Elsewhere { .. });
         let shutdown = if is_concerned { shutdown } else { Shutdown::No };
-        sides.push(Side { id, want, service, removal, shutdown });
+        let leased = leases.of(id);
+        sides.push(Side { id, want, service, removal, shutdown, leased });
     }
     let views = match Links::of(&sides) {
         None => sides.iter().map(|side| sweep.judge(side)).collect(),
@@ -101,6 +106,7 @@ impl<'a> Sweep<'a> {
             now: self.now,
             needs,
             needed_by: None,
+            leased: side.leased,
         }
     }
 
@@ -116,9 +122,7 @@ impl<'a> Sweep<'a> {
 
     /// For each place, a service that is to run and depends on it; nothing where nothing runs on demand.
     fn needed(&self, sides: &[Side<'a>], links: &Links<'_>) -> Vec<Option<&'a ServiceId>> {
-        let is_on_demand = |side: &Side<'a>| {
-            side.spec_in_force().is_some_and(|spec| spec.activation.on != ActivateOn::Always)
-        };
+        let is_on_demand = |side: &Side<'a>| side.spec_in_force().is_some_and(|spec| spec.is_on_demand());
         if !sides.iter().any(is_on_demand) {
             return Vec::new();
         }

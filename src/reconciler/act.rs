@@ -70,7 +70,7 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn report_step(&self, step: &Step, outcome: Outcome) -> StepReport {
         if outcome != Outcome::None {
             let (action, service) = (step.action, &step.service);
-            tracing::info!(%service, ?action, reason = step.reason.code(), "{}", step.reason.message());
+            tracing::info!(%service, ?action, reason = step.reason.code(), "{}", self.step_message(step));
         }
         StepReport { outcome: outcome.as_str(), ..self.preview_step(step) }
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::selection::Selector;
 use super::status::{PassReport, Status};
 use crate::identity::Pid;
+use crate::state::{Holder, LeaseId};
 
 /// One request. What it is about is as typed: `web` or `project/web`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +60,25 @@ pub enum Command {
     Ensure {
         names: Vec<Selector>,
         timeout: Duration,
+    },
+    /// As `Ensure`, and held from then on by this holder: until that has ended, or for so long unless it is renewed.
+    Lease {
+        names: Vec<Selector>,
+        holder: Holder,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        term: Option<Duration>,
+        timeout: Duration,
+    },
+    /// A lease lasts so long from now on; without a term, as long as before. Answered with the status of its services.
+    RenewLease {
+        lease: LeaseId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        term: Option<Duration>,
+    },
+    /// These are held no more by a lease, or none of its services; waits until what is stopped for that is.
+    EndLease {
+        lease: LeaseId,
+        names: Vec<Selector>,
     },
     /// Stop everything (or one project); a watcher then exits, unless only one project is meant.
     Down {

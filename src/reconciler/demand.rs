@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use super::Reconciler;
 use super::command::Refusal;
-use super::requests::{Reply, refusal};
+use super::requests::{Later, Reply, refusal};
 use super::selection::Selector;
-use super::status::{PassReport, VERSION};
+use super::status::PassReport;
 use super::waiting::Goal;
 use crate::host::Host;
 use crate::host::listen::{Proxy, SocketKey, SocketUse};
 use crate::identity::ServiceId;
-use crate::manifest::{ActivateOn, ListenOn, Spec};
+use crate::manifest::{ActivateOn, Lifecycle, ListenOn, Spec};
 use crate::plan::{Accepted, Action, Phase, Plan, Presence};
 use crate::reconciler::command::Answer;
 use crate::state::{Reason, Record, Request};
@@ -167,7 +167,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn attend_to(&mut self, service: &ServiceId, spec: &Spec, mode: Mode, why: &str) {
-        let noted = spec.activation.idle.map(|idle| (idle / NOTES_PER_IDLE).clamp(LEAST_NOTED, MOST_NOTED));
+        let noted = spec.idle().map(|idle| (idle / NOTES_PER_IDLE).clamp(LEAST_NOTED, MOST_NOTED));
         if mode == Mode::Refusing {
             self.service_mut(service).usage.waiting = false;
         }
@@ -203,16 +203,7 @@ impl<H: Host> Reconciler<H> {
         self.preview();
         let services = self.selected(names)?;
         self.note_use(&services, Vec::new())?;
-        Ok(Reply::Now(Answer::Report(Box::new(PassReport {
-            version: VERSION,
-            changes: false,
-            steps: Vec::new(),
-            converged: Some(true),
-            unwell: Vec::new(),
-            apart: Vec::new(),
-            also: Vec::new(),
-            manifests: Vec::new(),
-        }))))
+        Ok(Reply::Now(Answer::Report(Box::new(PassReport::nothing_done()))))
     }
 
     /// Starts these, or shares what runs of them; what cannot be ready is refused before anything is done.
@@ -221,6 +212,7 @@ impl<H: Host> Reconciler<H> {
         let named = self.selected(names)?;
         for service in &named {
             self.check_ensured(service)?;
+            self.check_shared(service)?;
         }
         let at = self.host.now();
         let starts = named.iter().filter(|service| self.waits_for_a_use(service)).map(|service| {
@@ -230,10 +222,23 @@ impl<H: Host> Reconciler<H> {
         self.note_use(&named, starts)?;
         let wider = self.with_dependencies(&named);
         self.act_on_these_alone(Some(&wider.services));
-        Ok(Reply::Later { goal: Goal::Ensured, services: Some(named), also: wider.also, timeout })
+        Ok(Reply::Later(Later { also: wider.also, timeout, ..Later::of(Goal::Ensured, Some(named)) }))
     }
 
-    fn check_ensured(&self, service: &ServiceId) -> Result<(), Refusal> {
+    /// Nobody would say when it is used no more.
+    fn check_shared(&self, service: &ServiceId) -> Result<(), Refusal> {
+        match self.accepted(service) {
+            Some(accepted) if accepted.spec.lifecycle == Lifecycle::Ephemeral => {
+                let message = format!("{service} is ephemeral: it runs for who leases it");
+                let help =
+                    "`reconcile run --with NAME -- COMMAND`, or `reconcile lease acquire NAME --owner ID`";
+                Err(refusal("ephemeral", message, Some(help)))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn check_ensured(&self, service: &ServiceId) -> Result<(), Refusal> {
         self.check_request(service, &Request::Start)?;
         let Some(view) = self.last_plan.phases.get(service) else { return Ok(()) };
         let code = match (view.phase, &view.reason) {
@@ -251,7 +256,7 @@ impl<H: Host> Reconciler<H> {
         let is_ending = |phase| matches!(phase, Some(Phase::Stopping));
         let view = self.last_plan.phases.get(service);
         let entry = self.memory.ledger().entry(service);
-        accepted.spec.activation.on != ActivateOn::Always
+        accepted.spec.is_on_demand()
             && (entry.is_none_or(|entry| entry.activation.is_none())
                 || is_ending(view.map(|view| view.phase)))
     }
@@ -260,7 +265,7 @@ impl<H: Host> Reconciler<H> {
     fn note_use(&mut self, services: &BTreeSet<ServiceId>, mut records: Vec<Record>) -> Result<(), Refusal> {
         let at = self.host.now();
         for service in services {
-            let Some(idle) = self.accepted(service).and_then(|accepted| accepted.spec.activation.idle) else {
+            let Some(idle) = self.accepted(service).and_then(|accepted| accepted.spec.idle()) else {
                 continue;
             };
             let used = self.memory.ledger().entry(service).and_then(|entry| entry.used.clone());

@@ -39,6 +39,7 @@ impl<H: Host> Reconciler<H> {
             }
             Event::Said { nonce, said } => self.said(&nonce, said),
             Event::LogTroubled { service, trouble } => self.log_troubled(&service, trouble),
+            Event::HolderEnded { process } => self.holder_ended(process),
             Event::Connected { key } => self.connected(&key),
             Event::SocketHeld { key } => self.socket_held(&key),
             Event::SocketNotHeld { key, why } => self.socket_not_held(&key, why),

@@ -129,6 +129,7 @@ impl Memory {
             Record::SpawnFailed { nonce, .. } | Record::Gone { nonce, .. } => {
                 self.by_nonce.remove(nonce);
             }
+            Record::LeaseEnded { services, .. } => self.changed.extend(services.iter().cloned()),
             _ => {}
         }
         self.changed.extend(record.service().cloned());

@@ -22,6 +22,7 @@ mod events;
 mod files;
 pub mod inbox;
 mod judge;
+mod leases;
 mod library;
 mod memory;
 pub mod news;
@@ -58,6 +59,7 @@ use crate::state::{Ledger, Reason};
 use crate::time::Stamp;
 use demand::AttendedSockets;
 use desired::{FileView, Manifests};
+use leases::Holders;
 use library::Library;
 use memory::Memory;
 use news::{Holds, Wrongs};
@@ -133,6 +135,7 @@ pub struct Reconciler<H> {
     last_pass: Option<(Stamp, usize)>,
     port_gates: PortGates,
     attended: AttendedSockets,
+    holders: Holders,
     /// The last pass did something: the next one follows at once and sees what came of it.
     acted: bool,
 }
@@ -173,6 +176,7 @@ impl<H: Host> Reconciler<H> {
             last_pass: None,
             port_gates: PortGates::default(),
             attended: AttendedSockets::default(),
+            holders: Holders::default(),
             acted: false,
         }
     }

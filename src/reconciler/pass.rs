@@ -75,6 +75,7 @@ impl<H: Host> Reconciler<H> {
         self.open_port_gates_if_due(&now);
         self.look_at_settling_ports(&now);
         self.refresh_usage();
+        self.refresh_leases(full);
         let mut plan = self.plan_for(&now);
         if self.look_before_removing(&plan) {
             // Something was about to be removed: the directory has now been listed a second time.

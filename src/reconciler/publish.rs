@@ -4,8 +4,8 @@
 
 use super::Reconciler;
 use super::status::{
-    Apart, DependencyStatus, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport,
-    ServiceStatus, Status, StepReport, VERSION,
+    Apart, DependencyStatus, Drift, HealthStatus, LastExit, LastPass, LeaseStatus, ManifestStatus,
+    PassReport, ServiceStatus, Status, StepReport, VERSION,
 };
 use crate::host::Host;
 use crate::identity::{ProcessIdentity, ServiceId};
@@ -96,12 +96,21 @@ impl<H: Host> Reconciler<H> {
             service: step.service.to_string(),
             action: step.action,
             reason: step.reason.code().to_owned(),
-            message: step.reason.message(),
+            message: self.step_message(step),
             fields,
             evidence: self.evidence(step),
             wave: None,
             after: Vec::new(),
             outcome: None,
+        }
+    }
+
+    /// That it is stopped although somebody holds it, nobody shall have to find out.
+    pub(super) fn step_message(&self, step: &Step) -> String {
+        let message = step.reason.message();
+        match step.action {
+            Action::Stop => although_leased(message, &self.leases_of(&step.service, &self.host.now())),
+            _ => message,
         }
     }
 
@@ -147,6 +156,9 @@ impl<H: Host> Reconciler<H> {
         let view = untouched.as_ref().unwrap_or(view);
         drift.extend(self.drift.get(service).into_iter().flatten().cloned());
         let (phase, message) = self.shown_phase(view, entry);
+        let leases = self.leases_of(service, &now);
+        let is_down = matches!(phase, Phase::Stopping | Phase::Stopped | Phase::Expired | Phase::Rejected);
+        let message = if is_down { although_leased(message, &leases) } else { message };
         ServiceStatus {
             name: service.to_string(),
             project: service.project().to_owned(),
@@ -183,6 +195,7 @@ impl<H: Host> Reconciler<H> {
             }),
             drift,
             depends_on: spec.map(depends_on).unwrap_or_default(),
+            leases,
             labels: spec.map(|spec| spec.labels.clone()).unwrap_or_default(),
             attrs,
         }
@@ -251,6 +264,13 @@ impl<H: Host> Reconciler<H> {
             last_error: health.and_then(|health| health.last_error.clone()),
             status: health.and_then(|health| health.said.as_ref()?.status.clone()),
         }
+    }
+}
+
+fn although_leased(message: String, leases: &[LeaseStatus]) -> String {
+    match leases.first() {
+        Some(lease) => format!("{message}, although {} has leased it", lease.holder),
+        None => message,
     }
 }
 

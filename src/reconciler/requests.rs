@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::Reconciler;
 use super::command::{Answer, Command, Refusal, WaitFor};
 use super::dependencies::Wider;
+use super::leases::Acquired;
 use super::selection::{Labels, Selector, select};
 use super::status::PassReport;
 use super::waiting::{Goal, Purge, Waiting};
@@ -21,7 +22,7 @@ use crate::plan::{Phase, Presence};
 use crate::state::{Record, Request};
 
 /// How long a command that acts waits for what it began.
-const ACT_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const ACT_TIMEOUT: Duration = Duration::from_secs(120);
 
 type Refused<T> = Result<T, Refusal>;
 
@@ -35,7 +36,7 @@ impl<H: Host> Reconciler<H> {
         };
         let immediate = match self.carry_out(command) {
             Ok(Reply::Now(answer)) => answer,
-            Ok(Reply::Later { goal, services, also, timeout }) => {
+            Ok(Reply::Later(Later { goal, services, also, timeout, lease })) => {
                 let since = self.host.now();
                 let entries = self.memory.ledger().services.iter();
                 let failures_before = entries
@@ -52,6 +53,8 @@ impl<H: Host> Reconciler<H> {
                     steps,
                     purge,
                     also,
+                    lease,
+                    told: None,
                     answer,
                 });
                 return;
@@ -83,7 +86,7 @@ impl<H: Host> Reconciler<H> {
                 if allow_prune {
                     self.confirm_absent();
                 }
-                Ok(Reply::Later { goal: Goal::Settled, services, also, timeout })
+                Ok(Reply::Later(Later { also, timeout, ..Later::of(Goal::Settled, services) }))
             }
             Command::Wait { names, until, timeout } => {
                 let goal = match until {
@@ -93,7 +96,7 @@ impl<H: Host> Reconciler<H> {
                 self.hands_off = !self.settings.watching;
                 self.preview();
                 let services = Some(self.selected(&names)?);
-                Ok(Reply::Later { goal, services, also: BTreeSet::new(), timeout })
+                Ok(Reply::Later(Later { timeout, ..Later::of(goal, services) }))
             }
             Command::Stop { names } => self.request_all(&names, &Request::Stop, Goal::Down),
             Command::Start { names } => self.request_all(&names, &Request::Start, Goal::Settled),
@@ -101,6 +104,9 @@ impl<H: Host> Reconciler<H> {
             Command::Reset { names } => self.request_all(&names, &Request::Reset, Goal::Settled),
             Command::Touch { names } => self.touch(&names),
             Command::Ensure { names, timeout } => self.ensure(&names, timeout),
+            Command::Lease { names, holder, term, timeout } => self.lease(&names, holder, term, timeout),
+            Command::RenewLease { lease, term } => self.renew_lease(&lease, term),
+            Command::EndLease { lease, names } => self.end_lease(&lease, &names),
             Command::Renew { names } => self.request_all(&names, &Request::Renew, Goal::Settled),
             Command::Down { project: None, .. } => {
                 self.desired.shutdown = true;
@@ -173,7 +179,7 @@ impl<H: Host> Reconciler<H> {
             self.promise_records(&records)?;
         }
         self.act_on_these_alone(Some(&services));
-        Ok(Reply::Later { goal, services: Some(services), also, timeout: ACT_TIMEOUT })
+        Ok(Reply::Later(Later { also, ..Later::of(goal, Some(services)) }))
     }
 
     /// A command without a watcher that names services leaves all others as they are.
@@ -364,12 +370,28 @@ impl<H: Host> Reconciler<H> {
 #[derive(Debug)]
 pub(super) enum Reply {
     Now(Answer),
-    Later { goal: Goal, services: Option<BTreeSet<ServiceId>>, also: BTreeSet<ServiceId>, timeout: Duration },
+    Later(Later),
+}
+
+/// What is waited for.
+#[derive(Debug)]
+pub(super) struct Later {
+    pub goal: Goal,
+    pub services: Option<BTreeSet<ServiceId>>,
+    pub also: BTreeSet<ServiceId>,
+    pub timeout: Duration,
+    pub lease: Option<Acquired>,
+}
+
+impl Later {
+    pub fn of(goal: Goal, services: Option<BTreeSet<ServiceId>>) -> Self {
+        Self { goal, services, also: BTreeSet::new(), timeout: ACT_TIMEOUT, lease: None }
+    }
 }
 
 impl Reply {
     fn acting(goal: Goal, services: Option<BTreeSet<ServiceId>>) -> Self {
-        Self::Later { goal, services, also: BTreeSet::new(), timeout: ACT_TIMEOUT }
+        Self::Later(Later::of(goal, services))
     }
 }
 

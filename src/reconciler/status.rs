@@ -88,6 +88,9 @@ pub struct ServiceStatus {
     /// As accepted, by name.
     #[serde(default)]
     pub depends_on: Vec<DependencyStatus>,
+    /// Who has leased it, those alone whose lease holds.
+    #[serde(default)]
+    pub leases: Vec<LeaseStatus>,
     pub labels: Labels,
     pub attrs: serde_json::Map<String, serde_json::Value>,
 }
@@ -98,6 +101,20 @@ pub struct DependencyStatus {
     pub service: String,
     pub condition: Condition,
     pub restart: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// What it is released by: the owner, or `pid:PID:START`.
+    pub id: String,
+    /// For people.
+    pub holder: String,
+    /// Where the holder is a process.
+    pub pid: Option<Pid>,
+    /// RFC 3339.
+    pub since: String,
+    /// RFC 3339; null where it holds until the holder ends.
+    pub expires_at: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,6 +197,22 @@ pub struct PassReport {
     pub also: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<ManifestStatus>,
+}
+
+impl PassReport {
+    /// Of what was asked for and needed no step.
+    pub fn nothing_done() -> Self {
+        Self {
+            version: VERSION,
+            changes: false,
+            steps: Vec::new(),
+            converged: Some(true),
+            unwell: Vec::new(),
+            apart: Vec::new(),
+            also: Vec::new(),
+            manifests: Vec::new(),
+        }
+    }
 }
 
 /// A service that is not as its newest manifest says.

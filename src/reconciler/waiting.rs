@@ -10,6 +10,8 @@ use tokio::sync::oneshot;
 use super::Reconciler;
 use super::act::Outcome;
 use super::command::Answer;
+use super::leases::Acquired;
+use super::requests::ACT_TIMEOUT;
 use super::status::{PassReport, Status, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
@@ -31,6 +33,8 @@ pub(super) enum Goal {
     Ensured,
     /// None has a process.
     Down,
+    /// Nothing of them is being stopped: what is let go of, and goes, is gone.
+    LetGo,
 }
 
 /// Whose logs go when all is down.
@@ -56,6 +60,10 @@ pub(super) struct Waiting {
     pub purge: Purge,
     /// Brought up beside what was named, because that depends on it.
     pub also: BTreeSet<ServiceId>,
+    /// What was leased for it, and is let go of unless all of it comes up.
+    pub lease: Option<Acquired>,
+    /// What it is answered with once what follows from that has come about.
+    pub told: Option<Answer>,
     pub answer: oneshot::Sender<Answer>,
 }
 
@@ -84,7 +92,11 @@ impl<H: Host> Reconciler<H> {
         }
         let now = self.host.now();
         let waiting = std::mem::take(&mut self.waiting);
-        for mut one in waiting.into_iter().filter(|one| !one.answer.is_closed()) {
+        for mut one in waiting {
+            if one.answer.is_closed() {
+                self.take_back(one.lease.take());
+                continue;
+            }
             let is_its_own = |step: &&StepReport| step.outcome.is_some() && one.is_about(&step.service);
             let own: Vec<StepReport> = steps.iter().filter(is_its_own).cloned().collect();
             one.steps.extend(own);
@@ -99,6 +111,10 @@ impl<H: Host> Reconciler<H> {
                 self.waiting.push(one);
                 continue;
             }
+            if let Some(told) = one.told {
+                let _ = one.answer.send(told);
+                continue;
+            }
             if standing == Standing::Reached {
                 self.purge_logs(one.purge, one.services.as_ref());
             }
@@ -108,6 +124,19 @@ impl<H: Host> Reconciler<H> {
                 continue;
             }
             let report = self.convergence_report(&one, converged);
+            if self.take_back(one.lease.take()) {
+                let services =
+                    self.with_dependencies(one.services.as_ref().unwrap_or(&BTreeSet::new())).services;
+                self.waiting.push(Waiting {
+                    goal: Goal::LetGo,
+                    services: Some(services),
+                    since: now.clone(),
+                    timeout: ACT_TIMEOUT,
+                    told: Some(Answer::Report(Box::new(report))),
+                    ..one
+                });
+                continue;
+            }
             // Whoever asked may have gone away; what was done stays done.
             let _ = one.answer.send(Answer::Report(Box::new(report)));
         }
@@ -184,6 +213,12 @@ impl<H: Host> Reconciler<H> {
         worst
     }
 
+    fn is_to_be_stopped(&self, service: &ServiceId) -> bool {
+        let later = self.last_plan.later.iter().map(|later| &later.step);
+        let mut steps = self.last_plan.steps.iter().chain(later).filter(|step| step.service == *service);
+        steps.any(|step| matches!(step.action, Action::Stop | Action::Signal | Action::Kill))
+    }
+
     /// How often a service has failed, or ended and been started again, in a row.
     pub(super) fn failures_in_a_row(entry: &Entry) -> u32 {
         entry.failures.max(entry.spawn_failures).max(entry.restarts)
@@ -191,13 +226,16 @@ impl<H: Host> Reconciler<H> {
 
     fn standing_of(&self, service: &ServiceId, one: &Waiting, with_steps: &HashSet<&ServiceId>) -> Standing {
         let goal = one.goal;
-        if with_steps.contains(service) {
+        if with_steps.contains(service) && (goal != Goal::LetGo || self.is_to_be_stopped(service)) {
             return Standing::UnderWay;
         }
         let Some(view) = self.last_plan.phases.get(service) else { return Standing::Reached };
         let entry = self.memory.ledger().entry(service);
         if view.reason == Reason::PruneDelay {
             return Standing::UnderWay;
+        }
+        if goal == Goal::LetGo {
+            return if view.phase == Phase::Stopping { Standing::UnderWay } else { Standing::Reached };
         }
         if goal == Goal::Down {
             return if entry.is_none_or(|entry| entry.run.is_none()) {
@@ -291,7 +329,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// The status of these alone.
-    fn status_of(&self, services: Option<&BTreeSet<ServiceId>>) -> Status {
+    pub(super) fn status_of(&self, services: Option<&BTreeSet<ServiceId>>) -> Status {
         let mut status = self.status();
         let is_meant = |name: &str| {
             ServiceId::parse(name).is_ok_and(|service| services.is_none_or(|all| all.contains(&service)))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Containment, End, ExecFacts, ExitStatus, FileKey, FileMarks, Intent, LOST_FINGERPRINT, LogMark, Reason,
-    Request, SpawnFailure,
+    Release, Request, SpawnFailure,
 };
 use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::PortBlocks;
@@ -46,6 +46,12 @@ pub struct Entry {
     /// Somebody has said that it is used, last at this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<Stamp>,
+    /// Somebody who had leased it in this activation has let go of it, the last of them so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub released: Option<Box<Release>>,
+    /// This activation was begun for the sake of a service that depends on it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub needed: bool,
     /// Stopped by the operator since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stamp>,
@@ -124,6 +130,10 @@ pub struct LastRun {
     pub files: Option<Box<FileMarks>>,
 }
 
+fn is_false(fact: &bool) -> bool {
+    !fact
+}
+
 fn is_zero(count: &u32) -> bool {
     *count == 0
 }
@@ -183,8 +193,9 @@ impl Entry {
         if self.activation.is_some() {
             self.restarts = self.restarts.saturating_add(1);
         } else {
+            self.deactivate();
             self.activation = Some(intent.at.clone());
-            self.restarts = 0;
+            self.needed = matches!(intent.why, Reason::NeededBy { .. });
         }
         if intent.clears_failures {
             self.clear_failures();
@@ -286,6 +297,14 @@ impl Entry {
     pub(super) fn deactivate(&mut self) {
         self.activation = None;
         self.restarts = 0;
+        self.released = None;
+        self.needed = false;
+    }
+
+    /// A lease of it is over. That was a use, up to now.
+    pub(super) fn release(&mut self, release: Release, at: &Stamp) {
+        self.used = Some(at.clone());
+        self.released = self.activation.is_some().then(|| Box::new(release));
     }
 
     pub(super) fn request(&mut self, request: &Request, at: &Stamp) {

@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Record, Run};
+use super::{Entry, Holder, Lease, LeaseEnd, LeaseId, Record, Release, Run};
 use crate::identity::{Digest, Nonce, ServiceId};
+use crate::time::Stamp;
 
 /// Names a root in the ledger, `r1`, `r2`, …, whatever its path is today.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,6 +70,8 @@ pub struct Ledger {
     pub files: BTreeMap<FileKey, FileEntry>,
     /// Each shared with whoever plans with it: a change makes a new one only while somebody still looks at the old.
     pub services: BTreeMap<ServiceId, Arc<Entry>>,
+    /// Of each holder.
+    pub leases: BTreeMap<LeaseId, Lease>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +117,12 @@ impl Ledger {
             Record::FileForgotten { file } => self.forget_file(file),
             Record::Forgotten { service } => {
                 self.services.remove(service);
+                self.leases.retain(|_, lease| !lease.services.remove(service) || !lease.services.is_empty());
             }
+            Record::Leased { lease } => {
+                self.leases.insert(lease.holder.id(), Lease::clone(lease));
+            }
+            Record::LeaseEnded { holder, services, how, at } => self.end_lease(holder, services, *how, at),
             Record::Intent(intent) => self.known(&intent.service).begin(intent),
             Record::Started { service, nonce, process, containment, at } => {
                 self.alter(service, |entry| entry.started(nonce, process, containment, at));
@@ -178,7 +186,8 @@ impl Ledger {
             .services
             .iter()
             .map(|(service, entry)| Record::Entry { service: service.clone(), entry: Arc::clone(entry) });
-        roots.chain(files).chain(forgotten).chain(entries).collect()
+        let leases = self.leases.values().map(|lease| Record::Leased { lease: Box::new(lease.clone()) });
+        roots.chain(files).chain(forgotten).chain(entries).chain(leases).collect()
     }
 
     /// The accepted texts that anything still names.
@@ -195,12 +204,27 @@ impl Ledger {
     /// Drops every claim to a process, for a copy that shall begin anew; what was accepted, asked for by the
     /// operator and counted stays.
     pub fn disown(&mut self) {
+        self.leases.clear();
         for entry in self.services.values_mut() {
             let entry = Arc::make_mut(entry);
             entry.run = None;
             // They are those of whoever this was copied from.
             entry.ports.clear();
             entry.deactivate();
+        }
+    }
+
+    fn end_lease(&mut self, holder: &Holder, services: &BTreeSet<ServiceId>, how: LeaseEnd, at: &Stamp) {
+        let id = holder.id();
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.services.retain(|service| !services.contains(service));
+            if lease.services.is_empty() {
+                self.leases.remove(&id);
+            }
+        }
+        for service in services {
+            let release = Release { holder: holder.to_string(), how };
+            self.alter(service, |entry| entry.release(release, at));
         }
     }
 

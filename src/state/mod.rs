@@ -8,6 +8,7 @@ mod codec;
 mod entry;
 mod files;
 mod journals;
+mod lease;
 mod ledger;
 mod line;
 mod log_mark;
@@ -26,6 +27,7 @@ pub use codec::{
 pub use entry::{Entry, LastRun, Run, Stopping};
 pub use files::{Contents, FileMarks};
 pub use journals::{Lines, decode_lines, encode_line, encode_line_into};
+pub use lease::{Holder, Lease, LeaseEnd, LeaseId, Release, Term};
 pub use ledger::{FileEntry, FileKey, Ledger, RootEntry, RootKey};
 pub use log_mark::LogMark;
 pub use lost::{Unknown, unknown_births};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExitStatus, PortHolder, SpawnFailure, millis};
+use super::{ExitStatus, LeaseEnd, PortHolder, SpawnFailure, millis};
 use crate::identity::{Pid, ServiceId};
 use crate::manifest::{ActivateOn, Condition};
 
@@ -64,6 +64,10 @@ pub enum Reason {
     NeededBy {
         dependent: ServiceId,
     },
+    /// Somebody has leased it.
+    Leased {
+        holder: String,
+    },
     /// The newest spawn came to nothing and is tried again.
     SpawnRetry {
         failure: SpawnFailure,
@@ -85,6 +89,13 @@ pub enum Reason {
         #[serde(with = "millis")]
         idle: Duration,
     },
+    /// Whoever had leased it has let go of it, the last of them so.
+    Released {
+        holder: String,
+        how: LeaseEnd,
+    },
+    /// It was started for services that depend on it, and none of them is to run any more.
+    NotNeeded,
     Unhealthy {
         failures: u32,
         last_error: String,
@@ -285,8 +296,17 @@ impl Reason {
     pub fn clears_failures(&self) -> bool {
         matches!(
             self,
-            Self::Requested { .. } | Self::SpecChanged { .. } | Self::Connected | Self::NeededBy { .. }
+            Self::Requested { .. }
+                | Self::SpecChanged { .. }
+                | Self::Connected
+                | Self::NeededBy { .. }
+                | Self::Leased { .. }
         )
+    }
+
+    /// True if a stop for this reason was made since nobody used it: what is over then is over.
+    pub fn is_want_of_use(&self) -> bool {
+        matches!(self, Self::Idle { .. } | Self::Released { .. } | Self::NotNeeded)
     }
 
     /// True if a stop for this reason is the service's own failure, judged by its restart policy like a crash.
@@ -347,6 +367,9 @@ impl Reason {
             Self::WantedAgain => "wanted-again",
             Self::Connected => "connected",
             Self::NeededBy { .. } => "needed-by",
+            Self::Leased { .. } => "leased",
+            Self::Released { .. } => "released",
+            Self::NotNeeded => "not-needed",
             Self::Idle { .. } => "idle",
             Self::OnDemand { .. } => "on-demand",
             Self::SpawnRetry { .. } => "spawn-retry",

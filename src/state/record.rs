@@ -5,14 +5,14 @@
 //! meaning, new fields have a default, and an older binary that meets a variant it does not know keeps the
 //! line and says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, FileKey, FileMarks, LogMark, Reason, RootKey};
+use super::{Entry, FileKey, FileMarks, Holder, Lease, LeaseEnd, LogMark, Reason, RootKey};
 use crate::identity::{Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::PortBlocks;
 use crate::time::Stamp;
@@ -110,6 +110,18 @@ pub enum Record {
     Request {
         service: ServiceId,
         request: Request,
+        at: Stamp,
+    },
+    /// All that this holder holds from now on.
+    Leased {
+        lease: Box<Lease>,
+    },
+    /// This holder does not hold these any more.
+    LeaseEnded {
+        #[serde(flatten)]
+        holder: Holder,
+        services: BTreeSet<ServiceId>,
+        how: LeaseEnd,
         at: Stamp,
     },
     /// No longer wanted for a reason that ends the activation; the next start begins a new one.
@@ -369,10 +381,14 @@ pub struct BirthLine {
 }
 
 impl Record {
-    /// The one service that the record is about; `None` for records of roots and files.
+    /// The one service that the record is about; `None` for records of roots, files and leases.
     pub fn service(&self) -> Option<&ServiceId> {
         match self {
-            Self::Root { .. } | Self::Accepted { .. } | Self::FileForgotten { .. } => None,
+            Self::Root { .. }
+            | Self::Accepted { .. }
+            | Self::FileForgotten { .. }
+            | Self::Leased { .. }
+            | Self::LeaseEnded { .. } => None,
             Self::Intent(intent) => Some(&intent.service),
             Self::Started { service, .. }
             | Self::SpawnFailed { service, .. }

@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod guards;
 mod health;
+mod leases;
 mod operator;
 mod policy;
 mod ports;

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, ServiceId};
-use reconcile::manifest::{Condition, Dependency, Health as Check, PortBlocks, RestartPolicy, Spec};
+use reconcile::manifest::{
+    Condition, Dependency, Health as Check, Lifecycle, PortBlocks, RestartPolicy, Spec,
+};
 use reconcile::plan::{
-    Action, Desired, Flight, Health, Observed, Phase, Plan, Presence, PruneRules, Remains, RootState, Seen,
-    Service, Step, Want, failures_after, fold, plan,
+    Action, Desired, Flight, Health, HeldLease, Observed, Phase, Plan, Presence, PruneRules, Remains,
+    RootState, Seen, Service, Step, Want, failures_after, fold, plan,
 };
 use reconcile::state::{
-    End, ExitStatus, FileKey, FileMarks, Intent, Ledger, Reason, Record, Request, SpawnFailure, SpawnStage,
+    End, ExitStatus, FileKey, FileMarks, Holder, Intent, Lease, LeaseEnd, Ledger, Reason, Record, Request,
+    SpawnFailure, SpawnStage,
 };
 use reconcile::time::Stamp;
 
@@ -37,26 +40,31 @@ pub struct Behaviour {
     /// Probes that fail before one passes, per start, for the first `sick_starts` starts.
     sick_starts: u32,
     always: bool,
+    ephemeral: bool,
     /// Others by index, of which those before it are its dependencies.
     needs: Vec<(usize, Condition, bool)>,
 }
 
 pub fn behaviours() -> impl Strategy<Value = Behaviour> {
-    let flags = (any::<bool>(), prop::bool::weighted(0.8), any::<bool>(), any::<bool>());
+    let flags =
+        (any::<bool>(), prop::bool::weighted(0.8), any::<bool>(), any::<bool>(), prop::bool::weighted(0.2));
     let conditions =
         prop_oneof![Just(Condition::Started), Just(Condition::Ready), Just(Condition::Completed)];
     let needs = prop::collection::vec((0_usize..7, conditions, any::<bool>()), 0..3);
     (0_u32..3, 0_u32..12, 0_i32..2, flags, 0_u32..3, needs).prop_map(
-        |(spawn_failures, ends, end_code, (forks, obeys, checked, always), sick_starts, needs)| Behaviour {
-            spawn_failures,
-            ends,
-            end_code,
-            forks,
-            obeys,
-            checked,
-            sick_starts,
-            always,
-            needs,
+        |(spawn_failures, ends, end_code, (forks, obeys, checked, always, ephemeral), sick_starts, needs)| {
+            Behaviour {
+                spawn_failures,
+                ends,
+                end_code,
+                forks,
+                obeys,
+                checked,
+                sick_starts,
+                always,
+                ephemeral,
+                needs,
+            }
         },
     )
 }
@@ -72,6 +80,8 @@ pub enum Event {
     EditFile(usize),
     Remove(usize),
     Return(usize),
+    Lease(usize),
+    EndLease(usize),
     ProcessDies(usize),
     /// A spawn that is under way comes about, or does not, while nobody looks.
     ReconcilerDies {
@@ -97,6 +107,8 @@ pub fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (0_usize..7).prop_map(Event::EditFile),
         1 => (0_usize..7).prop_map(Event::Remove),
         1 => (0_usize..7).prop_map(Event::Return),
+        2 => (0_usize..7).prop_map(Event::Lease),
+        2 => (0_usize..7).prop_map(Event::EndLease),
         2 => (0_usize..7).prop_map(Event::ProcessDies),
         2 => any::<bool>().prop_map(|born| Event::ReconcilerDies { born }),
         1 => Just(Event::Reboot),
@@ -197,10 +209,12 @@ impl Model {
             let is_held = |id: &ServiceId| {
                 plan.steps.iter().any(|step| step.service == *id && is_blocked(&step.reason))
             };
-            let waits = plan
-                .phases
-                .iter()
-                .any(|(id, view)| !is_settled(view.phase) && !is_blocked(&view.reason) && !is_held(id));
+            let waits = plan.phases.iter().any(|(id, view)| {
+                !is_settled(view.phase)
+                    && !is_blocked(&view.reason)
+                    && !is_held(id)
+                    && !self.sleeps(id, &view.reason)
+            });
             quiet = if waits || changes(&plan) { 0 } else { quiet + 1 };
             if quiet == 5 {
                 return;
@@ -221,6 +235,14 @@ impl Model {
             let runs = machine.processes.is_some();
             let is_held = plan.steps.iter().any(|step| step.service == *id && is_blocked(&step.reason));
             let waits = is_blocked(&view.reason) || is_held;
+            let sleeps = self.sleeps(id, &view.reason);
+            let is_let_go = entry.released.is_some() || entry.needed;
+            let is_held = self.is_leased(id) || self.dependents_run(id);
+            assert!(
+                !(machine.behaviour.ephemeral && is_let_go && runs) || is_held || !machine.verifiable,
+                "{id} runs for nobody: {self:#?}"
+            );
+            let wanted = wanted && !sleeps;
             assert!(!wanted || runs || is_parked(phase) || waits, "{id} is wanted and {phase:?}: {self:#?}");
             assert!(entry.stopped.is_none() || !runs || !machine.verifiable, "{id} runs though stopped");
             let newest = entry.run.as_ref().is_none_or(|run| run.fingerprint == machine.fingerprint);
@@ -229,6 +251,29 @@ impl Model {
             let newest = !runs || now == FileMarks::default() || then == Some(&now);
             assert!(newest || !wanted || waits, "{id} runs with an old file: {self:#?}");
         }
+    }
+
+    /// Until somebody uses it, also after a start that came to nothing.
+    fn sleeps(&self, id: &ServiceId, why: &Reason) -> bool {
+        let is_asleep = match why {
+            Reason::OnDemand { .. } => true,
+            Reason::ExecFailed { .. } => self.ledger.entry(id).is_none_or(|entry| entry.activation.is_none()),
+            _ => return false,
+        };
+        let may_be = self.machines[id].behaviour.ephemeral && !self.is_leased(id);
+        assert!(may_be || !matches!(why, Reason::OnDemand { .. }), "{id} sleeps: {self:#?}");
+        is_asleep && may_be
+    }
+
+    /// One that runs, or is to, through any that depend on it.
+    fn dependents_run(&self, id: &ServiceId) -> bool {
+        let mut dependents = self.living().filter(|(_, machine)| machine.needs.contains_key(id));
+        let plan = self.plan();
+        dependents.any(|(dependent, machine)| {
+            let is_down =
+                matches!(plan.phases[dependent].phase, Phase::Stopped | Phase::Completed | Phase::Failed);
+            machine.processes.is_some() || !is_down
+        })
     }
 
     fn living(&self) -> impl Iterator<Item = (&ServiceId, &Machine)> {
@@ -504,6 +549,8 @@ impl Model {
                 }
                 self.accept();
             }
+            Event::Lease(index) => self.lease(&name(index), true),
+            Event::EndLease(index) => self.lease(&name(index), false),
             Event::ProcessDies(index) => self.process_dies(&name(index)),
             Event::ReconcilerDies { born } => self.reconciler_dies(born),
             Event::Reboot => self.reboot(),
@@ -521,6 +568,25 @@ impl Model {
             let at = self.stamp();
             self.ledger.apply(&Record::Request { service: id, request, at });
         }
+    }
+
+    /// By one holder a service.
+    fn lease(&mut self, id: &ServiceId, begins: bool) {
+        if self.machines.get(id).is_none_or(|machine| machine.forgotten) {
+            return;
+        }
+        let (holder, services) = (Holder::Owner { owner: id.name().to_owned() }, [id.clone()].into());
+        let at = self.stamp();
+        let record = match begins {
+            true => Record::Leased { lease: Box::new(Lease { holder, services, since: at, term: None }) },
+            false if !self.ledger.leases.contains_key(&holder.id()) => return,
+            false => Record::LeaseEnded { holder, services, how: LeaseEnd::Released, at },
+        };
+        self.ledger.apply(&record);
+    }
+
+    fn is_leased(&self, id: &ServiceId) -> bool {
+        self.ledger.leases.values().any(|lease| lease.services.contains(id))
     }
 
     fn process_dies(&mut self, id: &ServiceId) {
@@ -628,7 +694,8 @@ impl Model {
             };
             (id.clone(), service)
         });
-        Observed { services: services.collect() }
+        let held = |lease: &Lease| HeldLease { lease: lease.clone(), holder_ended: false };
+        Observed { services: services.collect(), leases: self.ledger.leases.values().map(held).collect() }
     }
 }
 
@@ -647,6 +714,9 @@ impl Machine {
         // Short enough that a start that misses it does not fill the passes with probes.
         spec.health =
             self.behaviour.checked.then(|| Check { start_timeout: Duration::from_secs(3), ..check() });
+        if self.behaviour.ephemeral {
+            spec.lifecycle = Lifecycle::Ephemeral;
+        }
         if self.behaviour.always {
             spec.restart.policy = RestartPolicy::Always;
         }

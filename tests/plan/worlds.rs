@@ -8,15 +8,15 @@ use proptest::prelude::*;
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
     ActivateOn, Activation, CheckPort, CommandLine, Condition, Dependency, Health as Check, HealthCheck,
-    OnUnhealthy, PortBlocks, RestartPolicy, Spec, WantedState,
+    Lifecycle, OnUnhealthy, PortBlocks, RestartPolicy, Spec, StopPolicy, WantedState,
 };
 use reconcile::plan::{
-    Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    Usage, Want,
+    Accepted, Desired, Flight, Health, HeldLease, Observed, Presence, PruneRules, Refusal, RootState, Seen,
+    Service, Usage, Want,
 };
 use reconcile::state::{
-    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, PortHolder, Reason, Request,
-    RootKey, Run, SpawnFailure, SpawnStage, Stopping,
+    Containment, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, Holder, LastRun, Lease, LeaseEnd,
+    PortHolder, Reason, Release, Request, RootKey, Run, SpawnFailure, SpawnStage, Stopping, Term,
 };
 use reconcile::time::Stamp;
 
@@ -74,11 +74,12 @@ pub fn specs() -> BoxedStrategy<Spec> {
     let policy =
         prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)];
     let health = proptest::option::of(any::<bool>());
-    (policy, health, proptest::option::of(1_u64..2_000), any::<bool>(), 1_u32..9, activations())
-        .prop_map(|(policy, health, ttl_s, stopped, max_failures, activation)| {
+    (policy, health, proptest::option::of(1_u64..2_000), any::<bool>(), 1_u32..9, activations(), lifecycles())
+        .prop_map(|(policy, health, ttl_s, stopped, max_failures, activation, lifecycle)| {
             let mut spec = spec("web");
             spec.restart.policy = policy;
             spec.activation = activation;
+            (spec.lifecycle, spec.stop_policy) = lifecycle;
             spec.restart.max_failures = max_failures;
             spec.ttl = ttl_s.map(Duration::from_secs);
             spec.state = if stopped { WantedState::Stopped } else { WantedState::Running };
@@ -227,23 +228,60 @@ fn entries() -> BoxedStrategy<Entry> {
         prop::option::weighted(rare, stamps()),
         prop::option::weighted(rare, requests),
         prop::option::weighted(rare, Just(Reason::GuardFraction { removed: 6, of: 8 })),
+        (prop::option::weighted(rare, releases()), prop::bool::weighted(rare)),
     )
-        .prop_map(|(run, last, spawn_failure, counts, activation, stopped, request, guard)| Entry {
-            file: Some(FileKey { root: root(), path: "team/web.toml".into() }),
-            run,
-            last: last.map(Box::new),
-            spawn_failure: spawn_failure.map(Box::new),
-            spawn_failures: counts.1,
-            failures: counts.0,
-            restarts: 0,
-            activation,
-            used: None,
-            stopped,
-            request,
-            guard: guard.map(Box::new),
-            ports: PortBlocks::new(),
-        })
+        .prop_map(
+            |(run, last, spawn_failure, counts, activation, stopped, request, guard, (released, needed))| {
+                Entry {
+                    file: Some(FileKey { root: root(), path: "team/web.toml".into() }),
+                    run,
+                    last: last.map(Box::new),
+                    spawn_failure: spawn_failure.map(Box::new),
+                    spawn_failures: counts.1,
+                    failures: counts.0,
+                    restarts: 0,
+                    activation,
+                    used: None,
+                    released: released.map(Box::new),
+                    needed,
+                    stopped,
+                    request,
+                    guard: guard.map(Box::new),
+                    ports: PortBlocks::new(),
+                }
+            },
+        )
         .boxed()
+}
+
+fn releases() -> impl Strategy<Value = Release> {
+    any::<bool>().prop_map(|ended| Release {
+        holder: "ci-1".to_owned(),
+        how: if ended { LeaseEnd::HolderEnded } else { LeaseEnd::Released },
+    })
+}
+
+/// Of any of the services of a world, some over.
+fn leases() -> impl Strategy<Value = Vec<HeldLease>> {
+    let services = prop::collection::btree_set(0_usize..8, 1..4);
+    let term = proptest::option::of((stamps(), 0_u64..2_000));
+    let lease = (services, term, prop::bool::weighted(0.2)).prop_map(|(services, term, holder_ended)| {
+        let services = services.into_iter().map(|index| id(&format!("service-{index}"))).collect();
+        let term = term.map(|(renewed, s)| Term { renewed, length: Duration::from_secs(s) });
+        (services, term, holder_ended)
+    });
+    prop::collection::vec(lease, 0..3).prop_map(|leases| {
+        let held = |(index, (services, term, holder_ended))| HeldLease {
+            lease: Lease {
+                holder: Holder::Owner { owner: format!("ci-{index}") },
+                services,
+                since: at(0),
+                term,
+            },
+            holder_ended,
+        };
+        leases.into_iter().enumerate().map(held).collect()
+    })
 }
 
 fn flights() -> BoxedStrategy<Flight> {
@@ -296,6 +334,16 @@ fn usages() -> impl Strategy<Value = Usage> {
         open,
         last,
     })
+}
+
+fn lifecycles() -> impl Strategy<Value = (Lifecycle, Option<StopPolicy>)> {
+    let lifecycle = prop_oneof![3 => Just(Lifecycle::Shared), 1 => Just(Lifecycle::Ephemeral)];
+    let policy = prop_oneof![
+        Just(StopPolicy::OnRelease),
+        Just(StopPolicy::Manual),
+        (1_u64..2_000).prop_map(|s| StopPolicy::Idle(Duration::from_secs(s)))
+    ];
+    (lifecycle, proptest::option::of(policy))
 }
 
 fn activations() -> impl Strategy<Value = Activation> {
@@ -379,8 +427,8 @@ pub fn worlds() -> BoxedStrategy<(Desired, Observed)> {
     let service = (prop::option::weighted(0.9, wants()), prop::option::weighted(0.9, services()));
     let root_state = (0_u64..4, prop::bool::weighted(0.2));
     let ending = (prop::bool::weighted(0.15), any::<bool>(), prop::bool::weighted(0.1));
-    (prop::collection::vec(service, 1..8), root_state, ending)
-        .prop_map(|(services, state, ending)| {
+    (prop::collection::vec(service, 1..8), root_state, ending, leases())
+        .prop_map(|(services, state, ending, leases)| {
             let (quiet_s, is_lost) = state;
             let (shutdown, kill, allow) = ending;
             let lost = is_lost.then(|| ("team".into(), "is missing".to_owned())).into_iter().collect();
@@ -396,7 +444,7 @@ pub fn worlds() -> BoxedStrategy<(Desired, Observed)> {
                 everywhere: shutdown && allow,
                 ..Desired::default()
             };
-            let mut observed = Observed::default();
+            let mut observed = Observed { leases, ..Observed::default() };
             for (index, (want, service)) in services.into_iter().enumerate() {
                 let id = id(&format!("service-{index}"));
                 desired.services.extend(want.map(|want| (id.clone(), want)));

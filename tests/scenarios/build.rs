@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use reconcile::identity::{BootId, Digest, Nonce, Pid, ProcessIdentity, ServiceId};
 use reconcile::manifest::{
-    self, CheckPort, CommandLine, Dependency, HealthCheck, OnUnhealthy, Problem, RestartPolicy, SignalName,
-    Spec, Unread, WantedState,
+    self, CheckPort, CommandLine, Dependency, HealthCheck, Lifecycle, OnUnhealthy, Problem, RestartPolicy,
+    SignalName, Spec, StopPolicy, Unread, WantedState,
 };
 use reconcile::plan::{
-    Accepted, Desired, Flight, Health, Observed, Presence, PruneRules, Refusal, RootState, Seen, Service,
-    UnreadFile, Usage, Want,
+    Accepted, Desired, Flight, Health, HeldLease, Observed, Presence, PruneRules, Refusal, RootState, Seen,
+    Service, UnreadFile, Usage, Want,
 };
 use reconcile::state::{
-    Containment, Contents, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, LastRun, Reason, RootKey,
-    Run, SecretKey, SpawnFailure, Stopping,
+    Containment, Contents, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, Holder, LastRun, Lease,
+    Reason, RootKey, Run, SecretKey, SpawnFailure, Stopping, Term,
 };
 use reconcile::time::Stamp;
 
 use super::{
-    Case, ContentsCase, EndCase, FlightCase, HealthSpecCase, LastCase, PolicyCase, PresenceCase, ReasonCase,
-    RestartCase, RunCase, SecretsCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase, Time,
-    UnreadCase,
+    Case, ContentsCase, EndCase, FlightCase, HealthSpecCase, LastCase, LeaseCase, PolicyCase, PresenceCase,
+    ReasonCase, RestartCase, RunCase, SecretsCase, SeenCase, ServiceCase, Span, SpawnFailureCase, StateCase,
+    StopPolicyCase, Time, UnreadCase,
 };
 
 const WALL_OF_BOOT_MS: i64 = 1_700_000_000_000;
@@ -125,7 +125,27 @@ impl Case {
             let observed = service.observed(&id);
             (id, observed)
         });
-        Observed { services: services.collect() }
+        let leases = self.lease.iter().map(|(owner, lease)| lease.get(owner));
+        Observed { services: services.collect(), leases: leases.collect() }
+    }
+}
+
+impl LeaseCase {
+    fn get(&self, owner: &str) -> HeldLease {
+        let process = self.pid.map(|pid| ProcessIdentity {
+            pid: Pid::new(pid).unwrap(),
+            start_ticks: 4_200,
+            boot: BootId::new("now"),
+            pid_ns: 1,
+        });
+        let holder = match process {
+            Some(process) => Holder::Process { process, command: owner.to_owned() },
+            None => Holder::Owner { owner: owner.to_owned() },
+        };
+        let term = self.term.as_ref().map(|(at, length)| Term { renewed: at.get(), length: length.get() });
+        let services = self.services.iter().map(|name| ServiceId::parse(name).unwrap()).collect();
+        let since = Time("1m".to_owned()).get();
+        HeldLease { lease: Lease { holder, services, since, term }, holder_ended: self.ended }
     }
 }
 
@@ -188,6 +208,11 @@ impl ServiceCase {
                 idle: self.idle.as_ref().map(Span::get),
                 proxy: None,
             },
+            lifecycle: if self.ephemeral { Lifecycle::Ephemeral } else { Lifecycle::Shared },
+            stop_policy: self.stop_policy.as_ref().map(|policy| match policy {
+                StopPolicyCase::OnRelease => StopPolicy::OnRelease,
+                StopPolicyCase::Manual => StopPolicy::Manual,
+            }),
             ttl: self.ttl.as_ref().map(Span::get),
             start_settle: span(&self.start_settle, minimal.start_settle),
             health: self.health.as_ref().map(HealthSpecCase::spec),
@@ -256,6 +281,8 @@ impl ServiceCase {
             restarts: 0,
             activation: self.activation.as_ref().map(Time::get),
             used: self.used.as_ref().map(Time::get),
+            released: self.released.clone().map(Box::new),
+            needed: self.needed,
             stopped: self.stopped.as_ref().map(Time::get),
             request: self.request.clone(),
             guard: self.guard.as_ref().map(ReasonCase::get).map(Box::new),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reconcile::manifest::ActivateOn;
-use reconcile::state::{Reason, Request, SpawnStage};
+use reconcile::state::{Reason, Release, Request, SpawnStage};
 use serde::Deserialize;
 
 #[path = "build.rs"]
@@ -68,6 +68,9 @@ pub struct Case {
     allow_prune: bool,
     #[serde(default)]
     prune_named: Vec<String>,
+    /// By owner.
+    #[serde(default)]
+    lease: BTreeMap<String, LeaseCase>,
     service: BTreeMap<String, ServiceCase>,
     /// The lines of the plan.
     pub plan: String,
@@ -102,6 +105,8 @@ struct ServiceCase {
     /// What it runs for, and how long it may be idle.
     on: Option<ActivateOn>,
     idle: Option<Span>,
+    ephemeral: bool,
+    stop_policy: Option<StopPolicyCase>,
     ttl: Option<Span>,
     start_settle: Option<Span>,
     grace: Option<Span>,
@@ -115,6 +120,8 @@ struct ServiceCase {
     failures: u32,
     activation: Option<Time>,
     used: Option<Time>,
+    released: Option<Release>,
+    needed: bool,
     stopped: Option<Time>,
     request: Option<Request>,
     guard: Option<ReasonCase>,
@@ -138,6 +145,26 @@ struct ServiceCase {
 enum UnreadCase {
     Names(BTreeSet<String>),
     Changed(Time),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StopPolicyCase {
+    OnRelease,
+    Manual,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeaseCase {
+    services: BTreeSet<String>,
+    /// Until it is renewed; what has a pid holds until it ends.
+    #[serde(default)]
+    term: Option<(Time, Span)>,
+    #[serde(default)]
+    pid: Option<i32>,
+    #[serde(default)]
+    ended: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -68,6 +68,10 @@ fn note(record: &Record) -> String {
                 files.env.keys().chain(of_patterns).chain(files.secrets.keys()).map(String::as_str).collect();
             format!("note {service}: files {}", files.join(", "))
         }
+        Record::LeaseEnded { holder, services, how, .. } => {
+            let services: Vec<String> = services.iter().map(ToString::to_string).collect();
+            format!("note the lease of {holder} on {}: {}", services.join(", "), word(how))
+        }
         Record::Deactivated { service } => format!("note {service}: deactivated"),
         Record::GuardLatched { service, why } => format!("note {service}: guard latched, {}", reason(why)),
         Record::GuardReleased { service } => format!("note {service}: guard released"),

@@ -3,6 +3,7 @@
 use jiff::tz::TimeZone;
 
 use super::escape::visible;
+use super::leases::expiry;
 use super::style::{Cell, FAINT, STRONG, columns, of_phase, paint, word};
 use super::units::{bytes, last_exit, local, uptime};
 use crate::reconciler::status::{DependencyStatus, HealthStatus, ServiceStatus};
@@ -24,6 +25,9 @@ pub fn detail(service: &ServiceStatus, zone: &TimeZone) -> String {
     facts.add("says", said);
     facts.add("expires", service.ttl_expires_at.as_deref().map(|at| local(at, zone)));
     service.depends_on.iter().for_each(|dependency| facts.add("depends on", Some(wanted(dependency))));
+    service.leases.iter().for_each(|lease| {
+        facts.add("leased by", Some(format!("{} until {}", lease.holder, expiry(lease, zone))));
+    });
     facts.add("url", service.url.as_deref());
     service.ports.iter().for_each(|(name, port)| facts.add(&format!("port {name}"), Some(port)));
     service.sockets.iter().for_each(|(name, at)| facts.add(&format!("socket {name}"), Some(at)));

@@ -8,8 +8,8 @@ use crate::identity::Pid;
 use crate::manifest::{Condition, Problem, Span};
 use crate::plan::{Action, Phase};
 use crate::reconciler::status::{
-    DependencyStatus, Drift, HealthStatus, LastExit, LastPass, ManifestStatus, PassReport, ServiceStatus,
-    Status, StepReport, VERSION,
+    DependencyStatus, Drift, HealthStatus, LastExit, LastPass, LeaseStatus, ManifestStatus, PassReport,
+    ServiceStatus, Status, StepReport, VERSION,
 };
 
 /// The manifest that [`problems`] is about.
@@ -42,9 +42,24 @@ pub fn service(name: &str, phase: Phase, message: &str) -> ServiceStatus {
         containment: None,
         drift: vec![],
         depends_on: vec![],
+        leases: vec![],
         labels: BTreeMap::new(),
         attrs: serde_json::Map::new(),
     }
+}
+
+/// Of a process, and of an owner.
+pub fn leases() -> [LeaseStatus; 2] {
+    let since = "2026-08-22T11:00:00.000Z".to_owned();
+    let process = LeaseStatus {
+        id: "pid:815:4242".into(),
+        holder: "pytest (pid 815)".into(),
+        pid: Pid::new(815),
+        since: since.clone(),
+        expires_at: None,
+    };
+    let expires_at = Some("2026-08-22T11:10:00.000Z".to_owned());
+    [process, LeaseStatus { id: "ci-42".into(), holder: "ci-42".into(), pid: None, since, expires_at }]
 }
 
 /// A healthy web server with everything that can be known.
@@ -76,6 +91,7 @@ pub fn web() -> ServiceStatus {
             condition: Condition::Ready,
             restart: true,
         }],
+        leases: leases().to_vec(),
         drift: vec![Drift { code: "exe-changed".into(), message: "/usr/bin/node was replaced".into() }],
         labels: BTreeMap::from([("owner".to_owned(), "agent\u{1b}[7m".to_owned())]),
         attrs: serde_json::Map::from_iter([("framework".to_owned(), json!("vite"))]),

@@ -20,6 +20,7 @@ mod control_files;
 mod executables;
 mod faults;
 mod files;
+mod holders;
 mod jobs;
 mod journal;
 mod oracle;
@@ -410,6 +411,10 @@ impl Host for FakeHost {
 
     fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>> {
         Some(Arc::new(self.world.borrow().held_sockets()))
+    }
+
+    fn follow_holders(&mut self, processes: &BTreeSet<ProcessIdentity>) -> BTreeSet<ProcessIdentity> {
+        self.call(|world| world.follow_holders(processes))
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

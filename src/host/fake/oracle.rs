@@ -9,7 +9,7 @@ use super::world::World;
 use crate::host::{Claim, SpawnRequest};
 use crate::identity::{Digest, Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::dotenv;
-use crate::state::{FileMarks, Record};
+use crate::state::{FileMarks, Holder, LeaseEnd, Record};
 
 impl World {
     /// A spawn is promised in the ledger, for the first time, beside nothing, and is what was promised.
@@ -130,6 +130,15 @@ impl World {
                     }
                 }
             }
+            Record::LeaseEnded {
+                holder: Holder::Process { process, .. },
+                how: LeaseEnd::HolderEnded,
+                ..
+            } => {
+                if self.holders.alive().any(|alive| alive == process) {
+                    self.violation(format_args!("pid {} is recorded as ended, and it lives", process.pid));
+                }
+            }
             Record::Forgotten { service } => {
                 let runs = self.runs.iter().filter(|(_, run)| run.service == *service);
                 runs.for_each(|(nonce, _)| self.check_let_go(service, nonce));
@@ -141,6 +150,8 @@ impl World {
             | Record::Updated { .. }
             | Record::Stopping { .. }
             | Record::Request { .. }
+            | Record::Leased { .. }
+            | Record::LeaseEnded { .. }
             | Record::Deactivated { .. }
             | Record::GuardLatched { .. }
             | Record::GuardReleased { .. } => {}

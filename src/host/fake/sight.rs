@@ -99,7 +99,8 @@ impl World {
 
     pub fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         let leaders = self.runs.values().filter_map(|run| run.body()).filter(|body| body.leader_lives());
-        let mut known = leaders.map(|body| &body.identity).chain(self.strangers.values());
+        let mut known =
+            leaders.map(|body| &body.identity).chain(self.strangers.values()).chain(self.holders.alive());
         known.find(|process| process.pid == pid).cloned()
     }
 

@@ -11,6 +11,7 @@ use super::clock::VirtualClock;
 use super::executables::Executables;
 use super::faults::Faults;
 use super::files::{Scanner, Tree};
+use super::holders::Holders;
 use super::jobs::Job;
 use super::journal::Journal;
 use super::pids::Pids;
@@ -123,6 +124,7 @@ pub(super) struct World {
     pub cgroups: bool,
     pub network: Network,
     pub sockets: Sockets,
+    pub holders: Holders,
     pub session: Session,
     pub faults: Faults,
     pub counts: Counts,
@@ -162,6 +164,7 @@ impl World {
             cgroups: false,
             network: Network::default(),
             sockets: Sockets::default(),
+            holders: Holders::default(),
             session: Session { number: 1, ..Session::default() },
             faults: Faults::default(),
             counts: Counts::default(),
@@ -313,6 +316,7 @@ impl World {
         self.schedule.clear();
         self.jobs.clear();
         self.strangers.clear();
+        self.lose_holders();
         self.pids.reboot();
         for run in self.runs.values_mut() {
             run.lose_power();
@@ -341,6 +345,7 @@ fn end_told_by(event: &Event) -> Option<&Nonce> {
         | Event::JobDone { .. }
         | Event::Said { .. }
         | Event::LogTroubled { .. }
+        | Event::HolderEnded { .. }
         | Event::KeeperLost => None,
     }
 }

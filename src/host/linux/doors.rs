@@ -220,7 +220,7 @@ async fn watch(
     unsafe_code,
     reason = "JUSTIFICATION: a descriptor that is not tokio's own is registered by an unsafe call"
 )]
-fn register(descriptor: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+pub(super) fn register(descriptor: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the descriptor is owned, so it is open and stays the same for as long as it is registered.
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -398,6 +398,7 @@ impl KeeperLink {
             | Event::Probed { .. }
             | Event::JobDone { .. }
             | Event::Said { .. }
+            | Event::HolderEnded { .. }
             | Event::LogTroubled { .. } => {}
         }
     }

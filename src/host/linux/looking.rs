@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::holders::ended;
 use super::looker::{Looker, is_no_directory, observed};
 use crate::host::cores::Over;
 use crate::host::files::{Room, Unseen};
@@ -182,6 +183,10 @@ impl Host for Looking {
     fn sharers(&mut self) -> Vec<Sharer> {
         let here = self.layout.as_ref().map(|layout| layout.dir.as_path());
         here.map(|here| sharers(here, self.scanner.roots())).unwrap_or_default()
+    }
+
+    fn follow_holders(&mut self, processes: &BTreeSet<ProcessIdentity>) -> BTreeSet<ProcessIdentity> {
+        ended(processes)
     }
 
     /// Nothing is watched.

@@ -6,6 +6,7 @@
 
 mod backoff;
 mod doors;
+mod holders;
 mod intents;
 mod link;
 mod looker;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use doors::Doors;
+use holders::Holders;
 use intents::OpenIntents;
 use link::KeeperLink;
 use looker::{Looker, is_no_directory, observed};
@@ -93,6 +95,7 @@ pub struct LinuxHost {
     doors: Doors,
     /// For the look at what runs.
     reserve: Reserve,
+    holders: Holders,
 }
 
 impl LinuxHost {
@@ -110,6 +113,7 @@ impl LinuxHost {
             reserve,
             ports: Ports::new(&layout, parts.instance.clone()),
             doors: Doors::new(layout.clone(), to_results.clone()),
+            holders: Holders::new(to_results.clone()),
             link: KeeperLink::new(layout, parts.instance),
             state_dir: parts.state_dir,
             lock: parts.lock,
@@ -480,6 +484,10 @@ impl Host for LinuxHost {
 
     fn held_sockets(&self) -> Option<Arc<BTreeMap<SocketKey, Listen>>> {
         self.link.held_sockets()
+    }
+
+    fn follow_holders(&mut self, processes: &BTreeSet<ProcessIdentity>) -> BTreeSet<ProcessIdentity> {
+        self.holders.follow(processes)
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) -> Vec<Event> {

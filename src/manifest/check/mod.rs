@@ -5,6 +5,7 @@
 
 mod address;
 mod command;
+mod demand;
 mod dependencies;
 mod environment;
 mod files;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::demand;
 use super::dependencies::{self, Needs};
 use super::marks::Marks;
 use super::templates::{self, Holes, Known};
@@ -15,7 +16,7 @@ use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::problems::Problems;
 use crate::manifest::section::{Section, Text, describe};
-use crate::manifest::spec::{ActivateOn, Activation, CommandLine, Limits, Restart, Spec, Stop};
+use crate::manifest::spec::{CommandLine, Limits, Restart, Spec, Stop};
 
 /// What a service is made of stands beside them, and is gone once it is made.
 const TABLES: [&str; 8] =
@@ -51,9 +52,10 @@ pub(super) fn read(
     read_rest(&mut section, &mut spec, &known);
     let needs = dependencies::read(&mut section, &mut spec);
 
+    demand::read(&mut section, &mut spec);
     if let Some((values, place)) = sub_table("activation", table, section.problems) {
-        let activation = Section::open(section.problems, "activation", values, place, &[]);
-        spec.activation = read_activation(activation, spec.sockets.len(), &known);
+        let mut activation = Section::open(section.problems, "activation", values, place, &[]);
+        demand::read_activation(&mut activation, &mut spec, &known);
     }
     if let Some((values, place)) = sub_table("restart", table, section.problems) {
         spec.restart = read_restart(Section::open(section.problems, "restart", values, place, &[]));
@@ -196,35 +198,6 @@ fn read_rest(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'
     spec.description = section.text("description").map(|text| text.text.to_owned()).unwrap_or_default();
     spec.labels = environment::read_labels(section);
     spec.attrs = environment::read_attrs(section, known);
-}
-
-fn read_activation(mut section: Section<'_, '_, '_>, sockets: usize, known: &Known<'_>) -> Activation {
-    let default = Activation::default();
-    let on = section.choice("on").unwrap_or(default.on);
-    let idle = section.duration("idle");
-    let place = |section: &Section<'_, '_, '_>, key| {
-        section.find(key).map_or(section.place.clone(), |(_, value)| value.span())
-    };
-    let proxy = section.filled_text("proxy").map(|text| {
-        known.check(&text, section.problems);
-        if sockets > 1 {
-            let message = format!("`activation.proxy` is for one socket, and it has {sockets}");
-            section.problems.add(text.place.clone(), code::CONFLICTING_KEYS, message);
-        }
-        text.text.to_owned()
-    });
-    if on == ActivateOn::Connection && sockets == 0 {
-        let message = "`activation.on = \"connection\"`, and there is no socket to connect to";
-        let report = section.problems.add(place(&section, "on"), code::CONFLICTING_KEYS, message);
-        report.help("declare one, like `sockets = { http = \"127.0.0.1:8080\" }`, or write \"request\"");
-    }
-    // Said in so many words, `always` may be for a while.
-    if section.find("on").is_none() && idle.is_some() {
-        let message = "`activation.idle` is for what is started when it is used";
-        let report = section.problems.add(place(&section, "idle"), code::CONFLICTING_KEYS, message);
-        report.help("say by what: `on = \"connection\"` or `on = \"request\"`");
-    }
-    Activation { on, idle, proxy }
 }
 
 fn read_restart(mut section: Section<'_, '_, '_>) -> Restart {

@@ -55,6 +55,8 @@ pub(in crate::manifest) enum Kind {
     EnvFiles,
     /// A table of tables with where each comes from.
     Secrets,
+    /// A word, or a table with a duration.
+    StopPolicy,
 }
 
 impl Kind {
@@ -73,7 +75,8 @@ impl Kind {
             | Self::Size
             | Self::ExitCodes
             | Self::Dependencies
-            | Self::EnvFiles => true,
+            | Self::EnvFiles
+            | Self::StopPolicy => true,
             Self::Text { .. }
             | Self::Choice(_)
             | Self::Command { .. }
@@ -106,6 +109,7 @@ impl Kind {
             Self::Signals => "an array of names of signals",
             Self::ExitCodes => "an array of integers",
             Self::Secrets => "a table of tables",
+            Self::StopPolicy => "\"on-release\", \"manual\", or a table like { idle = \"30m\" }",
             Self::EnvFiles => "a path, or an array of paths and tables with a path",
             Self::Dependencies => "an array of services, or a table of services and conditions",
         }

@@ -14,8 +14,10 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub(super) use kind::Kind;
+pub(super) use tables::STOPPED_AFTER;
 
 use super::choice::Choice;
+use super::demand::StopPolicy;
 use super::ports::{CheckPort, Port, PortNumber};
 use super::sockets::{DEFAULT_MODE, Socket};
 use super::spec::{CommandLine, Dependency, EnvFile, Health, HealthCheck, Secret, SecretSource, Shell, Spec};
@@ -198,6 +200,15 @@ fn socket(socket: &Socket) -> Value {
     match socket.mode {
         DEFAULT_MODE => socket.listen.as_str().into(),
         mode => serde_json::json!({ "listen": socket.listen, "mode": format!("{mode:03o}") }),
+    }
+}
+
+fn stop_policy(policy: Option<StopPolicy>) -> Value {
+    match policy {
+        None => Value::Null,
+        Some(StopPolicy::OnRelease) => "on-release".into(),
+        Some(StopPolicy::Manual) => "manual".into(),
+        Some(StopPolicy::Idle(idle)) => serde_json::json!({ "idle": duration(idle) }),
     }
 }
 

@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use super::{
     Class, Field, Kind, Table, command, dependencies, duration, env_files, port, secrets, set, shell, socket,
+    stop_policy,
 };
 use crate::manifest::choice::{Choice, words};
+use crate::manifest::demand::Lifecycle;
 use crate::manifest::ports::PortOwner;
 use crate::manifest::spec::{OnExeChange, Stdin, WantedState};
 
@@ -171,6 +173,23 @@ pub(super) static SERVICE: Table = Table {
             value: |spec| {
                 spec.sockets.iter().map(|(name, declared)| (name.clone(), socket(declared))).collect()
             },
+        },
+        Field {
+            path: "lifecycle",
+            class: Class::Live,
+            kind: Kind::Choice(words::<Lifecycle>),
+            doc: "For whom it runs. shared: for everybody, as `activation` says. ephemeral: for who leases it (`reconcile \
+                  run --with`, `reconcile lease`) and for services that depend on it, alone.",
+            value: |spec| spec.lifecycle.word().into(),
+        },
+        Field {
+            path: "stop_policy",
+            class: Class::Live,
+            kind: Kind::StopPolicy,
+            doc: "Of what is started when it is used: when it is stopped. on-release: with the last release, and the end of \
+                  the last service that depends on it; { idle = \"30m\" }: when nobody has used it for this long, as by \
+                  `activation.idle`; manual: never. Without it: on-release if it is ephemeral, else manual.",
+            value: |spec| stop_policy(spec.stop_policy),
         },
         Field {
             path: "state",

@@ -6,13 +6,17 @@ use serde_json::Value;
 
 use super::{Class, Field, Kind, Table, check_port, command, duration, in_check, in_health, set, shell};
 use crate::manifest::choice::{CheckType, Choice, words};
-use crate::manifest::spec::{ActivateOn, HealthCheck, Limits, OnUnhealthy, RestartPolicy, SignalTo, Spec};
+use crate::manifest::demand::ActivateOn;
+use crate::manifest::spec::{HealthCheck, Limits, OnUnhealthy, RestartPolicy, SignalTo, Spec};
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) const YEAR: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Shorter ones would only burn CPU.
 const TICK: Duration = Duration::from_millis(10);
 const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a service may be left idle: the least, and the most.
+pub(in crate::manifest) const STOPPED_AFTER: (Duration, Duration) = (SECOND, YEAR);
 
 const LINE: Kind = Kind::Text { lines: false, pattern: None };
 const PERIOD: Kind = Kind::Duration { min: TICK, max: DAY };
@@ -182,15 +186,15 @@ pub(super) static ACTIVATION: Table = Table {
             "activation.on",
             Kind::Choice(words::<ActivateOn>),
             "always: it is started at once. connection: when somebody connects to one of its `sockets`, who waits until it \
-             accepts. request: when `reconcile ensure` or `start` names it. Each is also started for a service that \
-             depends on it.",
+             accepts. request: when `reconcile ensure` or `start` names it. Each is also started for a lease, and for a \
+             service that depends on it.",
             |spec| spec.activation.on.word().into(),
         ),
         live(
             "activation.idle",
-            Kind::Duration { min: SECOND, max: YEAR },
+            Kind::Duration { min: STOPPED_AFTER.0, max: STOPPED_AFTER.1 },
             "Stopped when nobody has used it for this long: no connection to its `sockets`, no `reconcile touch` or \
-             `ensure`, no service that depends on it. Without it: it runs on.",
+             `ensure`, no lease, no service that depends on it. Short for a `stop_policy`.",
             |spec| spec.activation.idle.map_or(Value::Null, duration),
         ),
         Field {

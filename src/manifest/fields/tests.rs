@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::manifest::spec::{Activation, Limits, Reload, Restart, Stop};
+use crate::manifest::demand::Activation;
+use crate::manifest::spec::{Limits, Reload, Restart, Stop};
 use crate::manifest::{changed_fields, fingerprint, live_digest, load, parking_digest};
 
 /// For each field: a manifest, and the same one with that field alone changed.
@@ -27,6 +28,8 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("on_exe_change", "", "on_exe_change = 'restart'"),
     ("port_owner", "", "port_owner = 'any'"),
     ("sockets", "", "sockets = { a = { listen = '/x', mode = '660' } }"),
+    ("lifecycle", "", "lifecycle = 'ephemeral'"),
+    ("stop_policy", "lifecycle = 'ephemeral'", "lifecycle = 'ephemeral'\nstop_policy = { idle = '1m' }"),
     ("state", "", "state = 'stopped'"),
     ("url", "", "url = 'http://h'"),
     ("description", "", "description = 'x'"),
@@ -154,6 +157,8 @@ fn every_field_has_the_class_that_it_is_documented_with() {
         "reload.",
         "port_owner",
         "activation.",
+        "lifecycle",
+        "stop_policy",
         "state",
         "ttl",
         "start_settle",
@@ -195,7 +200,7 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, sockets, activation, state, url, description, labels,
+        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, sockets, activation, lifecycle, stop_policy, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
     let of_reload = names!(&spec.reload => Reload { on, signal });
@@ -250,6 +255,8 @@ fn defaults_are_those_of_the_design() {
         ("activation.on", "\"always\""),
         ("activation.idle", "null"),
         ("activation.proxy", "null"),
+        ("lifecycle", "\"shared\""),
+        ("stop_policy", "null"),
         ("state", "\"running\""),
         ("ttl", "null"),
         ("start_settle", "\"1s\""),

@@ -101,6 +101,16 @@ impl<'a, 'p, 't> Section<'a, 'p, 't> {
         self.values.get(key).map(|value| (self.field(key), value))
     }
 
+    /// True of a key that holds a table with a section of its own.
+    pub(super) fn has_table(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)))
+    }
+
+    /// Where the value of a key stands; of one that is not given, the table.
+    pub(super) fn place_of(&self, key: &str) -> Range<usize> {
+        self.find(key).map_or(self.place.clone(), |(_, value)| value.span())
+    }
+
     pub(super) fn wrong_type(&mut self, (field, value): Found<'a>) {
         let found = describe(value.get_ref());
         let message = format!("`{}` takes {}, this is {found}", field.path, field.kind.expected());

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::{DeInteger, DeValue};
 
-use super::{Section, Text};
+use super::{Section, Text, describe};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::fields::Kind;
@@ -16,8 +17,24 @@ impl Section<'_, '_, '_> {
         let found = self.find(key)?;
         let (field, value) = found;
         let Kind::Duration { min, max } = field.kind else { unreachable!("{} is no duration", field.path) };
-        let DeValue::String(text) = value.get_ref() else {
+        if !matches!(value.get_ref(), DeValue::String(_)) {
             self.wrong_type(found);
+            return None;
+        }
+        self.duration_of(field.path, value, (min, max))
+    }
+
+    /// As [`Section::duration`], of a value that is no field of its own.
+    pub(in crate::manifest) fn duration_of(
+        &mut self,
+        path: &str,
+        value: &Spanned<DeValue<'_>>,
+        (min, max): (Duration, Duration),
+    ) -> Option<Duration> {
+        let DeValue::String(text) = value.get_ref() else {
+            let message =
+                format!("`{path}` takes a duration like \"10s\", this is {}", describe(value.get_ref()));
+            self.problems.add(value.span(), code::WRONG_TYPE, message);
             return None;
         };
         let duration = match units::parse_duration(text) {
@@ -33,7 +50,7 @@ impl Section<'_, '_, '_> {
             return Some(duration);
         }
         let (min, max) = (units::format_duration(min), units::format_duration(max));
-        let message = format!("`{}` takes {min} to {max}, this is {}", field.path, escape(text));
+        let message = format!("`{path}` takes {min} to {max}, this is {}", escape(text));
         self.problems.add(value.span(), code::DURATION_OUT_OF_RANGE, message);
         None
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Reason, Unmet};
 use crate::manifest::{ActivateOn, Condition};
-use crate::state::ExitStatus;
+use crate::state::{ExitStatus, LeaseEnd};
 use crate::time::human;
 
 impl Reason {
@@ -41,9 +41,23 @@ impl Reason {
             Self::WantedAgain => "it is wanted again".into(),
             Self::Connected => "somebody has connected to it".into(),
             Self::NeededBy { dependent } => format!("{dependent} depends on it"),
+            Self::Leased { holder } => format!("leased by {holder}"),
+            Self::Released { holder, how } => {
+                let how = match how {
+                    LeaseEnd::Released => "has released it",
+                    LeaseEnd::HolderEnded => "has ended",
+                    LeaseEnd::Expired => "has not renewed its lease in time",
+                    LeaseEnd::NotAcquired => "did not get all that it asked for",
+                };
+                format!("{holder} {how}, and nobody else has leased it")
+            }
+            Self::NotNeeded => "no service that depends on it is to run any more".into(),
             Self::Idle { idle } => format!("nobody has used it for {}", human(*idle)),
             Self::OnDemand { on: ActivateOn::Request } => {
                 "it is started when `reconcile ensure NAME` asks for it".into()
+            }
+            Self::OnDemand { on: ActivateOn::Lease } => {
+                "it is started for who leases it, as by `reconcile run --with NAME -- COMMAND`".into()
             }
             Self::OnDemand { .. } => "it is started when somebody connects".into(),
             Self::SpawnRetry { failure } => format!("tried again after: {}", failure.message),

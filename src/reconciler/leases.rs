@@ -1,0 +1,200 @@
+//! Leases: the commands that acquire, renew and release them, and who of their holders is there.
+//!
+//! What a lease brings about is for `plan`: `leases` there says which of them hold, `demand` what follows. What is
+//! acquired is on disk before anything is started, and taken back unless all of it comes up.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Reconciler;
+use super::command::{Answer, Refusal};
+use super::requests::{Later, Reply, refusal};
+use super::selection::Selector;
+use super::status::{LeaseStatus, PassReport};
+use super::waiting::Goal;
+use crate::host::Host;
+use crate::identity::{ProcessIdentity, ServiceId};
+use crate::plan::{HeldLease, LeaseStanding, lease_standing};
+use crate::state::{Holder, Lease, LeaseEnd, LeaseId, Record, Term};
+use crate::time::{Stamp, rfc3339};
+
+/// The processes that hold something.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    followed: BTreeSet<ProcessIdentity>,
+    /// Those of them that are known to have ended.
+    ended: BTreeSet<ProcessIdentity>,
+}
+
+/// What a command has leased that waits for it to come up.
+#[derive(Debug)]
+pub(super) struct Acquired {
+    holder: Holder,
+    /// Without what it held before.
+    services: BTreeSet<ServiceId>,
+}
+
+fn process_of(lease: &Lease) -> Option<&ProcessIdentity> {
+    match &lease.holder {
+        Holder::Process { process, .. } => Some(process),
+        Holder::Owner { .. } => None,
+    }
+}
+
+fn ended(lease: &Lease, services: BTreeSet<ServiceId>, how: LeaseEnd, at: &Stamp) -> Record {
+    Record::LeaseEnded { holder: lease.holder.clone(), services, how, at: at.clone() }
+}
+
+impl<H: Host> Reconciler<H> {
+    /// Brings the leases of the ledger into the observed state; all holders are looked at in a full pass, else those
+    /// that are new.
+    pub(super) fn refresh_leases(&mut self, full: bool) {
+        let leases = &self.memory.ledger().leases;
+        if leases.is_empty() && self.observed.leases.is_empty() {
+            return;
+        }
+        let processes: BTreeSet<ProcessIdentity> = leases.values().filter_map(process_of).cloned().collect();
+        if full || processes != self.holders.followed {
+            self.holders.ended = self.host.follow_holders(&processes);
+            self.holders.followed = processes;
+        }
+        let held = |lease: &Lease| HeldLease { lease: lease.clone(), holder_ended: self.has_ended(lease) };
+        self.observed.leases = leases.values().map(held).collect();
+    }
+
+    fn has_ended(&self, lease: &Lease) -> bool {
+        process_of(lease).is_some_and(|process| self.holders.ended.contains(process))
+    }
+
+    pub(super) fn holder_ended(&mut self, process: ProcessIdentity) {
+        if self.holders.followed.contains(&process) {
+            self.holders.ended.insert(process);
+        }
+    }
+
+    fn holds(&self, lease: &Lease, now: &Stamp) -> bool {
+        matches!(lease_standing(lease, self.has_ended(lease), now), LeaseStanding::Holds(_))
+    }
+
+    /// Starts these, or shares what runs of them, for as long as the holder holds them. What cannot be ready is refused
+    /// before anything is done.
+    pub(super) fn lease(
+        &mut self,
+        names: &[Selector],
+        holder: Holder,
+        term: Option<Duration>,
+        timeout: Duration,
+    ) -> Result<Reply, Refusal> {
+        self.preview();
+        let named = self.selected(names)?;
+        for service in &named {
+            self.check_ensured(service)?;
+        }
+        self.check_holder(&holder, term)?;
+        let now = self.host.now();
+        let mut records = Vec::new();
+        let mut before = self.memory.ledger().leases.get(&holder.id());
+        if let Some(over) = before.take_if(|lease| !self.holds(lease, &now)) {
+            records.push(ended(over, over.services.clone(), LeaseEnd::Expired, &now));
+        }
+        let held = before.map(|lease| lease.services.clone()).unwrap_or_default();
+        let since = before.map_or_else(|| now.clone(), |lease| lease.since.clone());
+        let services = held.union(&named).cloned().collect();
+        let term = term.map(|length| Term { renewed: now.clone(), length });
+        let lease = Lease { holder: holder.clone(), services, since, term };
+        records.push(Record::Leased { lease: Box::new(lease) });
+        self.promise_records(&records)?;
+        let wider = self.with_dependencies(&named);
+        self.act_on_these_alone(Some(&wider.services));
+        let lease = Some(Acquired { holder, services: named.difference(&held).cloned().collect() });
+        Ok(Reply::Later(Later { also: wider.also, timeout, lease, ..Later::of(Goal::Ensured, Some(named)) }))
+    }
+
+    fn check_holder(&self, holder: &Holder, term: Option<Duration>) -> Result<(), Refusal> {
+        match (holder, term) {
+            (Holder::Process { process, .. }, _)
+                if self.host.identify(process.pid).as_ref() != Some(process) =>
+            {
+                let message = format!("{holder} cannot be seen from here, as from another container");
+                let help = "hold it by a name and a time: `reconcile lease acquire NAME --owner ID`";
+                Err(refusal("unknown-holder", message, Some(help)))
+            }
+            (Holder::Owner { owner }, _) if let Err(why) = Holder::check_owner(owner) => {
+                Err(refusal("bad-owner", format!("`{owner}` cannot be an owner: {why}"), None))
+            }
+            (Holder::Owner { .. }, None) => {
+                Err(refusal("no-term", "who is no process holds for a time".to_owned(), None))
+            }
+            (Holder::Process { .. } | Holder::Owner { .. }, _) => Ok(()),
+        }
+    }
+
+    pub(super) fn renew_lease(&mut self, id: &LeaseId, length: Option<Duration>) -> Result<Reply, Refusal> {
+        self.preview();
+        let now = self.host.now();
+        let lease = self.leased(id, &now)?;
+        let Some(term) = &lease.term else {
+            let message = format!("{} holds until it ends, there is nothing to renew", lease.holder);
+            return Err(refusal("no-term", message, None));
+        };
+        let term = Term { renewed: now, length: length.unwrap_or(term.length) };
+        let services = lease.services.clone();
+        let record = Record::Leased { lease: Box::new(Lease { term: Some(term), ..lease.clone() }) };
+        self.promise_records(&[record])?;
+        Ok(Reply::Now(Answer::Status(Box::new(self.status_of(Some(&services))))))
+    }
+
+    /// A lease that is not there any more is released: whoever asks twice, or too late, has what is asked for.
+    pub(super) fn end_lease(&mut self, id: &LeaseId, names: &[Selector]) -> Result<Reply, Refusal> {
+        self.preview();
+        let Some(lease) = self.memory.ledger().leases.get(id) else {
+            return Ok(Reply::Now(Answer::Report(Box::new(PassReport::nothing_done()))));
+        };
+        let services = match names {
+            [] => lease.services.clone(),
+            names => self.selected(names)?.intersection(&lease.services).cloned().collect(),
+        };
+        let record = ended(lease, services.clone(), LeaseEnd::Released, &self.host.now());
+        self.promise_records(&[record])?;
+        let declared = services.into_iter().filter(|service| self.last_plan.phases.contains_key(service));
+        let wider = self.with_dependencies(&declared.collect());
+        self.act_on_these_alone(Some(&wider.services));
+        Ok(Reply::Later(Later::of(Goal::LetGo, Some(wider.services))))
+    }
+
+    /// Not all came up that was asked for with it, or nobody waits for it any more.
+    pub(super) fn take_back(&mut self, lease: Option<Acquired>) -> bool {
+        let Some(Acquired { holder, services }) = lease.filter(|lease| !lease.services.is_empty()) else {
+            return false;
+        };
+        let at = self.host.now();
+        let record = Record::LeaseEnded { holder, services, how: LeaseEnd::NotAcquired, at };
+        self.memory.note(&mut self.host, vec![record]);
+        self.acted = true;
+        true
+    }
+
+    fn leased(&self, id: &LeaseId, now: &Stamp) -> Result<&Lease, Refusal> {
+        let lease = self.memory.ledger().leases.get(id).filter(|lease| self.holds(lease, now));
+        lease.ok_or_else(|| {
+            let message = format!("{id} holds no lease, or not any more");
+            refusal("no-lease", message, Some("`reconcile lease acquire NAME --owner ID` acquires it"))
+        })
+    }
+
+    /// Those that hold a service, as far as is known at this moment.
+    pub(super) fn leases_of(&self, service: &ServiceId, now: &Stamp) -> Vec<LeaseStatus> {
+        let leases = self.memory.ledger().leases.values();
+        let holding = leases.filter(|lease| lease.services.contains(service) && self.holds(lease, now));
+        let status = |lease: &Lease| LeaseStatus {
+            id: lease.holder.id().to_string(),
+            holder: lease.holder.to_string(),
+            pid: process_of(lease).map(|process| process.pid),
+            since: lease.since.rfc3339(),
+            expires_at: lease.term.as_ref().map(|Term { renewed, length }| {
+                rfc3339(renewed.wall_ms.saturating_add(length.as_millis() as i64))
+            }),
+        };
+        holding.map(status).collect()
+    }
+}
