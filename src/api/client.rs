@@ -145,14 +145,14 @@ fn patience(command: &Command) -> Duration {
         Command::Status | Command::Plan { .. } => AT_ONCE,
         Command::Converge { timeout, .. }
         | Command::Wait { timeout, .. }
-        | Command::Ensure { timeout, .. }
-        | Command::Lease { timeout, .. } => *timeout + MARGIN,
+        | Command::Ensure { timeout, .. } => *timeout + MARGIN,
         Command::Stop { .. }
         | Command::Start { .. }
         | Command::Restart { .. }
         | Command::Reset { .. }
         | Command::Renew { .. }
         | Command::Touch { .. }
+        | Command::Lease { .. }
         | Command::RenewLease { .. }
         | Command::EndLease { .. }
         | Command::Down { .. }

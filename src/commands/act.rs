@@ -98,6 +98,14 @@ pub fn show(run: &Run<'_>, answer: &Answer) -> Result<Ended, Failure> {
     }
 }
 
+/// Why something was not had, for a command whose stdout is another's.
+pub fn tell(run: &Run<'_>, answer: &Answer) -> Result<Ended, Failure> {
+    let Answer::Report(report) = answer else { return show(run, answer) };
+    manifests::tell(run, &report.manifests);
+    run.console.say(report::unwell(&report.unwell, &last_words(&report.unwell)).trim_end());
+    Ok(verdict::of_report(report).into())
+}
+
 pub fn unexpected(what: &str) -> Failure {
     Failure::message(ExitCode::Failed, format!("the answer was {what}, which was not asked for"))
 }

@@ -6,11 +6,15 @@
 use std::future::Future;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::report;
 use crate::api::{Client, ClientError};
+use crate::host::clock;
 use crate::host::config_files::ConfigError;
 use crate::host::state_dir::LockError;
 use crate::reconciler::command::{Answer, Command};
@@ -19,6 +23,7 @@ use crate::reconciler::preview::{self, Observation};
 use crate::reconciler::session::{self, OpenError, Session};
 use crate::reconciler::status::ManifestStatus;
 use crate::reconciler::validate;
+use crate::time::Clock;
 
 #[derive(Debug)]
 pub enum Backend {
@@ -32,6 +37,43 @@ impl Backend {
         match watcher(options)? {
             Some(client) => Ok(Self::Watcher(client)),
             None => Ok(Self::Session(Box::new(open(options)?))),
+        }
+    }
+
+    /// As [`Backend::open`]; while another reconciler is at work for a moment, as other commands are, it is waited for.
+    /// `None`: it was called off.
+    pub fn open_patiently(
+        options: &Options,
+        patience: Duration,
+        mut is_called_off: impl FnMut() -> bool,
+    ) -> Result<Option<Self>, Failure> {
+        let began = clock::now();
+        loop {
+            match Self::open(options) {
+                _ if is_called_off() => return Ok(None),
+                // It has waited for a while already.
+                Err(failure)
+                    if failure.code == ExitCode::AnotherReconciler
+                        && clock::now().left_of(&began, patience, Clock::Awake).is_some() => {}
+                opened => return opened.map(Some),
+            }
+        }
+    }
+
+    /// As [`Backend::execute`]. Where this process is the reconciler, what is called off is left as it is, and is `None`.
+    pub fn execute_until(
+        self,
+        command: Command,
+        called_off: oneshot::Receiver<()>,
+    ) -> Result<Option<Answer>, Failure> {
+        match self {
+            Self::Watcher(mut client) => ask(&mut client, command).map(Some),
+            Self::Session(mut session) => block_on(async {
+                tokio::select! {
+                    answer = session.execute(command) => Some(answer),
+                    _ = called_off => None,
+                }
+            }),
         }
     }
 

@@ -143,6 +143,8 @@ impl StatusCode {
 pub enum Ended {
     Codes(ExitCodes),
     Status(StatusCode),
+    /// As the command of `run` did: its exit code, or 128 and the signal that ended it.
+    Command(u8),
 }
 
 impl Ended {
@@ -150,6 +152,7 @@ impl Ended {
         match self {
             Self::Codes(codes) => codes.first().value(),
             Self::Status(code) => code.value(),
+            Self::Command(code) => *code,
         }
     }
 }

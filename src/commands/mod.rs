@@ -7,6 +7,7 @@ mod act;
 pub mod args;
 mod backend;
 mod background;
+mod become_command;
 mod completions;
 mod doctor;
 mod endings;
@@ -16,11 +17,13 @@ mod failure;
 mod graph;
 mod init;
 mod keeper;
+mod lease;
 mod logs;
 mod manifests;
 mod once;
 mod plan;
 pub mod report;
+mod run;
 mod schema;
 mod secret;
 mod signals;
@@ -82,6 +85,9 @@ pub fn main() -> ProcessExitCode {
     if let Some(Command::Keeper(keeper)) = &cli.command {
         return keeper::run(&cli, keeper);
     }
+    if let Some(Command::Become(become_args)) = &cli.command {
+        return become_command::run(become_args);
+    }
     let surroundings = Surroundings::look();
     report::log_to_stderr(&surroundings, &cli);
     let console = Console::new(cli.global.output, surroundings);
@@ -120,7 +126,9 @@ fn dispatch(run: &Run<'_>) -> Result<Ended, Failure> {
         Command::Schema(schema) => schema::run(run, schema),
         Command::Doctor => doctor::run(run),
         Command::Completions(completions) => completions::run(run, completions),
-        Command::Keeper(_) => unreachable!("the keeper never comes this far"),
+        Command::Keeper(_) | Command::Become(_) => unreachable!("these never come this far"),
+        Command::Run(command) => run::run(run, command),
+        Command::Lease(lease) => lease::run(run, lease),
         Command::Wait(wait) => {
             let names = run.names(&wait.names);
             act::run(run, Request::Wait { names, until: wait.until.into(), timeout: wait.timeout })

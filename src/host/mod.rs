@@ -23,6 +23,7 @@ pub mod fake;
 pub mod files;
 pub mod first;
 mod flock;
+pub mod foreground;
 pub mod holder;
 pub mod keeper;
 mod layout;

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use super::{Cli, Command, Format, GlobalArgs, UpArgs};
+use super::{Cli, Command, Format, GlobalArgs, LeaseCommand, UpArgs};
 use crate::commands::exit_code::ExitCode;
 use crate::commands::surroundings::Surroundings;
 use crate::reconciler::options::Options;
@@ -108,8 +108,10 @@ impl Cli {
 
 /// Stopping and looking must always be possible.
 fn starts_nothing(command: &Command) -> bool {
-    use Command::{Down, Logs, Status, Stop, Wait};
+    use Command::{Down, Lease, Logs, Status, Stop, Wait};
+    let lets_go = |lease: &LeaseCommand| matches!(lease, LeaseCommand::Release(_) | LeaseCommand::List);
     matches!(command, Status(_) | Logs(_) | Wait(_) | Stop(_) | Down(_))
+        || matches!(command, Lease(lease) if lets_go(lease))
 }
 
 impl GlobalArgs {
