@@ -7,6 +7,8 @@
 
 mod support;
 
+#[path = "real_software/leases.rs"]
+mod leases;
 #[path = "real_software/on_demand.rs"]
 mod on_demand;
 #[path = "real_software/shims.rs"]
