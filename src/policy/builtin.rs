@@ -67,6 +67,7 @@ pub(super) fn agents() -> Rules {
         caps: AGENT_CAPS.iter().copied().collect(),
         max_ttl: Some(1440 * MINUTE),
         default_ttl: Some(240 * MINUTE),
+        max_lease: Some(1440 * MINUTE),
         max_health_interval: Some(10 * MINUTE),
         max_start_timeout: Some(60 * MINUTE),
         require: Some([Requirement::Health, Requirement::Ttl, Requirement::GitWorkdir].into()),

@@ -43,6 +43,8 @@ pub struct Rules {
     pub caps: BTreeMap<Cap, u64>,
     pub max_ttl: Option<Duration>,
     pub default_ttl: Option<Duration>,
+    /// How long an owner may hold services without renewing that.
+    pub max_lease: Option<Duration>,
     pub max_health_interval: Option<Duration>,
     pub max_start_timeout: Option<Duration>,
     pub require: Option<BTreeSet<Requirement>>,

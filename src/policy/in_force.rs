@@ -274,6 +274,11 @@ impl Policy {
         self.rules().default_ttl
     }
 
+    /// How long an owner may hold services without renewing that.
+    pub fn max_lease(&self) -> Option<Duration> {
+        self.rules().max_lease
+    }
+
     /// Where bare names are looked for.
     pub fn search_path(&self) -> &[PathBuf] {
         &self.search_path

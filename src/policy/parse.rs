@@ -52,6 +52,7 @@ fn rules(section: &mut Section<'_, '_, '_>) -> Rules {
         caps,
         max_ttl: section.get("max_ttl", reader::positive_duration).or(base.max_ttl),
         default_ttl: section.get("default_ttl", reader::positive_duration).or(base.default_ttl),
+        max_lease: section.get("max_lease", reader::positive_duration).or(base.max_lease),
         max_health_interval: section
             .get("max_health_interval", reader::positive_duration)
             .or(base.max_health_interval),

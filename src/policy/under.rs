@@ -92,6 +92,7 @@ impl Merge {
                 .collect(),
             max_ttl,
             default_ttl,
+            max_lease: self.least("policy.max_lease", own.max_lease, top.max_lease, span),
             max_health_interval: self.least(
                 "policy.max_health_interval",
                 own.max_health_interval,
@@ -232,10 +233,10 @@ mod tests {
 
     #[test]
     fn the_tighter_figure_holds_whichever_file_it_is_in() {
-        let loose = "resync = '2m'\n[policy]\nmax_ttl = '2d'\nallow_shell = true\nallow_priority = true\nmin_port = 80\non_exec_away = 'report'\n\
+        let loose = "resync = '2m'\n[policy]\nmax_ttl = '2d'\nmax_lease = '2h'\nallow_shell = true\nallow_priority = true\nmin_port = 80\non_exec_away = 'report'\n\
             [policy.caps]\narguments = 100\n[logs]\nmax_size = '1GiB'\nkeep = 9\n\
             [prune]\ndelay = '1s'\nguard_min = 50\nmax_fraction = 0.9\n[ports]\nrange = '1000-2000'\n";
-        let tight = "resync = '1m'\n[policy]\nmax_ttl = '1d'\nallow_shell = false\nallow_priority = false\nmin_port = 1024\non_exec_away = 'stop'\n\
+        let tight = "resync = '1m'\n[policy]\nmax_ttl = '1d'\nmax_lease = '1h'\nallow_shell = false\nallow_priority = false\nmin_port = 1024\non_exec_away = 'stop'\n\
             [policy.caps]\narguments = 10\n[logs]\nmax_size = '1MiB'\nkeep = 2\n\
             [prune]\ndelay = '3s'\nguard_min = 5\nmax_fraction = 0.5\n[ports]\nrange = '1100-1200'\n";
         let (merged, told) = under(loose, tight);
@@ -243,6 +244,7 @@ mod tests {
         let keys = [
             "policy.max_ttl",
             "policy.caps.arguments",
+            "policy.max_lease",
             "policy.allow_shell",
             "policy.allow_priority",
             "policy.min_port",

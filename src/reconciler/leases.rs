@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::identity::{ProcessIdentity, ServiceId};
 use crate::plan::{HeldLease, LeaseStanding, lease_standing};
 use crate::state::{Holder, Lease, LeaseEnd, LeaseId, Record, Term};
-use crate::time::{Stamp, rfc3339};
+use crate::time::{Stamp, human, rfc3339};
 
 /// The processes that hold something.
 #[derive(Debug, Default)]
@@ -91,6 +91,7 @@ impl<H: Host> Reconciler<H> {
             self.check_ensured(service)?;
         }
         self.check_holder(&holder, term)?;
+        self.check_term(term)?;
         let now = self.host.now();
         let mut records = Vec::new();
         let mut before = self.memory.ledger().leases.get(&holder.id());
@@ -129,6 +130,17 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
+    fn check_term(&self, length: Option<Duration>) -> Result<(), Refusal> {
+        match (length, self.policy.max_lease()) {
+            (Some(length), Some(most)) if length > most => {
+                let message =
+                    format!("it would be held for {}, and `max_lease` is {}", human(length), human(most));
+                Err(refusal("policy-refused", message, Some("ask for less, and renew it in time")))
+            }
+            (Some(_) | None, _) => Ok(()),
+        }
+    }
+
     pub(super) fn renew_lease(&mut self, id: &LeaseId, length: Option<Duration>) -> Result<Reply, Refusal> {
         self.preview();
         let now = self.host.now();
@@ -137,7 +149,9 @@ impl<H: Host> Reconciler<H> {
             let message = format!("{} holds until it ends, there is nothing to renew", lease.holder);
             return Err(refusal("no-term", message, None));
         };
-        let term = Term { renewed: now, length: length.unwrap_or(term.length) };
+        let length = length.unwrap_or(term.length);
+        self.check_term(Some(length))?;
+        let term = Term { renewed: now, length };
         let services = lease.services.clone();
         let record = Record::Leased { lease: Box::new(Lease { term: Some(term), ..lease.clone() }) };
         self.promise_records(&[record])?;

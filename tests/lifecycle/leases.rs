@@ -360,3 +360,18 @@ fn dies_at(calls: u64, births: Birth) -> bool {
     rig.assert_idle_for(secs(130));
     life.is_err()
 }
+
+#[test]
+fn the_policy_bounds_the_time_of_an_owner() {
+    let mut rig = asleep(EPHEMERAL);
+    rig.configure("[policy]\nmax_lease = \"5m\"\n");
+    assert_eq!(rig.refused(lease(owner("ci-1"), &["db"])).code, "policy-refused");
+    rig.configure("");
+    leased(&mut rig, owner("ci-1"), &["db"]);
+    rig.configure("[policy]\nmax_lease = \"5m\"\n");
+    let id = LeaseId::from("ci-1");
+    assert_eq!(rig.refused(Command::RenewLease { lease: id.clone(), term: None }).code, "policy-refused");
+    rig.ask(Command::RenewLease { lease: id, term: Some(secs(300)) });
+    let holder = of(&rig.host.begin_holder());
+    leased(&mut rig, holder, &["db"]);
+}

@@ -33,10 +33,19 @@ fn the_reference_configuration_is_read_whole() {
     assert_eq!(config.prune.delay(), Prune::default().delay());
     assert_eq!(config.prune.guard_min(), Prune::default().guard_min());
     assert_eq!(config.prune.max_fraction(), Prune::default().max_fraction());
-    let Rules { executables, search_path, env_keys, env_prefixes, caps: _, max_ttl, default_ttl, .. } =
-        &config.policy;
+    let Rules {
+        executables,
+        search_path,
+        env_keys,
+        env_prefixes,
+        caps: _,
+        max_ttl,
+        default_ttl,
+        max_lease,
+        ..
+    } = &config.policy;
     assert!(executables.is_some() && search_path.is_some() && env_keys.is_some() && env_prefixes.is_some());
-    assert!(max_ttl.is_some() && default_ttl.is_some());
+    assert!(max_ttl.is_some() && default_ttl.is_some() && max_lease.is_some());
 }
 
 #[test]
