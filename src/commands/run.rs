@@ -24,7 +24,7 @@ use crate::host::foreground::{self, Foreground, News};
 use crate::reconciler::command::{Answer, Command};
 use crate::reconciler::options::Options;
 use crate::reconciler::status::ServiceStatus;
-use crate::state::{Holder, LeaseId};
+use crate::state::Holder;
 
 /// How long another reconciler may be at work before we go without having let go: the next pass finds our command ended.
 const RELEASE_WITHIN: Duration = Duration::from_secs(60);
@@ -61,19 +61,19 @@ pub fn run(run: &Run<'_>, args: &RunArgs) -> Result<Ended, Failure> {
     };
     let holder = Holder::Process { process: foreground.process.clone(), command: name_of(&args.command[0]) };
     let talk = Talk { options: &run.options, sender, told };
-    let lease = holder.id();
+    let release = Command::EndLease { lease: holder.id(), names: run.names(&args.with) };
     let command = Command::Lease { names: run.names(&args.with), holder, term: None, timeout: args.timeout };
     match talk.acquire(command, args.timeout)? {
         Acquired::Ready(services) => {
             foreground.begin(&variables::of(&services))?;
             let status = talk.wait(&foreground);
-            talk.release(run, lease);
+            talk.release(run, release);
             Ok(Ended::Command(foreground::exit_code(status)))
         }
         Acquired::Not(answer) => act::tell(run, &answer),
         Acquired::Interrupted(code) => {
             foreground.give_up();
-            talk.release(run, lease);
+            talk.release(run, release);
             Ok(Ended::Command(code))
         }
     }
@@ -150,8 +150,8 @@ impl Talk<'_> {
     }
 
     /// What it cannot do is done by the next pass, which finds the command ended. Another signal is an end of patience.
-    fn release(&self, run: &Run<'_>, lease: LeaseId) {
-        let _until_answered = self.ask(Command::EndLease { lease, names: Vec::new() }, RELEASE_WITHIN);
+    fn release(&self, run: &Run<'_>, release: Command) {
+        let _until_answered = self.ask(release, RELEASE_WITHIN);
         let why = loop {
             match self.next() {
                 // Of what was called off before.

@@ -75,7 +75,8 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         term: Option<Duration>,
     },
-    /// These are held no more by a lease, or none of its services; waits until what is stopped for that is.
+    /// These are held no more by a lease of an owner, or nothing is; waits until what is stopped for that is gone. Of a
+    /// process they are those that are waited for where its end was seen already.
     EndLease {
         lease: LeaseId,
         names: Vec<Selector>,

@@ -41,6 +41,10 @@ fn process_of(lease: &Lease) -> Option<&ProcessIdentity> {
     }
 }
 
+fn nothing_done() -> Answer {
+    Answer::Report(Box::new(PassReport::nothing_done()))
+}
+
 fn ended(lease: &Lease, services: BTreeSet<ServiceId>, how: LeaseEnd, at: &Stamp) -> Record {
     Record::LeaseEnded { holder: lease.holder.clone(), services, how, at: at.clone() }
 }
@@ -158,20 +162,29 @@ impl<H: Host> Reconciler<H> {
         Ok(Reply::Now(Answer::Status(Box::new(self.status_of(Some(&services))))))
     }
 
-    /// A lease that is not there any more is released: whoever asks twice, or too late, has what is asked for.
+    /// A lease that is not there any more is released: whoever asks twice, or too late, has what is asked for. What they
+    /// name is waited for all the same, for it may be on its way: the end of a holder is often seen before it is told.
     pub(super) fn end_lease(&mut self, id: &LeaseId, names: &[Selector]) -> Result<Reply, Refusal> {
         self.preview();
-        let Some(lease) = self.memory.ledger().leases.get(id) else {
-            return Ok(Reply::Now(Answer::Report(Box::new(PassReport::nothing_done()))));
+        let named = if names.is_empty() { None } else { Some(self.selected(names)) };
+        let let_go: BTreeSet<ServiceId> = match (self.memory.ledger().leases.get(id), named) {
+            (None, None | Some(Err(_))) => return Ok(Reply::Now(nothing_done())),
+            (None, Some(Ok(named))) => named,
+            (Some(lease), named) => {
+                let services = match (&lease.holder, named) {
+                    // It has ended, or is about to: nothing of it is left to hold some.
+                    (Holder::Process { .. }, _) | (Holder::Owner { .. }, None) => lease.services.clone(),
+                    (Holder::Owner { .. }, Some(named)) => {
+                        named?.intersection(&lease.services).cloned().collect()
+                    }
+                };
+                let record = ended(lease, services.clone(), LeaseEnd::Released, &self.host.now());
+                self.promise_records(&[record])?;
+                services
+            }
         };
-        let services = match names {
-            [] => lease.services.clone(),
-            names => self.selected(names)?.intersection(&lease.services).cloned().collect(),
-        };
-        let record = ended(lease, services.clone(), LeaseEnd::Released, &self.host.now());
-        self.promise_records(&[record])?;
-        let declared = services.into_iter().filter(|service| self.last_plan.phases.contains_key(service));
-        let wider = self.with_dependencies(&declared.collect());
+        let known = let_go.into_iter().filter(|service| self.last_plan.phases.contains_key(service));
+        let wider = self.with_dependencies(&known.collect());
         self.act_on_these_alone(Some(&wider.services));
         Ok(Reply::Later(Later::of(Goal::LetGo, Some(wider.services))))
     }

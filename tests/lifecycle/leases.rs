@@ -375,3 +375,18 @@ fn the_policy_bounds_the_time_of_an_owner() {
     let holder = of(&rig.host.begin_holder());
     leased(&mut rig, holder, &["db"]);
 }
+
+#[test]
+fn a_release_waits_for_what_goes_also_where_the_end_of_the_holder_was_seen_before() {
+    let mut rig = Rig::new();
+    rig.host.behave("db", Behaviour::default().obeys_after(secs(3)));
+    rig.declare("db", EPHEMERAL);
+    rig.run_until("it sleeps", sleeps);
+    let process = rig.host.begin_holder();
+    leased(&mut rig, of(&process), &["db"]);
+    rig.host.end_holder(&process);
+    rig.run_until("its end was seen", |rig| rig.reason("db") == "released");
+    rig.done(Command::EndLease { lease: of(&process).id(), names: names(&["db"]) });
+    assert!(sleeps(&rig), "{:?}", rig.status("db"));
+    rig.done(Command::EndLease { lease: of(&process).id(), names: names(&["gone"]) });
+}
