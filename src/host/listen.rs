@@ -6,7 +6,9 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -112,6 +114,18 @@ impl Listen {
         }
     }
 
+    /// True of a descriptor that listens there.
+    pub fn is_of(&self, descriptor: impl AsFd) -> bool {
+        let Ok(bound) = rustix::net::getsockname(descriptor) else { return false };
+        match &self.address {
+            ListenOn::Tcp(address) => SocketAddr::try_from(bound)
+                .is_ok_and(|bound| (bound.ip(), bound.port()) == (address.ip(), address.port())),
+            ListenOn::Unix(path) => rustix::net::SocketAddrUnix::try_from(bound).is_ok_and(|bound| {
+                bound.path().is_some_and(|it| it.to_bytes() == path.as_os_str().as_bytes())
+            }),
+        }
+    }
+
     /// Nobody can connect before mode and owner are what they should be.
     fn open_in_file_system(&self, path: &Path) -> Result<(OwnedFd, Option<(u64, u64)>), NotHeld> {
         if path.to_str().is_none() {
@@ -197,7 +211,8 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         assert_eq!(unix(&path).open().unwrap_err().errno, libc::EADDRINUSE);
         drop(fd);
-        let (_fd, other) = unix(&path).open().unwrap();
+        let (fd, other) = unix(&path).open().unwrap();
+        assert!(unix(&path).is_of(&fd) && !unix(&dir.path().join("other.sock")).is_of(&fd));
         held(unix(&path), file.map(|(dev, inode)| (dev, inode + 1))).remove_file().unwrap();
         assert!(path.exists(), "it is another one");
         held(unix(&path), other).remove_file().unwrap();
@@ -215,6 +230,9 @@ mod tests {
         let refused = listen.open().unwrap_err();
         assert_eq!((refused.errno, refused.message.as_str()), (libc::EADDRINUSE, "address already in use"));
         drop(other);
-        listen.open().unwrap();
+        let (fd, _) = listen.open().unwrap();
+        let beside = ListenOn::Tcp("127.0.0.1:1".parse().unwrap());
+        let beside = Listen { address: beside, mode: 0, owner: None };
+        assert!(listen.is_of(&fd) && !beside.is_of(&fd));
     }
 }

@@ -42,7 +42,7 @@ impl<H: Host> Reconciler<H> {
                         let text = file.content.as_deref().unwrap_or_default();
                         let whole = shelf.make_whole(&mut self.library, &key, &own, text);
                         let loaded = whole.as_ref().map_or(own, |whole| Arc::clone(&whole.loaded));
-                        let problems = shelf.explain(&loaded);
+                        let problems = shelf.explain(path, &loaded);
                         (Some(loaded), whole.map(|whole| whole.text), problems)
                     }
                     Err(problem) => (None, None, vec![problem]),

@@ -70,19 +70,19 @@ impl Shelf {
         }
     }
 
-    /// The problems of a text; of a template that could not be had, with why.
-    pub fn explain(&self, loaded: &Loaded) -> Vec<Problem> {
+    /// The problems of the text of a file; of a template that could not be had, with why.
+    pub fn explain(&self, file: &Path, loaded: &Loaded) -> Vec<Problem> {
         let explain = |problem: &Problem| {
             let borrowed = loaded.borrowed.iter().find(|borrowed| Some(borrowed.span) == problem.span);
             match borrowed.filter(|_| problem.code == code::NO_TEMPLATE) {
-                Some(borrowed) => self.why_not(&borrowed.template, problem.clone()),
+                Some(borrowed) => self.why_not(file, &borrowed.template, problem.clone()),
                 None => problem.clone(),
             }
         };
         loaded.problems.iter().map(explain).collect()
     }
 
-    fn why_not(&self, name: &str, problem: Problem) -> Problem {
+    fn why_not(&self, file: &Path, name: &str, problem: Problem) -> Problem {
         let shown = escape(name);
         if let Some(declared) = self.by_name.get(name) {
             let files: Vec<String> = declared.iter().map(|(path, _)| path.display().to_string()).collect();
@@ -92,15 +92,16 @@ impl Shelf {
         if let Some(meant) = nearest(name, self.by_name.keys().map(String::as_str)) {
             return problem.help(format!("did you mean `{}`?", escape(meant)));
         }
-        match self.unread.first() {
-            Some(path) => {
-                let more = if self.unread.len() > 1 { ", and other files," } else { "" };
-                problem.help(format!(
-                    "it may be in {}{more} with problems of its own: mend those",
-                    path.display()
-                ))
-            }
-            None => problem
+        // What is wrong with the file itself is told beside this.
+        let mut others = self.unread.iter().filter(|path| *path != file);
+        match (others.next(), others.next()) {
+            (Some(path), None) => problem
+                .help(format!("it may be in {}, which has problems of its own: mend those", path.display())),
+            (Some(path), Some(_)) => problem.help(format!(
+                "it may be in {} or another file that has problems of its own: mend those",
+                path.display()
+            )),
+            (None, _) => problem
                 .help(format!("declare it as `[template.{shown}]`, here or in a file of the same root")),
         }
     }

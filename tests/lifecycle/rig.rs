@@ -8,6 +8,7 @@ use std::time::Duration;
 use reconcile::host::fake::{Birth, Counts, FakeHost};
 use reconcile::host::{Host, StateLayout};
 use reconcile::identity::{InstanceId, Pid};
+use reconcile::manifest::Problem;
 use reconcile::plan::Phase;
 use reconcile::policy::{Config, Policy, Trust, parse_config};
 use reconcile::reconciler::command::{Answer, Command, Refusal};
@@ -212,9 +213,14 @@ impl Rig {
 
     /// Of the manifest at this path below the root.
     pub fn problem_codes(&self, path: &str) -> Vec<String> {
+        self.problems(path).into_iter().map(|problem| problem.code).collect()
+    }
+
+    /// Likewise.
+    pub fn problems(&self, path: &str) -> Vec<Problem> {
         let manifests = self.reconciler.status().manifests;
         let of_file = manifests.into_iter().filter(|manifest| manifest.path.ends_with(path));
-        of_file.flat_map(|manifest| manifest.problems).map(|problem| problem.code).collect()
+        of_file.flat_map(|manifest| manifest.problems).collect()
     }
 
     pub fn phase(&self, name: &str) -> Option<Phase> {

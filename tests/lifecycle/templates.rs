@@ -143,3 +143,17 @@ fn the_edit_of_a_service_is_followed_with_its_template() {
 fn pids_of_others(rig: &Rig) -> [String; 2] {
     ["p2", "web"].map(|name| format!("{:?}", rig.pid(name)))
 }
+
+#[test]
+fn the_file_that_may_have_a_template_is_named_and_is_never_the_one_that_asks() {
+    let mut rig = up();
+    let help = |rig: &Rig| {
+        rig.problems("p3.toml").into_iter().filter_map(|problem| problem.help).collect::<String>()
+    };
+    rig.host.write("p3.toml", &project("p3", "ttl = 'soon'").replace("runtime", "elsewhere"));
+    rig.run_for(secs(10));
+    assert!(help(&rig).contains("declare it as `[template.elsewhere]`"), "{}", help(&rig));
+    rig.host.write("base.toml", "[template.elsewhere]\nttl = 'soon'\n");
+    rig.run_for(secs(10));
+    assert!(help(&rig).contains("it may be in base.toml, which has problems"), "{}", help(&rig));
+}

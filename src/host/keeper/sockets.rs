@@ -20,6 +20,8 @@ impl Keeper {
     /// In place of the one that was held under this name before.
     pub(super) fn hold(&mut self, conn: u64, socket: HeldSocket) {
         let descriptor = self.conns.get_mut(&conn).and_then(Conn::take_descriptor);
+        // Where one is lost for want of room, that of the next request stands in its place.
+        let descriptor = descriptor.filter(|descriptor| socket.listen.is_of(descriptor));
         let kept_back = self.reserve.fill();
         let answer = match (descriptor, kept_back) {
             (Some(descriptor), Ok(())) => {
