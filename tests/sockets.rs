@@ -220,6 +220,23 @@ fn a_path_has_its_mode_and_is_taken_away_with_the_service() {
     world.until("it is taken away", |_| !path.exists());
 }
 
+/// As after a directory of temporary files was cleared.
+#[test]
+fn a_path_that_was_taken_away_is_there_again_after_a_restart() {
+    let mut world = World::new();
+    world.config("resync = \"1s\"\n[policy]\nexecutables = [\"perl\"]\n");
+    let path = world.project().join("run.sock");
+    serve(&world, "\"./run.sock\"", "");
+    world.watch();
+    world.until_phase("web", "running");
+    fs::remove_file(&path).unwrap();
+    world.until("that is seen", |world| {
+        world.service_status("web").is_some_and(|web| web["drift"][0]["code"] == "socket-not-held")
+    });
+    world.run(&["restart", "web"]).expect_code(0);
+    ask(&mut UnixStream::connect(&path).unwrap(), "/").unwrap();
+}
+
 #[test]
 fn a_path_belongs_to_the_user_of_the_service() {
     if !nix::unistd::Uid::effective().is_root() {

@@ -142,6 +142,10 @@ pub enum Event {
     Connected {
         key: SocketKey,
     },
+    /// It was let go of, for nobody could reach it any more.
+    SocketLost {
+        key: SocketKey,
+    },
     SocketNotHeld {
         key: SocketKey,
         why: NotHeld,

@@ -174,6 +174,12 @@ fn is_abandoned(path: &Path, address: &UnixAddr) -> Result<bool, NotHeld> {
 }
 
 impl HeldSocket {
+    /// Nobody can reach it any more, as after somebody has cleared the directory.
+    pub fn has_lost_its_file(&self) -> bool {
+        let ListenOn::Unix(path) = &self.listen.address else { return false };
+        fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Takes its file away, once nobody holds the socket.
     pub fn remove_file(&self) -> io::Result<()> {
         let (ListenOn::Unix(path), Some(file)) = (&self.listen.address, self.file) else { return Ok(()) };

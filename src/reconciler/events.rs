@@ -42,6 +42,8 @@ impl<H: Host> Reconciler<H> {
             Event::HolderEnded { process } => self.holder_ended(process),
             Event::Connected { key } => self.connected(&key),
             Event::SocketHeld { key } => self.socket_held(&key),
+            // Who needs it opens it anew in the pass that follows.
+            Event::SocketLost { .. } => {}
             Event::SocketNotHeld { key, why } => self.socket_not_held(&key, why),
             Event::KeeperLost => {
                 self.forget_flights();

@@ -43,22 +43,27 @@ impl<H: Host> Reconciler<H> {
         closed
     }
 
-    /// What comes up by itself once its time has come, or is tried again when it is used: whose sockets a keeper may not
-    /// hold that is new.
+    /// Whose sockets a keeper may not hold that is new, and are of use before the next start: of what comes up by itself
+    /// once its time has come, or is tried again when it is used; and of what runs and is not passed them.
     fn waits_with_its_sockets(&self, plan: &Plan) -> Vec<Arc<Accepted>> {
         let services = self.desired.services.iter().filter_map(|(service, want)| {
             let accepted = want.accepted.as_ref().filter(|accepted| !accepted.spec.sockets.is_empty())?;
             let view = plan.phases.get(service)?;
+            let is_handed_on = accepted.spec.activation.proxy.is_some();
             let waits = match view.phase {
                 Phase::Backoff => true,
                 Phase::Pending => want.gate.is_none(),
+                Phase::Starting | Phase::Running | Phase::Ready | Phase::Unhealthy => {
+                    is_handed_on && want.gate.is_none()
+                }
                 _ => false,
             };
             let is_ours = want.presence == Presence::Present && self.is_acted_on(service);
             let is_used_otherwise = accepted.spec.activation.on == ActivateOn::Request
                 && self.memory.ledger().entry(service).is_none_or(|entry| entry.activation.is_none());
             let has_run = || self.observed.services.get(service).is_some_and(|live| live.entry.run.is_some());
-            (waits && is_ours && !is_used_otherwise && !has_run()).then(|| Arc::clone(accepted))
+            (waits && is_ours && !is_used_otherwise && (is_handed_on || !has_run()))
+                .then(|| Arc::clone(accepted))
         });
         services.collect()
     }

@@ -338,6 +338,7 @@ fn end_told_by(event: &Event) -> Option<&Nonce> {
         | Event::Changed(_)
         | Event::SocketHeld { .. }
         | Event::Connected { .. }
+        | Event::SocketLost { .. }
         | Event::SocketNotHeld { .. }
         | Event::Spawned { .. }
         | Event::Unkillable { .. }

@@ -354,8 +354,8 @@ impl KeeperLink {
             self.connect_if_needed();
             match &mut self.line {
                 Line::Down => {
-                    let opened = self.sockets.opened().await;
-                    self.socket_is_open(opened);
+                    let told = self.sockets.told().await;
+                    self.hear_of_thread(told);
                 }
                 Line::Connecting(_) => self.be_connected().await,
                 Line::Up(client, _) => {
@@ -370,7 +370,7 @@ impl KeeperLink {
                             Heard::NotUpgraded { busy, detail } => self.not_upgraded(busy, &detail),
                             Heard::Socket(news) => self.hear_of_socket(news),
                         },
-                        opened = self.sockets.opened() => self.socket_is_open(opened),
+                        told = self.sockets.told() => self.hear_of_thread(told),
                         () = reached(ping) => {
                             client.ping();
                             self.ping_at = None;
@@ -391,6 +391,7 @@ impl KeeperLink {
             Event::Changed(_)
             | Event::SocketHeld { .. }
             | Event::Connected { .. }
+            | Event::SocketLost { .. }
             | Event::SocketNotHeld { .. }
             | Event::Spawned { .. }
             | Event::Exited { .. }

@@ -312,6 +312,7 @@ impl Host for LinuxHost {
 
     fn observe(&mut self, claims: &[Claim]) -> Vec<Sighting> {
         self.link.ping();
+        self.link.look_for_socket_files();
         self.intents.judge(claims);
         self.ports.forget_all_but(claims);
         let mut sightings = self.look_at(claims);
@@ -495,8 +496,10 @@ impl Host for LinuxHost {
         let mut events: Vec<Event> = self.first_event(at_most).await.into_iter().collect();
         self.queued_events(&mut events).await;
         for event in &events {
-            if let Event::SocketHeld { key } = event {
-                self.doors.opened_anew(key);
+            match event {
+                Event::SocketHeld { key } => self.doors.opened_anew(key),
+                Event::SocketLost { key } => self.doors.leave(key),
+                _ => {}
             }
         }
         if events.contains(&Event::KeeperLost) {

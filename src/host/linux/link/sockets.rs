@@ -17,8 +17,13 @@ use crate::host::Event;
 use crate::host::keeper::{Heard, SocketNews, lend};
 use crate::host::listen::{HeldSocket, Listen, NotHeld, SocketKey};
 
-/// What came of opening one.
-type Opened = (HeldSocket, Result<OwnedFd, NotHeld>);
+/// What a thread of ours has to say.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// What came of opening one.
+    Opened(HeldSocket, Result<OwnedFd, NotHeld>),
+    FileLost(HeldSocket),
+}
 
 #[derive(Debug)]
 pub(super) struct Sockets {
@@ -36,13 +41,13 @@ pub(super) struct Sockets {
     releasing: BTreeSet<SocketKey>,
     /// Files that are being taken away.
     removals: JoinSet<()>,
-    opened: mpsc::UnboundedReceiver<Opened>,
-    to_opened: mpsc::UnboundedSender<Opened>,
+    told: mpsc::UnboundedReceiver<Told>,
+    to_told: mpsc::UnboundedSender<Told>,
 }
 
 impl Default for Sockets {
     fn default() -> Self {
-        let (to_opened, opened) = mpsc::unbounded_channel();
+        let (to_told, told) = mpsc::unbounded_channel();
         Self {
             held: BTreeMap::new(),
             shown: OnceLock::new(),
@@ -51,8 +56,8 @@ impl Default for Sockets {
             handed_over: BTreeSet::new(),
             releasing: BTreeSet::new(),
             removals: JoinSet::new(),
-            opened,
-            to_opened,
+            told,
+            to_told,
         }
     }
 }
@@ -78,20 +83,20 @@ impl Sockets {
     }
 
     /// Cancel safe.
-    pub async fn opened(&mut self) -> Opened {
-        self.opened.recv().await.expect("there is a sender beside the receiver")
+    pub async fn told(&mut self) -> Told {
+        self.told.recv().await.expect("there is a sender beside the receiver")
     }
 
     fn open(&mut self, held: HeldSocket, open: impl FnOnce() -> Result<OpenedAs, NotHeld> + Send + 'static) {
         self.opening.insert(held.key.clone());
-        let opened = self.to_opened.clone();
+        let told = self.to_told.clone();
         tokio::task::spawn_blocking(move || {
             let (file, result) = match open() {
                 Ok((descriptor, file)) => (file, Ok(descriptor)),
                 Err(why) => (None, Err(why)),
             };
             // The link may be gone meanwhile; the socket is closed then.
-            let _ = opened.send((HeldSocket { file, ..held }, result));
+            let _ = told.send(Told::Opened(HeldSocket { file, ..held }, result));
         });
     }
 }
@@ -130,6 +135,41 @@ impl KeeperLink {
             self.sockets.releasing.insert(key.clone());
             client.release(key);
         }
+    }
+
+    /// Looks for the files of sockets, and lets go of those whose file is not there: who needs one opens it anew.
+    pub fn look_for_socket_files(&mut self) {
+        let is_settled =
+            |key: &SocketKey| !self.sockets.is_under_way(key) && !self.sockets.asked.contains_key(key);
+        let held = self.sockets.held.values().filter(|held| held.file.is_some() && is_settled(&held.key));
+        let held: Vec<HeldSocket> = held.cloned().collect();
+        if held.is_empty() {
+            return;
+        }
+        let told = self.sockets.to_told.clone();
+        tokio::task::spawn_blocking(move || {
+            for socket in held.into_iter().filter(HeldSocket::has_lost_its_file) {
+                let _ = told.send(Told::FileLost(socket));
+            }
+        });
+    }
+
+    pub(super) fn hear_of_thread(&mut self, told: Told) {
+        match told {
+            Told::Opened(socket, result) => self.socket_is_open(socket, result),
+            Told::FileLost(socket) => self.file_is_lost(&socket),
+        }
+    }
+
+    fn file_is_lost(&mut self, socket: &HeldSocket) {
+        let key = &socket.key;
+        if self.sockets.held.get(key) != Some(socket) || self.sockets.asked.contains_key(key) {
+            return;
+        }
+        tracing::warn!(service = %key.service, "the file of its socket is gone: {}", socket.listen.address);
+        self.sockets.held().remove(key);
+        self.release_socket(key);
+        self.events.push_back(Event::SocketLost { key: key.clone() });
     }
 
     /// What was asked for before there was a keeper, or while it was about to change.
@@ -175,7 +215,7 @@ impl KeeperLink {
     }
 
     /// Handed over, if it is still asked for and there is a keeper to hear it.
-    pub(super) fn socket_is_open(&mut self, (socket, result): Opened) {
+    fn socket_is_open(&mut self, socket: HeldSocket, result: Result<OwnedFd, NotHeld>) {
         let key = socket.key.clone();
         self.sockets.opening.remove(&key);
         let is_asked_for = self.sockets.asked.get(&key) == Some(&socket.listen);
