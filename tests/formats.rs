@@ -25,7 +25,7 @@ use reconcile::host::keeper::journal::{self, BirthEntry, ExitEntry};
 use reconcile::host::keeper::protocol::{CellInfo, CellState, JobEnd, Message, Request};
 use reconcile::host::ledger_file::read_text;
 use reconcile::host::listen::{HeldSocket, Listen, SocketKey};
-use reconcile::host::{Claim, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
+use reconcile::host::{Claim, Credentials, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
 use reconcile::identity::{Digest, InstanceId, Pid};
 use reconcile::manifest::{ActivateOn, Condition, ListenOn, PortBlock, PortBlocks, Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
@@ -212,6 +212,7 @@ fn reasons() -> Vec<Reason> {
         Reason::Released { holder: "ci-42".into(), how: LeaseEnd::Released },
         Reason::Released { holder: "pytest (pid 815)".into(), how: LeaseEnd::HolderEnded },
         Reason::NotNeeded,
+        Reason::SecretPending { name: "TOKEN".into() },
     ]
 }
 
@@ -288,9 +289,18 @@ fn spawn() -> Box<SpawnRequest> {
         rlimits: vec![(7, 4_096)],
         notify_fd: None,
         notify: false,
+        credentials: None,
+        stdout_only: false,
         intent: Some(Box::new(intent("web", 1, 10))),
         sockets: Vec::new(),
     })
+}
+
+fn credentials() -> Credentials {
+    Credentials {
+        dir: "/run/reconcile/0011223344556677/credentials/0000000000000001".into(),
+        files: BTreeMap::from([("TOKEN".into(), "hunter2".into())]),
+    }
 }
 
 fn requests() -> Vec<Request> {
@@ -318,6 +328,12 @@ fn requests() -> Vec<Request> {
         Request::Ask { nonce: nonce(1) },
         Request::Spawn { spawn: Box::new(SpawnRequest { notify: true, ..*spawn() }) },
         Request::Spawn { spawn: Box::new(SpawnRequest { notify_fd: Some(3), ..*spawn() }) },
+        Request::Spawn { spawn: Box::new(SpawnRequest { credentials: Some(credentials()), ..*spawn() }) },
+        Request::Job {
+            of: nonce(1),
+            timeout_ms: 10_000,
+            spawn: Box::new(SpawnRequest { intent: None, stdout_only: true, ..*spawn() }),
+        },
     ]
 }
 
@@ -366,6 +382,7 @@ fn messages() -> Vec<Message> {
         holders,
         sockets: None,
         notify: false,
+        secrets: false,
     };
     let cells = states().into_iter().map(|state| CellInfo {
         service: service("web"),
@@ -403,6 +420,7 @@ fn messages() -> Vec<Message> {
             holders: None,
             sockets: Some(vec![socket(), tcp()]),
             notify: false,
+            secrets: false,
         },
         Message::Holding { socket: socket() },
         Message::NotHolding { key: socket().key, detail: "its descriptor did not arrive".into() },
@@ -418,9 +436,26 @@ fn messages() -> Vec<Message> {
     };
     let (version, holders) = ("0.1.0".into(), None);
     messages.extend([
-        Message::Hello { protocol: 1, version, keeper: process(900), holders, sockets: None, notify: true },
+        Message::Hello {
+            protocol: 1,
+            version,
+            keeper: process(900),
+            holders,
+            sockets: None,
+            notify: true,
+            secrets: false,
+        },
         Message::Said { nonce: nonce(1), said: Some(Box::new(said)) },
         Message::Said { nonce: nonce(1), said: None },
+        Message::Hello {
+            protocol: 1,
+            version: "0.1.0".into(),
+            keeper: process(900),
+            holders: None,
+            sockets: None,
+            notify: true,
+            secrets: true,
+        },
     ]);
     messages
 }
@@ -649,8 +684,22 @@ fn every_kind_of_value_in_a_record_has_its_form() {
     ];
     assert_form("entries.jsonl", &entries);
     use SpawnStage::*;
-    let stages =
-        [Keeper, Cgroup, Fork, Session, Limits, Log, User, Cwd, ExecChanged, Epoch, Born, Exec, Socket];
+    let stages = [
+        Keeper,
+        Cgroup,
+        Fork,
+        Session,
+        Limits,
+        Log,
+        User,
+        Cwd,
+        ExecChanged,
+        Epoch,
+        Born,
+        Exec,
+        Socket,
+        Credentials,
+    ];
     assert_form("spawn-stages.jsonl", &stages);
     assert_complete_words(&stages);
     assert_complete_words(&[ExitStatus::Code(0), ExitStatus::Signal(9)]);

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use support::{Run, World};
+use support::{As, Run, World};
 
 const OF_FILE: &str = "canary-of-the-file-7c1f";
 const OF_ENV: &str = "canary-of-the-environment-93ab";
@@ -153,4 +153,173 @@ fn a_key_that_was_lost_restarts_nothing() {
     token(&world, "2");
     world.once().expect_code(0);
     assert_eq!(told(&world, "TOKEN").as_deref(), Some("2"));
+}
+
+const OF_COMMAND: &str = "canary-of-the-command-51d0";
+
+/// `vault` has it.
+fn vault(world: &World, value: &str) {
+    fs::write(world.project().join("vault"), value).unwrap();
+}
+
+const POLICY: &str = "[policy]\nallow_shell = true\nexecutables = ['sh', 'sleep', 'cat', 'true', 'touch']\n";
+
+/// Where the secrets of a run are, told to it.
+fn credentials(world: &World) -> Option<std::path::PathBuf> {
+    told(world, "CREDENTIALS_DIRECTORY").map(Into::into)
+}
+
+fn command_life(mut world: World) {
+    world.config(POLICY);
+    vault(&world, &format!("{OF_COMMAND}\n"));
+    let script = "test -e crash && rm crash && exit 3; sleep 1000 & wait";
+    let more = "restart.backoff = '10ms'\n[service.web.secrets]\n\
+                TOKEN = { command = ['sh', '-c', 'cat vault; cat vault >&2'] }\n\
+                FILED = { command = ['cat', 'vault'], as = 'file' }\nHOOK = { derive = 'webhook', as = 'file' }";
+    world.service("web", script, more);
+    let mut said = Vec::new();
+    let mut say = |run: Run| said.push(format!("{}{}", run.stdout, run.stderr));
+    say(run(&world, &["plan"]));
+    say(run(&world, &["validate"]));
+    say(run(&world, &["status"]));
+    assert!(world.pid("web").is_none());
+    world.watch();
+    world.until_phase("web", "running");
+    world.until("it was told", |world| told(world, "TOKEN").as_deref() == Some(OF_COMMAND));
+    assert_eq!(told(&world, "FILED"), None);
+    let first = credentials(&world).unwrap();
+    assert_eq!(fs::read_to_string(first.join("FILED")).unwrap(), OF_COMMAND);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&first), mode(&first.join("FILED"))), (0o500, 0o400));
+    assert_eq!(fs::read_dir(&first).unwrap().count(), 2);
+
+    // Another value is no change; the next start has it.
+    let other = format!("{OF_COMMAND}-other");
+    vault(&world, &other);
+    say(run(&world, &["--once"]));
+    assert_eq!(told(&world, "TOKEN").as_deref(), Some(OF_COMMAND));
+    say(run(&world, &["restart", "web"]));
+    world.until("it was told", |world| told(world, "TOKEN").as_deref() == Some(&other));
+    world.until("the first run's are gone", |_| !first.exists());
+    let second = credentials(&world).unwrap();
+
+    // A reconciler, and the keeper, that died.
+    world.kill_watcher();
+    support::kill(world.keeper().unwrap());
+    world.until("its keeper is gone", |world| world.keeper().is_none());
+    assert!(second.exists(), "what runs has them");
+    support::kill(world.pid("web").unwrap());
+    for arguments in [&["status", "web"][..], &["-o", "json", "status"], &["--once"], &["logs"]] {
+        say(run(&world, arguments));
+    }
+    world.until("those of the second run are gone", |_| !second.exists());
+    let third = credentials(&world).unwrap();
+    assert!(third.exists());
+    say(run(&world, &["down"]));
+    world.until("those of the third run are gone", |_| !third.exists());
+    for output in &said {
+        assert_clean("what was said", output.as_bytes(), &[OF_COMMAND]);
+    }
+    let mut files = Vec::new();
+    files_below(&world.state(), &mut files);
+    for path in files {
+        assert_clean(&path.display().to_string(), &fs::read(&path).unwrap(), &[OF_COMMAND]);
+    }
+}
+
+#[test]
+fn what_commands_write_is_told_to_the_service_alone() {
+    command_life(World::new());
+}
+
+#[test]
+fn what_commands_write_is_told_to_the_service_alone_without_root() {
+    if support::cannot_run_as(As::Nobody) {
+        return;
+    }
+    command_life(World::run_as(As::Nobody));
+}
+
+#[test]
+fn looking_runs_no_command_of_a_secret() {
+    let world = World::new();
+    world.config(POLICY);
+    world.service("web", "sleep 1000 & wait", "secrets.TOKEN = { command = ['touch', 'was-run'] }");
+    for arguments in [&["plan"][..], &["validate"], &["status"]] {
+        world.run(arguments);
+    }
+    assert!(!world.project().join("was-run").exists());
+    // It writes nothing, and that is no secret.
+    let once = world.once();
+    assert!(world.project().join("was-run").exists(), "{}", once.stderr);
+    assert!(
+        once.stdout.contains("the secret TOKEN cannot be had: its command wrote nothing"),
+        "{}",
+        once.stdout
+    );
+}
+
+#[test]
+fn a_command_that_hangs_is_ended_with_all_of_it_and_holds_up_nobody() {
+    let mut world = World::new();
+    world.config(POLICY);
+    let hangs = "secrets.TOKEN = { command = ['sh', '-c', 'setsid sleep 31337 & exec sleep 31338'], timeout = '300ms' }";
+    world.config(&POLICY.replace("'touch'", "'touch', 'setsid'"));
+    world.service("web", "sleep 1000 & wait", hangs);
+    world.service("db", "sleep 1000 & wait", "");
+    world.watch();
+    world.until_phase("db", "running");
+    world.until("it is told", |world| {
+        world.service_status("web").unwrap()["message"].to_string().contains("was not done within 300ms")
+    });
+    world.remove("web");
+    world.until("nothing of it is left", |world| world.processes_like("3133").is_empty());
+}
+
+#[test]
+fn a_secret_that_is_looked_at_again_restarts_the_service_when_it_is_another() {
+    let mut world = World::new();
+    world.config(POLICY);
+    vault(&world, "1");
+    let more = "restart.backoff = '10ms'\nsecrets.TOKEN = { command = ['cat', 'vault'], refresh = '1s' }";
+    world.service("web", "sleep 1000 & wait", more);
+    world.watch();
+    world.until("it was told", |world| told(world, "TOKEN").as_deref() == Some("1"));
+    let pid = world.pid("web");
+    fs::remove_file(world.project().join("vault")).unwrap();
+    world.until("it is shown", |world| {
+        world.service_status("web").unwrap()["drift"].to_string().contains("secret-not-refreshed")
+    });
+    assert_eq!(world.pid("web"), pid);
+    vault(&world, "2");
+    world.until("it was told", |world| told(world, "TOKEN").as_deref() == Some("2"));
+}
+
+#[test]
+fn a_command_that_the_policy_does_not_allow_is_refused_at_its_line() {
+    let world = World::new();
+    world.config("[policy]\nallow_shell = true\nexecutables = ['sh', 'sleep']\n");
+    let more = "[service.web.secrets]\nA = { derive = 'a' }\nTOKEN = { command = ['cat', 'vault'] }\nZ = { derive = 'z' }";
+    world.service("web", "sleep 1000 & wait", more);
+    let refused = world.run(&["-o", "json", "validate"]).expect_code(4);
+    let line = fs::read_to_string(world.manifests().join("web.toml")).unwrap();
+    let line = line.lines().position(|line| line.starts_with("TOKEN")).unwrap() + 1;
+    assert!(refused.stdout.contains("exec-not-allowed"), "{}", refused.stdout);
+    assert!(
+        refused.stdout.contains(&format!("\"line\": {line}"))
+            || refused.stdout.contains(&format!("\"line\":{line}")),
+        "line {line}: {}",
+        refused.stdout
+    );
+}
+
+#[test]
+fn a_variable_of_ours_that_is_refused_is_shown_at_its_line() {
+    let world = World::new();
+    world.config("[policy]\nallow_shell = true\nexecutables = ['sh', 'sleep']\nenv_keys = ['A', 'OURS']\n");
+    let more = "[service.web.secrets]\nA = { derive = 'a' }\nOURS = { env = 'THEIRS' }";
+    world.service("web", "sleep 1000 & wait", more);
+    let refused = world.run(&["validate"]).expect_code(4);
+    let shown = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(shown.contains("OURS = { env = 'THEIRS' }"), "{shown}");
 }

@@ -273,7 +273,15 @@ fn converse(mut stream: UnixStream, hello: &Message, heard: &Mutex<Vec<String>>)
 
 fn hello(protocol: u32, version: &str) -> Message {
     let keeper = Here::read().unwrap().own_identity().unwrap();
-    Message::Hello { protocol, version: version.into(), keeper, holders: None, sockets: None, notify: true }
+    Message::Hello {
+        protocol,
+        version: version.into(),
+        keeper,
+        holders: None,
+        sockets: None,
+        notify: true,
+        secrets: true,
+    }
 }
 
 /// One service that runs, one whose command was edited, one that is new, one that is to be stopped.

@@ -51,8 +51,13 @@ impl Group {
     /// Removes what is empty of the cgroups below `base`: runs that ended, or never began, while no keeper lived.
     ///
     /// `base` belongs to the caller alone, who has nothing there yet.
-    pub fn clear_out(base: &Path) -> io::Result<()> {
+    /// Those that `is_stray` names are ended.
+    pub fn clear_out(base: &Path, is_stray: impl Fn(&str) -> bool) -> io::Result<()> {
         for stale in (Self { path: base.to_owned() }).children()? {
+            if stale.name().is_some_and(&is_stray) {
+                // A keeper that was killed has left it, and nobody waits for it any more.
+                stale.kill()?;
+            }
             if stale.is_empty()? {
                 stale.remove()?;
             }

@@ -6,7 +6,7 @@
 //! safe to die before; decides nothing.
 
 /// Every failpoint there is, by the process that comes by. A test stops a process at each of them.
-pub const ALL: [&str; 35] = [
+pub const ALL: [&str; 36] = [
     // The reconciler.
     "pass.planned",
     "pass.done",
@@ -36,6 +36,7 @@ pub const ALL: [&str; 35] = [
     "child.forked",
     "child.session",
     "child.redirected",
+    "child.credentials",
     "child.gate",
     "child.born",
     "child.execute",

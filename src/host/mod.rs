@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod config_files;
 pub mod cores;
+pub mod credentials;
 pub mod descriptors;
 pub mod doctor;
 pub mod durable;
@@ -53,8 +54,8 @@ pub use event::{Claim, Event, Found, JobOutcome, LogTrouble, Sighting, WROTE_TOO
 pub use layout::StateLayout;
 pub use listing::{Dirty, FileScan, FileVersion, RootListing, RootScan};
 pub use request::{
-    ExecTarget, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget, SpawnRequest, StdinKind,
-    UserFacts, rlimits,
+    Credentials, ExecTarget, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget, SpawnRequest,
+    StdinKind, UserFacts, rlimits,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +96,9 @@ pub trait Host {
 
     /// The key by which secrets are told apart; `None` for who only looks, where there is none yet.
     fn secret_key(&mut self) -> Result<Option<SecretKey>, String>;
+
+    /// Where a run of this nonce finds the secrets that it is given as files, or may be given them.
+    fn credentials_dir(&self, nonce: &Nonce) -> PathBuf;
 
     /// Changes of these files, and of where they would be, are told as [`Event::Changed`] from now on; in place of a
     /// file may stand a pattern, as in [`Host::digest_files`].

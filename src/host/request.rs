@@ -1,5 +1,7 @@
 //! What the host is asked to do, complete: nothing is left to the keeper to choose.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +59,27 @@ pub struct SpawnRequest<I = Box<Intent>> {
     /// It is given a descriptor of this number, and is ready once it has written a newline to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify_fd: Option<u16>,
+    /// Files that it is given, told in `CREDENTIALS_DIRECTORY`; removed when all of it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// What it writes to stderr goes nowhere: of a job whose output is a value.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdout_only: bool,
+}
+
+/// Secrets as files: a directory of its own, which only its user can read.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    #[serde(with = "crate::state::paths")]
+    pub dir: PathBuf,
+    /// By name.
+    pub files: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("dir", &self.dir).field("files", &self.files.keys()).finish()
+    }
 }
 
 /// The file to execute: what was checked is what is executed.
@@ -97,17 +120,26 @@ impl From<Stdin> for StdinKind {
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRequest {
     pub purpose: JobPurpose,
-    /// The run it belongs to: ended with it.
+    /// The run it belongs to: ended with it. Its own nonce: it belongs to none.
     pub of: Nonce,
     pub spawn: SpawnRequest,
     /// Then it is killed with its descendants.
     pub timeout: Duration,
 }
 
+impl JobRequest {
+    /// It is beside no run.
+    pub fn is_alone(&self) -> bool {
+        self.of == self.spawn.nonce
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobPurpose {
     Health,
     Stop,
+    /// Writes a secret, beside no run.
+    Secret,
 }
 
 #[derive(Debug, Clone, PartialEq)]

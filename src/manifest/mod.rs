@@ -46,8 +46,8 @@ pub use schema::schema;
 pub use sockets::{ListenOn, Socket};
 pub use spec::{
     CommandLine, Condition, Dependency, EnvFile, Health, HealthCheck, Limits, OnExeChange, OnUnhealthy,
-    Reload, Restart, RestartPolicy, Secret, SecretSource, Shell, SignalName, SignalTo, Spec, Stdin, Stop,
-    WantedState,
+    Reload, Restart, RestartPolicy, Secret, SecretCommand, SecretForm, SecretSource, Shell, SignalName,
+    SignalTo, Spec, Stdin, Stop, WantedState,
 };
 pub(crate) use suggest::nearest;
 pub use units::{format_duration, parse_duration, parse_size};

@@ -46,6 +46,8 @@ pub struct Rendered {
     pub reload_on: Vec<PathBuf>,
     /// Where secrets come from files, likewise.
     pub secret_files: BTreeMap<String, PathBuf>,
+    /// The words of what secrets are had by, by the secret.
+    pub secret_commands: BTreeMap<String, Vec<String>>,
     /// `None` also where it goes by a port of which the number is not known.
     pub health: Option<RenderedCheck>,
     /// `None` also where it goes by a port of which the number is not known.
@@ -125,8 +127,12 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
             .iter()
             .filter_map(|(name, secret)| match &secret.source {
                 SecretSource::File(path) => Some((name.clone(), filler.path(path, 0))),
-                SecretSource::Env(_) | SecretSource::Derived(_) => None,
+                SecretSource::Env(_) | SecretSource::Derived(_) | SecretSource::Command(_) => None,
             })
+            .collect(),
+        secret_commands: spec
+            .secret_commands()
+            .map(|(name, command)| (name.to_owned(), command.argv.iter().map(|word| fill(word)).collect()))
             .collect(),
         reload_on: spec.reload.on.iter().map(|path| filler.path(path, 0)).collect(),
         health,

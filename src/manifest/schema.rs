@@ -213,14 +213,19 @@ fn secrets() -> Value {
     let of = |source: &str, value: Value| {
         json!({
             "type": "object",
-            "properties": { source: value, "optional": { "type": "boolean" } },
+            "properties": { source: value, "optional": { "type": "boolean" }, "as": { "enum": ["env", "file"] } },
             "required": [source],
             "additionalProperties": false,
         })
     };
+    let words = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+    let mut command = of("command", words);
+    let duration = json!({ "type": "string", "pattern": DURATION });
+    command["properties"]["timeout"] = duration.clone();
+    command["properties"]["refresh"] = duration;
     let variable = json!({ "type": "string", "minLength": 1 });
     let label = json!({ "type": "string", "pattern": NAME, "maxLength": MAX_NAME_BYTES });
-    let secret = [of("file", variable.clone()), of("env", variable), of("derive", label)];
+    let secret = [of("file", variable.clone()), of("env", variable), of("derive", label), command];
     json!({ "type": "object", "additionalProperties": { "anyOf": secret } })
 }
 

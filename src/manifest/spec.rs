@@ -91,6 +91,19 @@ impl Spec {
         has_contents || !self.env_file.is_empty() || !self.secrets.is_empty()
     }
 
+    /// It is given secrets as files.
+    pub fn has_credentials(&self) -> bool {
+        self.secrets.values().any(|secret| secret.given_as == SecretForm::File)
+    }
+
+    /// The secrets that are had by running something.
+    pub fn secret_commands(&self) -> impl Iterator<Item = (&str, &SecretCommand)> {
+        self.secrets.iter().filter_map(|(name, secret)| match &secret.source {
+            SecretSource::Command(command) => Some((name.as_str(), command)),
+            SecretSource::File(_) | SecretSource::Env(_) | SecretSource::Derived(_) => None,
+        })
+    }
+
     /// A service that gives nothing but its command.
     pub fn minimal(id: ServiceId, command: CommandLine) -> Self {
         Self {
@@ -198,6 +211,15 @@ pub struct Secret {
     pub source: SecretSource,
     /// It may be missing.
     pub optional: bool,
+    pub given_as: SecretForm,
+}
+
+/// How a service is given a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretForm {
+    Variable,
+    /// A file of this name in the directory that `CREDENTIALS_DIRECTORY` names.
+    File,
 }
 
 /// Where a secret comes from.
@@ -209,6 +231,22 @@ pub enum SecretSource {
     Env(String),
     /// The label of one that is worked out of the instance's own key.
     Derived(String),
+    Command(SecretCommand),
+}
+
+/// What writes a secret to its standard output, run before each start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretCommand {
+    /// Words, as written.
+    pub argv: Vec<String>,
+    /// Then it is killed, and has failed.
+    pub timeout: Duration,
+    /// Run this often beside what runs, too; another value is a restart. `None`: whatever it would say now does not count.
+    pub refresh: Option<Duration>,
+}
+
+impl SecretCommand {
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
 }
 
 /// How it takes up files without a restart.

@@ -243,6 +243,7 @@ pub(super) fn was_interrupted(failure: &SpawnFailure) -> bool {
         | SpawnStage::Log
         | SpawnStage::User
         | SpawnStage::Cwd
+        | SpawnStage::Credentials
         | SpawnStage::ExecChanged
         | SpawnStage::Exec => false,
     }

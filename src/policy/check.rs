@@ -232,14 +232,15 @@ impl Policy {
                 }
             }
         }
-        let of_ours = spec.secrets.values().filter_map(|secret| match &secret.source {
-            SecretSource::Env(name) => Some(name.as_str()),
-            SecretSource::File(_) | SecretSource::Derived(_) => None,
+        let of_ours = spec.secrets.iter().filter_map(|(given, secret)| match &secret.source {
+            SecretSource::Env(name) => Some((given, name.as_str())),
+            SecretSource::File(_) | SecretSource::Derived(_) | SecretSource::Command(_) => None,
         });
-        for name in of_ours.filter(|name| self.env.iter().any(|rules| !rules.inherits(name))) {
+        for (given, name) in of_ours.filter(|(_, name)| self.env.iter().any(|rules| !rules.inherits(name))) {
             let message = format!("the policy does not allow a manifest to be given `{}`", escape(name));
             let help = self.env_help(name, "allow it below `[policy]`");
-            found.push(Problem::refused(code::INHERIT_NOT_ALLOWED, message).about("secrets").help(help));
+            let place = format!("secrets.{given}");
+            found.push(Problem::refused(code::INHERIT_NOT_ALLOWED, message).about(place).help(help));
         }
         for pattern in
             spec.inherit_env.iter().filter(|name| self.env.iter().any(|rules| !rules.inherits(name)))
@@ -271,6 +272,10 @@ impl Policy {
             |texts: &mut dyn Iterator<Item = &String>| texts.map(|text| chars(text)).max().unwrap_or(0);
         let (first, arguments) =
             facts.argv.split_first().map_or(("", &[][..]), |(f, rest)| (f.as_str(), rest));
+        let of_secrets = || spec.secret_commands().filter_map(|(_, command)| command.argv.split_first());
+        let first_chars = of_secrets().map(|(first, _)| chars(first)).fold(chars(first), usize::max);
+        let argument_count = of_secrets().map(|(_, rest)| rest.len()).fold(arguments.len(), usize::max);
+        let longest_argument = longest(&mut arguments.iter().chain(of_secrets().flat_map(|(_, rest)| rest)));
         let env_bytes = facts.env.iter().map(|(key, value)| key.len() + value.len()).sum();
         let attrs_bytes = match spec.attrs.is_empty() {
             true => 0,
@@ -288,14 +293,9 @@ impl Policy {
             _ => (0, 0),
         };
         let measured = [
-            (Cap::CommandLength, code::COMMAND_TOO_LONG, chars(first), "characters in the first word"),
-            (Cap::Arguments, code::TOO_MANY_ARGUMENTS, arguments.len(), "arguments"),
-            (
-                Cap::ArgumentLength,
-                code::ARGUMENT_TOO_LONG,
-                longest(&mut arguments.iter()),
-                "characters in one argument",
-            ),
+            (Cap::CommandLength, code::COMMAND_TOO_LONG, first_chars, "characters in the first word"),
+            (Cap::Arguments, code::TOO_MANY_ARGUMENTS, argument_count, "arguments"),
+            (Cap::ArgumentLength, code::ARGUMENT_TOO_LONG, longest_argument, "characters in one argument"),
             (Cap::CwdLength, code::CWD_TOO_LONG, chars(&spec.cwd), "characters in `cwd`"),
             (Cap::EnvKeys, code::TOO_MANY_ENV_KEYS, facts.env.len(), "variables"),
             (

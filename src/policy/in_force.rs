@@ -38,6 +38,8 @@ pub enum Purpose {
     Command,
     Health,
     Stop,
+    /// What a secret is had by.
+    Secret,
 }
 
 impl Purpose {
@@ -47,6 +49,7 @@ impl Purpose {
             Self::Command => "command",
             Self::Health => "health.command",
             Self::Stop => "stop.command",
+            Self::Secret => "secrets",
         }
     }
 }
@@ -190,13 +193,18 @@ impl Policy {
     ) -> Vec<(Purpose, ExecQuery)> {
         let commands =
             [(Purpose::Command, Some(argv)), (Purpose::Health, health_argv), (Purpose::Stop, stop_argv)];
-        let query = |word: &String| ExecQuery {
-            word: word.clone(),
+        let commands = commands.into_iter();
+        commands.filter_map(|(purpose, words)| Some((purpose, self.query(words?, cwd)?))).collect()
+    }
+
+    /// What is to be looked up for one command; `None` where that is empty.
+    pub fn query(&self, argv: &[String], cwd: &Path) -> Option<ExecQuery> {
+        Some(ExecQuery {
+            word: argv.first()?.clone(),
             cwd: cwd.to_owned(),
             search_path: self.search_path.clone(),
             digest: false,
-        };
-        commands.into_iter().filter_map(|(purpose, words)| Some((purpose, query(words?.first()?)))).collect()
+        })
     }
 
     /// Judges what a command resolved to: the file, and for scripts each interpreter.

@@ -397,6 +397,7 @@ impl<H: Host> Reconciler<H> {
                 let result = probe::judge_command(outcome, expect.as_deref());
                 self.probed(service, of, result);
             }
+            JobPurpose::Secret => self.secret_command_done(of, outcome),
             JobPurpose::Stop => {
                 if let JobOutcome::NotStarted(failure) = outcome {
                     tracing::warn!(%service, "the stop command was not started: {}", failure.message);

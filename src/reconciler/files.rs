@@ -32,6 +32,8 @@ pub(super) struct Files {
     pub marks: FileMarks,
     /// The variables of all files, and the secrets.
     pub env: BTreeMap<String, String>,
+    /// The secrets that are given as files.
+    pub credentials: BTreeMap<String, String>,
     /// The first reason for which nothing can be started with them.
     pub gate: Option<Reason>,
     /// What the policy says about the variables that can be had: with them nothing is executed at all.
@@ -68,7 +70,7 @@ impl<H: Host> Reconciler<H> {
         self.host.watch_files(&watched);
         self.hide_what_nobody_names(&concerned);
         for (accepted, rendered) in concerned.iter().zip(&rendered) {
-            let files = self.files_of(&accepted.spec, rendered);
+            let files = self.files_of(&accepted.spec, rendered, &BTreeMap::new());
             self.take_files(&accepted.spec.id, files);
         }
     }
@@ -108,9 +110,15 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
-    /// Looks at all that a start of `spec` would be given, and at what is followed from then on.
-    pub(super) fn files_of(&mut self, spec: &Spec, rendered: &Rendered) -> Files {
-        let mut files = self.variables_of(spec, rendered);
+    /// Looks at all that a start of `spec` would be given, and at what is followed from then on. `commanded`: what the
+    /// commands of secrets have written, for a start.
+    pub(super) fn files_of(
+        &mut self,
+        spec: &Spec,
+        rendered: &Rendered,
+        commanded: &BTreeMap<String, String>,
+    ) -> Files {
+        let mut files = self.variables_of(spec, rendered, commanded);
         let mut room = Room::default();
         let trouble = &mut files.trouble;
         files.marks.restart = self.contents(&spec.restart_on, &rendered.restart_on, &mut room, trouble);
@@ -119,7 +127,12 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// Reads what gives variables to whatever is executed for `spec`.
-    pub(super) fn variables_of(&mut self, spec: &Spec, rendered: &Rendered) -> Files {
+    pub(super) fn variables_of(
+        &mut self,
+        spec: &Spec,
+        rendered: &Rendered,
+        commanded: &BTreeMap<String, String>,
+    ) -> Files {
         let mut files = Files::default();
         if spec.env_file.is_empty() && spec.secrets.is_empty() {
             return files;
@@ -131,7 +144,7 @@ impl<H: Host> Reconciler<H> {
         for (file, path) in spec.env_file.iter().zip(&rendered.env_file) {
             self.read_env_file(file, path, reader.as_ref(), &mut files);
         }
-        self.add_secrets(spec, rendered, reader.as_ref(), &mut files);
+        self.add_secrets(spec, rendered, reader.as_ref(), commanded, &mut files);
         files.refusal = self.refusal_of(spec, rendered, &files.env);
         files.gate = files.gate.or_else(|| files.refusal.clone());
         files

@@ -188,18 +188,24 @@ impl<H: Host> Reconciler<H> {
         };
         let queries =
             self.policy.queries(&rendered.argv, &rendered.cwd, health, rendered.stop_command.as_deref());
-        for (purpose, query) in queries {
+        let queries =
+            queries.into_iter().map(|(purpose, query)| (purpose, purpose.field().to_owned(), query));
+        let of_secrets = rendered.secret_commands.iter().filter_map(|(name, argv)| {
+            let query = self.policy.query(argv, &rendered.cwd)?;
+            Some((Purpose::Secret, format!("secrets.{name}"), query))
+        });
+        for (purpose, field, query) in queries.chain(of_secrets).collect::<Vec<_>>() {
             match self.host.resolve(&query) {
                 Ok(files) => {
                     if let Err(problem) = self.permit(&spec.id, purpose, &files) {
-                        judgement.problems.push(problem.of(spec.id.name()));
+                        judgement.problems.push(problem.about(field).of(spec.id.name()));
                     }
                     if purpose == Purpose::Command {
                         judgement.files = files;
                     }
                 }
                 Err(error) => {
-                    let problem = Problem::new(error.code(), error.to_string()).about(purpose.field());
+                    let problem = Problem::new(error.code(), error.to_string()).about(field);
                     judgement.wait_for(problem.of(spec.id.name()));
                 }
             }

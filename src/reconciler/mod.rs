@@ -14,6 +14,7 @@ mod accept;
 mod act;
 mod addresses;
 pub mod command;
+mod commanded;
 mod compare;
 mod demand;
 mod dependencies;
@@ -57,6 +58,7 @@ use crate::plan::{self, Desired, Observed, Plan, PruneRules};
 use crate::policy::{Config, Policy};
 use crate::state::{Ledger, Reason};
 use crate::time::Stamp;
+use commanded::Commanded;
 use demand::AttendedSockets;
 use desired::{FileView, Manifests};
 use leases::Holders;
@@ -136,6 +138,7 @@ pub struct Reconciler<H> {
     port_gates: PortGates,
     attended: AttendedSockets,
     holders: Holders,
+    commanded: Commanded,
     /// The last pass did something: the next one follows at once and sees what came of it.
     acted: bool,
 }
@@ -177,6 +180,7 @@ impl<H: Host> Reconciler<H> {
             port_gates: PortGates::default(),
             attended: AttendedSockets::default(),
             holders: Holders::default(),
+            commanded: Commanded::default(),
             acted: false,
         }
     }

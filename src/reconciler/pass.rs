@@ -29,12 +29,15 @@ impl<H: Host> Reconciler<H> {
     /// Makes one pass over everything, carries out its plan, and answers who waits.
     pub fn pass(&mut self) {
         let mut plan = self.look_and_plan();
-        if !self.hands_off && self.close_socket_gates(&plan) {
+        // Each looks at all that would be started.
+        if !self.hands_off && (self.close_socket_gates(&plan) | self.close_secret_gates(&plan)) {
             let now = self.host.now();
             plan = self.plan_for(&now);
         }
         failpoint::reach("pass.planned");
         let steps = self.act(&plan);
+        let now = self.host.now();
+        self.refresh_secrets(&now);
         failpoint::reach("pass.done");
         self.finish_pass(plan, &steps);
     }
@@ -73,6 +76,7 @@ impl<H: Host> Reconciler<H> {
         self.refresh_quiet(&now);
         self.refresh_observed();
         self.open_port_gates_if_due(&now);
+        self.open_secret_gates_if_due(&now);
         self.look_at_settling_ports(&now);
         self.refresh_usage();
         self.refresh_leases(full);
@@ -184,7 +188,8 @@ impl<H: Host> Reconciler<H> {
         let waiting = self.waiting_deadline(&now).unwrap_or(LONGEST_WAIT);
         let disk = self.disk.left(&now).unwrap_or(LONGEST_WAIT);
         let ports = self.port_gates_deadline(&now).unwrap_or(LONGEST_WAIT);
-        planned.min(resync).min(waiting).min(disk).min(ports).min(LONGEST_WAIT)
+        let secrets = self.secrets_deadline(&now).unwrap_or(LONGEST_WAIT);
+        planned.min(secrets).min(resync).min(waiting).min(disk).min(ports).min(LONGEST_WAIT)
     }
 
     /// A manifest is being written at this moment; without a watcher nobody tells when that is over.

@@ -2,6 +2,7 @@
 //!
 //! Called by `files`, which looks at all that a start is given. No value leaves this but in what a process is given.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Reconciler;
@@ -10,10 +11,20 @@ use super::options::Options;
 use super::place::Place;
 use super::session::OpenError;
 use crate::host::state_dir::{Standing, StateDir};
-use crate::host::{Host, UserFacts, secret_key};
+use crate::host::{Host, UserFacts, credentials, secret_key};
 use crate::identity::ServiceId;
-use crate::manifest::{Rendered, Secret, SecretSource, Spec, escape};
+use crate::manifest::{Rendered, Secret, SecretForm, SecretSource, Spec, escape};
 use crate::state::{Reason, SecretKey};
+
+impl Files {
+    fn give(&mut self, name: &str, form: SecretForm, value: String) {
+        let to = match form {
+            SecretForm::Variable => &mut self.env,
+            SecretForm::File => &mut self.credentials,
+        };
+        to.insert(name.to_owned(), value);
+    }
+}
 
 impl<H: Host> Reconciler<H> {
     /// Adds those of `spec` to what a start of it is given.
@@ -22,6 +33,7 @@ impl<H: Host> Reconciler<H> {
         spec: &Spec,
         rendered: &Rendered,
         reader: Option<&UserFacts>,
+        commanded: &BTreeMap<String, String>,
         files: &mut Files,
     ) {
         if spec.secrets.is_empty() {
@@ -41,10 +53,23 @@ impl<H: Host> Reconciler<H> {
         files.marks.key = Some(key.id());
         for (name, secret) in &spec.secrets {
             let path = rendered.secret_files.get(name).map(AsRef::as_ref);
+            if let SecretSource::Command(command) = &secret.source {
+                let value = commanded.get(name);
+                let digest = match value {
+                    Some(value) => Some(key.digest(name, value)),
+                    None => self.refreshed_digest(&spec.id, name),
+                };
+                let counts = digest.filter(|_| command.refresh.is_some());
+                files.marks.secrets.extend(counts.map(|digest| (name.clone(), digest)));
+                if let Some(value) = value {
+                    files.give(name, secret.given_as, value.clone());
+                }
+                continue;
+            }
             match self.secret(spec, secret, path, reader, &key) {
                 Ok(Some(value)) => {
                     files.marks.secrets.insert(name.clone(), key.digest(name, &value));
-                    files.env.insert(name.clone(), value);
+                    files.give(name, secret.given_as, value);
                 }
                 Ok(None) if secret.optional => {}
                 Ok(None) => {
@@ -55,7 +80,9 @@ impl<H: Host> Reconciler<H> {
                         SecretSource::Env(variable) => {
                             format!("the environment of the reconciler has no {}", escape(variable))
                         }
-                        SecretSource::Derived(_) => unreachable!("it is derived of what is there"),
+                        SecretSource::Derived(_) | SecretSource::Command(_) => {
+                            unreachable!("it is derived of what is there, or had before")
+                        }
                     };
                     files.gate.get_or_insert_with(|| unavailable(name, why));
                 }
@@ -63,6 +90,15 @@ impl<H: Host> Reconciler<H> {
                     files.gate.get_or_insert_with(|| unavailable(name, why));
                 }
             }
+        }
+        let bytes: usize = files.credentials.values().map(String::len).sum();
+        if bytes > credentials::MAX_BYTES {
+            let name = files.credentials.keys().next().map_or("", String::as_str);
+            let why = format!(
+                "those that are given as files come to {bytes} bytes, over {}",
+                credentials::MAX_BYTES
+            );
+            files.gate.get_or_insert_with(|| unavailable(name, why));
         }
     }
 
@@ -76,6 +112,7 @@ impl<H: Host> Reconciler<H> {
     ) -> Result<Option<String>, String> {
         let value = match &secret.source {
             SecretSource::Derived(label) => Some(key.derive(&self.settings.instance, &spec.id, label)),
+            SecretSource::Command(_) => None,
             SecretSource::Env(variable) => self.host.environment().get(variable).cloned(),
             SecretSource::File(_) => {
                 let path = path.expect("a file is rendered");

@@ -12,8 +12,8 @@ use super::Reconciler;
 use super::files::{ENV_FILE, Files};
 use super::judge::{Judgement, UNKNOWN_USER};
 use crate::host::{
-    ExecTarget, Host, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget, SpawnRequest,
-    UserFacts, rlimits,
+    Credentials, ExecTarget, Host, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget,
+    SpawnRequest, UserFacts, credentials, rlimits,
 };
 use crate::identity::{Nonce, ServiceId};
 use crate::manifest::{HealthCheck, PortBlocks, Rendered, RenderedCheck, Spec};
@@ -43,16 +43,24 @@ impl<H: Host> Reconciler<H> {
         if let Some(closed) = closed {
             return Err(closed);
         }
-        let Files { marks, env, gate: closed, .. } = self.files_of(spec, &rendered);
+        let commanded = self.take_commanded(&accepted)?;
+        let Files { marks, env, credentials, gate: closed, .. } = self.files_of(spec, &rendered, &commanded);
         if let Some(closed) = closed {
             return Err(closed);
         }
+        let given = marks.secrets.clone();
         let marks = spec.names_files().then_some(marks);
         if let Some(want) = self.desired.services.get_mut(service) {
             // Looked at before, they may be older than what the start is given.
             want.files = marks.clone().map(Arc::new);
         }
+        self.note_given(spec, &given);
         let mut request = self.request(spec, &rendered, &env, &rendered.argv, &files)?;
+        if spec.has_credentials() {
+            let dir = self.host.credentials_dir(&request.nonce);
+            request.env.push(credentials_at(&dir));
+            request.credentials = Some(Credentials { dir, files: credentials });
+        }
         if let Some(HealthCheck::Notify { watchdog, fd }) = spec.health.as_ref().map(|health| &health.check) {
             (request.notify, request.notify_fd) = (fd.is_none(), *fd);
             let usec = watchdog.map(|watchdog| watchdog.as_micros().to_string());
@@ -157,6 +165,8 @@ impl<H: Host> Reconciler<H> {
             sockets: Vec::new(),
             notify: false,
             notify_fd: None,
+            credentials: None,
+            stdout_only: false,
         })
     }
 
@@ -230,7 +240,7 @@ impl<H: Host> Reconciler<H> {
         crate::plan::fold(&mut self.service_mut(service).health, &Err(message), &now);
     }
 
-    fn job_request(
+    pub(super) fn job_request(
         &mut self,
         spec: &Spec,
         rendered: &Rendered,
@@ -242,17 +252,29 @@ impl<H: Host> Reconciler<H> {
             queries.into_iter().next().ok_or_else(|| gate("empty-command", "the command is empty"))?;
         let files = self.host.resolve(&query).map_err(|error| gate(error.code(), &error.to_string()))?;
         self.permit(&spec.id, purpose, &files).map_err(|problem| gate(&problem.code, &problem.message))?;
-        let Files { env, gate: closed, refusal, .. } = self.variables_of(spec, rendered);
+        let Files { env, gate: closed, refusal, .. } = self.variables_of(spec, rendered, &BTreeMap::new());
         // An end that is to be orderly does what it can with the variables that there are.
         match if purpose == Purpose::Stop { refusal } else { closed } {
             Some(closed) => Err(closed),
-            None => self.request(spec, rendered, &env, argv, &files),
+            None => {
+                let mut request = self.request(spec, rendered, &env, argv, &files)?;
+                let run = self.memory.ledger().entry(&spec.id).and_then(|entry| entry.run.as_ref());
+                if let Some(run) = run.filter(|_| spec.has_credentials() && purpose != Purpose::Secret) {
+                    // They are there for as long as the run is.
+                    request.env.push(credentials_at(&self.host.credentials_dir(&run.nonce)));
+                }
+                Ok(request)
+            }
         }
     }
 }
 
 fn gate(gate: &str, message: &str) -> Reason {
     Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
+}
+
+fn credentials_at(dir: &Path) -> (String, String) {
+    (credentials::VARIABLE.to_owned(), dir.to_string_lossy().into_owned())
 }
 
 /// How often a service is to say that it lives, in microseconds.
@@ -331,7 +353,7 @@ mod tests {
             reconciler.accepted(&ServiceId::new("default", "web").unwrap()).expect("it is accepted");
         let rendered = reconciler.render(&accepted.spec);
         let files = reconciler.judge_rendered(&accepted.spec, &rendered).files;
-        let env = reconciler.files_of(&accepted.spec, &rendered).env;
+        let env = reconciler.files_of(&accepted.spec, &rendered, &BTreeMap::new()).env;
         reconciler.request(&accepted.spec, &rendered, &env, &rendered.argv, &files).unwrap()
     }
 

@@ -277,7 +277,11 @@ impl<H: Host> Reconciler<H> {
             Phase::Pending if matches!(view.reason, Reason::ExecFailed { .. }) && failures < TRIES => {
                 if goal == Goal::Settled { Standing::Missed } else { Standing::UnderWay }
             }
-            Phase::Pending if matches!(view.reason, Reason::SocketOpening { .. }) => Standing::UnderWay,
+            Phase::Pending
+                if matches!(view.reason, Reason::SocketOpening { .. } | Reason::SecretPending { .. }) =>
+            {
+                Standing::UnderWay
+            }
             Phase::Pending if let Reason::Dependency { unmet } = &view.reason => {
                 self.standing_of_waiting(unmet, one, with_steps)
             }

@@ -45,6 +45,10 @@ pub enum Reason {
     SecretChanged {
         name: String,
     },
+    /// The command of a secret is being run, which a start waits for.
+    SecretPending {
+        name: String,
+    },
     /// A start waits for a secret.
     SecretUnavailable {
         name: String,
@@ -361,6 +365,7 @@ impl Reason {
             Self::FileChanged { .. } => "file-changed",
             Self::ExeChanged => "exe-changed",
             Self::SecretChanged { .. } => "secret-changed",
+            Self::SecretPending { .. } => "secret-pending",
             Self::SecretUnavailable { .. } => "secret-unavailable",
             Self::DependencyRestarted { .. } => "dependency-restarted",
             Self::NeverBorn => "never-born",

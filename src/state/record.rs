@@ -321,6 +321,8 @@ pub enum SpawnStage {
     Log,
     User,
     Cwd,
+    /// Its secrets could not be written as files.
+    Credentials,
     /// A socket that is to be passed on is not there.
     Socket,
     /// The file to execute is not the one that was checked.
@@ -341,6 +343,7 @@ impl SpawnFailure {
             | SpawnStage::Cgroup
             | SpawnStage::Fork
             | SpawnStage::Born
+            | SpawnStage::Credentials
             | SpawnStage::Epoch => true,
             SpawnStage::Session
             | SpawnStage::Limits

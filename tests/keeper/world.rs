@@ -173,6 +173,8 @@ impl World {
             intent: Some(Box::new(intent)),
             sockets: Vec::new(),
             notify: false,
+            credentials: None,
+            stdout_only: false,
             notify_fd: None,
         }
     }

@@ -4,6 +4,7 @@
 //! ends any of these tests by itself: see `reconcile::host::fake`.
 
 mod chaos;
+mod commanded;
 mod deaths;
 mod demand;
 mod dependencies;

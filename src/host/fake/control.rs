@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::behaviour::{Behaviour, Health};
+use super::behaviour::{Behaviour, Health, JobScript};
 use super::run::{Birth, Body, Doubt, Run};
 use super::world::{Counts, Occurrence, StatusWithoutKeeper};
 use super::{FakeHost, Op};
@@ -77,6 +77,11 @@ impl FakeHost {
     }
 
     /// The leader ends now, by no doing of ours.
+    /// What the commands of its secrets do from now on.
+    pub fn secret_commands_do(&self, name: &str, script: JobScript) {
+        self.world.borrow_mut().secret_commands.insert(service(name), script);
+    }
+
     pub fn end(&self, name: &str, status: ExitStatus) {
         let mut world = self.world.borrow_mut();
         let id = service(name);

@@ -47,7 +47,7 @@ impl World {
             session: self.session.number,
         };
         let number = self.fresh();
-        if self.leader_of(&request.of).is_some() {
+        if request.is_alone() || self.leader_of(&request.of).is_some() {
             self.jobs.insert(number, job);
             self.schedule(takes, Occurrence::JobEnds(number));
         } else {
@@ -56,8 +56,14 @@ impl World {
     }
 
     fn job_script(&self, request: &JobRequest) -> JobScript {
+        if request.purpose == JobPurpose::Secret {
+            let script = self.secret_commands.get(&request.spawn.service).cloned();
+            return script
+                .unwrap_or_else(|| JobScript::exits(Duration::ZERO, ExitStatus::Code(0), "secret\n"));
+        }
         let Some(run) = self.runs.get(&request.of) else { return JobScript::default() };
         match request.purpose {
+            JobPurpose::Secret => unreachable!("it belongs to no run"),
             JobPurpose::Stop => run.script.stop_command.clone(),
             JobPurpose::Health => match self.health_of(run) {
                 ProbeAnswer::Says(Ok(())) => {

@@ -187,6 +187,10 @@ impl Host for FakeHost {
         Ok(Some(SecretKey::from([7; 32])))
     }
 
+    fn credentials_dir(&self, nonce: &Nonce) -> PathBuf {
+        Path::new("/run/reconcile").join(nonce.as_str())
+    }
+
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {
         self.world.borrow_mut().watched_files.clone_from(files);
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::behaviour::{Behaviour, Health};
+use super::behaviour::{Behaviour, Health, JobScript};
 use super::clock::VirtualClock;
 use super::executables::Executables;
 use super::faults::Faults;
@@ -118,6 +118,8 @@ pub(super) struct World {
     /// In place of what the scripts say.
     pub health: BTreeMap<ServiceId, Health>,
     pub jobs: BTreeMap<u64, Job>,
+    /// What the commands of secrets of a service do.
+    pub secret_commands: BTreeMap<ServiceId, JobScript>,
     /// Counts the keepers; a run knows the one it is a child of.
     pub keeper: u64,
     pub status_without_keeper: StatusWithoutKeeper,
@@ -159,6 +161,7 @@ impl World {
             scripts: BTreeMap::new(),
             health: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            secret_commands: BTreeMap::new(),
             keeper: 1,
             status_without_keeper: StatusWithoutKeeper::Unknown,
             cgroups: false,

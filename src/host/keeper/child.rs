@@ -28,6 +28,7 @@ use super::program::{Program, Words, c_string, marker};
 use super::protocol::Spawn;
 use crate::host::cause::plain;
 use crate::host::cgroup::{self, Joining};
+use crate::host::credentials;
 use crate::host::failpoint;
 use crate::host::proc::Here;
 use crate::host::sys;
@@ -226,6 +227,14 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
         Role::Service => Some(Gate::open(birth.prepared)?),
         Role::Job { .. } => None,
     };
+    if let Some(given) = &request.credentials {
+        let owner = request.user.as_ref().map(|user| (user.uid, user.gid));
+        credentials::write(given, owner).map_err(at(
+            SpawnStage::Credentials,
+            format_args!("give it its secrets as files in {}", given.dir.display()),
+        ))?;
+    }
+    failpoint::reach("child.credentials");
     nix::sys::stat::umask(Mode::from_bits_truncate(request.umask));
     switch_user(request)?;
     unistd::chdir(birth.prepared.cwd.as_c_str())
@@ -358,6 +367,11 @@ fn redirect(birth: &Birth<'_>) -> Step {
         }
         Role::Job { output } => {
             unistd::dup2_stdout(output).map_err(log("set stdout"))?;
+            if birth.request.stdout_only {
+                let null = nix::fcntl::open(c"/dev/null", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+                    .map_err(at(SpawnStage::Log, "open /dev/null"))?;
+                return unistd::dup2_stderr(&null).map_err(log("set stderr"));
+            }
             unistd::dup2_stderr(output).map_err(log("set stderr"))
         }
     }

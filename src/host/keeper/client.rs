@@ -80,6 +80,8 @@ pub struct KeeperInfo {
     pub sockets: Option<Vec<HeldSocket>>,
     /// It hears what services say of themselves.
     pub notify: bool,
+    /// It runs jobs beside no run, and gives secrets as files.
+    pub secrets: bool,
 }
 
 /// A line, and a descriptor that goes along with it.
@@ -179,10 +181,10 @@ impl KeeperClient {
             Ok(Ok(Some(answer))) => answer,
         };
         let info = match answer {
-            Message::Hello { protocol, version, keeper, holders, sockets, notify }
+            Message::Hello { protocol, version, keeper, holders, sockets, notify, secrets }
                 if (OLDEST_PROTOCOL..=PROTOCOL).contains(&protocol) =>
             {
-                KeeperInfo { keeper, version, protocol, holders, sockets, notify }
+                KeeperInfo { keeper, version, protocol, holders, sockets, notify, secrets }
             }
             Message::Hello { protocol, version, keeper, .. } if protocol < OLDEST_PROTOCOL => {
                 let (dir, pid) = (layout.dir.clone(), keeper.pid);

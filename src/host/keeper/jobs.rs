@@ -24,7 +24,7 @@ const REPORT_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Job {
     pub nonce: Nonce,
-    /// The run it belongs to.
+    /// The run it belongs to; its own nonce for one that belongs to none.
     pub of: Nonce,
     timeout: Duration,
     /// `None` until it is started.
@@ -52,6 +52,11 @@ impl Job {
             report_by: None,
             reported: false,
         }
+    }
+
+    /// It belongs to no run.
+    pub fn is_alone(&self) -> bool {
+        self.of == self.nonce
     }
 
     pub fn start_clock(&mut self, now: Instant) {

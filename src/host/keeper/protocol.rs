@@ -59,7 +59,8 @@ pub enum Request {
     Attach {
         claim: Claim,
     },
-    /// Answered by [`Message::JobDone`]; the job goes by the nonce of its `spawn`.
+    /// Answered by [`Message::JobDone`]; the job goes by the nonce of its `spawn`. If `of` is that, too, it belongs to no
+    /// run.
     Job {
         of: Nonce,
         timeout_ms: u64,
@@ -135,6 +136,9 @@ pub enum Message {
         /// It hears what services say of themselves; an older program does not.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         notify: bool,
+        /// It runs jobs beside no run, and gives secrets as files; an older program does not.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        secrets: bool,
     },
     /// The request was not understood or cannot be done; a sentence.
     Refused {

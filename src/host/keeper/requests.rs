@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::cell::Killing;
+use super::cell::{JOB_PREFIX, Killing};
 use super::jobs::Job;
 use super::journal;
 use super::notify::Ear;
@@ -103,7 +103,10 @@ impl Keeper {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let notify = self.ear.is_some();
         let sockets = Some(self.held_sockets());
-        self.answer(conn, &Message::Hello { protocol, version, keeper, holders, sockets, notify });
+        self.answer(
+            conn,
+            &Message::Hello { protocol, version, keeper, holders, sockets, notify, secrets: true },
+        );
     }
 
     /// Finds out what will contain runs.
@@ -180,7 +183,7 @@ pub(super) fn not_understood(error: &serde_json::Error) -> Message {
 
 /// Clears out what keepers before us left, and leaves the cgroup of whoever started us.
 fn move_in(base: &Path) -> io::Result<()> {
-    Group::clear_out(base)?;
+    Group::clear_out(base, |name| name.starts_with(JOB_PREFIX))?;
     Place::of_keeper(base).take()
 }
 

@@ -7,6 +7,7 @@ use super::journal::ExitEntry;
 use super::pipe::{drain, log, take_lines};
 use super::protocol::Message;
 use super::server::Keeper;
+use crate::host::credentials;
 use crate::host::failpoint;
 use crate::host::holder::Report;
 use crate::host::sys::{self, Wait, Whom};
@@ -219,6 +220,13 @@ impl Keeper {
     fn finish(&mut self, nonce: &Nonce) {
         let Some(cell) = self.cells.remove(nonce) else { return };
         self.elsewhere.remove(nonce);
+        if cell.job.is_none()
+            && let Some(instance) = &self.instance
+            && let Err(error) = credentials::remove(&self.layout, instance, nonce)
+        {
+            // The next full pass finds it again.
+            log(&format!("the secrets of {} are not removed: {error}", cell.service));
+        }
         if let Hull::Group(group) = cell.hull {
             self.emptied.push(group);
         }

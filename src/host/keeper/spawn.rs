@@ -67,7 +67,7 @@ impl Keeper {
             let detail = format!("{} was asked for already", request.nonce);
             return self.tell(&Message::Refused { nonce: Some(request.nonce.clone()), detail });
         }
-        if job.as_ref().is_some_and(|job| !self.has_living_leader(&job.of)) {
+        if job.as_ref().is_some_and(|job| !job.is_alone() && !self.has_living_leader(&job.of)) {
             return self.tell(&Message::JobDone { nonce: request.nonce.clone(), end: JobEnd::Cancelled });
         }
         let is_job = job.is_some();
@@ -207,6 +207,12 @@ impl Keeper {
     }
 
     fn make_group(&self, request: &Spawn, job: Option<&Job>) -> io::Result<Option<Group>> {
+        if let Some(job) = job.filter(|job| job.is_alone()) {
+            return match &self.ground {
+                Some(Ground::Cgroup { base }) => Group::create(base.join(job_cgroup(&job.nonce))).map(Some),
+                Some(Ground::Holder { .. }) | None => Ok(None),
+            };
+        }
         if let Some(Cell { hull, .. }) = job.and_then(|job| self.cells.get(&job.of)) {
             return match hull {
                 Hull::Group(group) => group.child(&job_cgroup(&request.nonce)).map(Some),

@@ -434,21 +434,40 @@ fn failure(error: &KeeperError) -> SpawnFailure {
     SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message: error.to_string() }
 }
 
+fn too_old(what: &str) -> SpawnFailure {
+    let message = format!(
+        "the keeper cannot {what}: it is an older version, which is upgraded once nothing is under way, or keeper.log \
+         tells why"
+    );
+    SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message }
+}
+
 /// What this keeper cannot do fails at once.
 fn tell(client: &KeeperClient, asked: Asked, events: &mut VecDeque<Event>) {
     failpoint::reach("link.ask");
     match asked {
         Asked::Spawn(request) if (request.notify || request.notify_fd.is_some()) && !client.info.notify => {
             let SpawnRequest { service, nonce, .. } = request;
-            let message = "the keeper cannot hear what services say of themselves: it is an older version, which is \
-                           upgraded once nothing is under way, or keeper.log tells why";
-            let failure = SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message: message.into() };
+            let failure = too_old("hear what services say of themselves");
             events.push_back(Event::SpawnFailed { service, nonce, failure });
+        }
+        Asked::Spawn(request) if request.credentials.is_some() && !client.info.secrets => {
+            let SpawnRequest { service, nonce, .. } = request;
+            events.push_back(Event::SpawnFailed {
+                service,
+                nonce,
+                failure: too_old("give secrets as files"),
+            });
         }
         Asked::Spawn(request) => client.spawn(request),
         Asked::Signal(claim, signal, to) => client.signal(&claim, signal, to),
         Asked::Kill(claim) => client.kill(&claim),
         Asked::Attach(claim) => client.attach(&claim),
+        Asked::Job(request) if request.is_alone() && !client.info.secrets => {
+            let JobRequest { purpose, of, spawn, .. } = request;
+            let outcome = JobOutcome::NotStarted(too_old("run the commands of secrets"));
+            events.push_back(Event::JobDone { purpose, service: spawn.service, of, outcome });
+        }
         Asked::Job(request) => client.run_job(request),
         Asked::Said(nonce) => client.ask_said(&nonce),
     }

@@ -84,6 +84,10 @@ impl Host for Looking {
         self.layout.as_ref().map_or(Ok(None), secret_key::read)
     }
 
+    fn credentials_dir(&self, _nonce: &Nonce) -> PathBuf {
+        unreachable!("a preview starts nothing")
+    }
+
     fn watch_files(&mut self, _files: &BTreeSet<PathBuf>) {}
 
     fn is_git_worktree(&mut self, path: &Path) -> bool {

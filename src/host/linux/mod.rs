@@ -48,7 +48,8 @@ use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
 use super::watch::{Mode, Watcher, scan_and_watch};
 use super::{
     Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan,
-    Sighting, SpawnRequest, StateLayout, UserFacts, clock, durable, files, secret_key, sys, trust,
+    Sighting, SpawnRequest, StateLayout, UserFacts, clock, credentials, durable, files, secret_key, sys,
+    trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::{ListenOn, SignalTo};
@@ -250,6 +251,10 @@ impl Host for LinuxHost {
         Ok(self.secret_key.clone())
     }
 
+    fn credentials_dir(&self, nonce: &Nonce) -> PathBuf {
+        credentials::place(self.state_dir.layout(), &self.ports.instance, nonce)
+    }
+
     fn watch_files(&mut self, files: &BTreeSet<PathBuf>) {
         self.looker.digests.forget_all_but(files);
         let Some(watcher) = &mut self.watcher else { return };
@@ -341,6 +346,11 @@ impl Host for LinuxHost {
     fn trim_journals(&mut self, claims: &[Claim]) {
         if self.ledger.owes() {
             return;
+        }
+        let kept: Vec<&Nonce> = claims.iter().map(|claim| &claim.nonce).collect();
+        if let Err(error) = credentials::remove_all_but(self.state_dir.layout(), &self.ports.instance, &kept)
+        {
+            tracing::warn!("secrets that were given as files are not removed: {error}");
         }
         if self.link.is_idle() {
             self.intents.trim_if_large(claims);

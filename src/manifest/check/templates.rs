@@ -215,9 +215,12 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, problems: &mut Problems<'_>)
 fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
     let mut texts = vec![("cwd", spec.cwd.as_str())];
     texts.extend(spec.env_file.iter().map(|file| ("env_file", file.path.as_str())));
-    texts.extend(spec.secrets.values().filter_map(|secret| match &secret.source {
-        SecretSource::File(path) => Some(("secrets", path.as_str())),
-        SecretSource::Env(_) | SecretSource::Derived(_) => None,
+    texts.extend(spec.secrets.values().flat_map(|secret| match &secret.source {
+        SecretSource::File(path) => vec![("secrets", path.as_str())],
+        SecretSource::Command(command) => {
+            command.argv.iter().map(|word| ("secrets", word.as_str())).collect()
+        }
+        SecretSource::Env(_) | SecretSource::Derived(_) => Vec::new(),
     }));
     texts.extend(spec.restart_on.iter().map(|path| ("restart_on", path.as_str())));
     texts.extend(spec.reload.on.iter().map(|path| ("reload.on", path.as_str())));

@@ -20,7 +20,9 @@ use super::choice::Choice;
 use super::demand::StopPolicy;
 use super::ports::{CheckPort, Port, PortNumber};
 use super::sockets::{DEFAULT_MODE, Socket};
-use super::spec::{CommandLine, Dependency, EnvFile, Health, HealthCheck, Secret, SecretSource, Shell, Spec};
+use super::spec::{
+    CommandLine, Dependency, EnvFile, Health, HealthCheck, Secret, SecretForm, SecretSource, Shell, Spec,
+};
 use crate::identity::ServiceId;
 
 /// What a change of a field does to a running service; a later class includes what an earlier one does.
@@ -226,15 +228,20 @@ fn env_files(files: &[EnvFile]) -> Value {
     Value::Array(files.iter().map(entry).collect())
 }
 
-/// Always with whether it may be missing.
+/// Always with whether it may be missing. How long and how often a command is run is no part of what runs.
 fn secrets(secrets: &BTreeMap<String, Secret>) -> Value {
-    let entry = |(name, Secret { source, optional }): (&String, &Secret)| {
-        let (kind, text) = match source {
-            SecretSource::File(path) => ("file", path),
-            SecretSource::Env(name) => ("env", name),
-            SecretSource::Derived(label) => ("derive", label),
+    let entry = |(name, Secret { source, optional, given_as }): (&String, &Secret)| {
+        let (kind, value): (_, Value) = match source {
+            SecretSource::File(path) => ("file", path.as_str().into()),
+            SecretSource::Env(name) => ("env", name.as_str().into()),
+            SecretSource::Derived(label) => ("derive", label.as_str().into()),
+            SecretSource::Command(command) => ("command", command.argv.clone().into()),
         };
-        (name.clone(), serde_json::json!({ kind: text, "optional": optional }))
+        let mut entry = serde_json::json!({ kind: value, "optional": optional });
+        if *given_as == SecretForm::File {
+            entry["as"] = "file".into();
+        }
+        (name.clone(), entry)
     };
     Value::Object(secrets.iter().map(entry).collect())
 }

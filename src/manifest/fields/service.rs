@@ -72,7 +72,9 @@ pub(super) static SERVICE: Table = Table {
             class: Class::Restart,
             kind: Kind::Secrets,
             doc: "Variables whose values stand in no manifest: each a table of `file`, a path; `env`, a variable of the \
-                  reconciler; or `derive`, a label; and `optional = true`. Kept nowhere, and another value is a restart.",
+                  reconciler; `derive`, a label; or `command`, words to run before each start, with `timeout` and \
+                  `refresh`; and `optional = true`, and `as = \"file\"` for a file below CREDENTIALS_DIRECTORY in place of a \
+                  variable. Kept nowhere, and another value is a restart.",
             value: |spec| secrets(&spec.secrets),
         },
         Field {

@@ -173,7 +173,11 @@ fn the_environment_is_held_to_its_lists() {
     assert_eq!(codes("env_keys = ['TOKEN']", &inherits), [code::INHERIT_NOT_ALLOWED]);
     assert_eq!(codes("env_keys = ['TOKEN']\nenv_prefixes = ['AWS_']", &inherits), [""; 0]);
     let source = SecretSource::Env("TOKEN".into());
-    let secrets = [("A".to_owned(), Secret { source, optional: true })].into();
+    let secrets = [(
+        "A".to_owned(),
+        Secret { source, optional: true, given_as: crate::manifest::SecretForm::Variable },
+    )]
+    .into();
     let given = Spec { secrets, ..spec() };
     assert_eq!(codes("", &given), [code::INHERIT_NOT_ALLOWED]);
     assert_eq!(codes("env_keys = ['TOKEN']", &given), [""; 0]);

@@ -32,6 +32,7 @@ impl Reason {
             Self::OtherBoot => "the machine, or the container it ran in, was started anew since".into(),
             Self::FileChanged { path } => format!("{path} changed"),
             Self::SecretChanged { name } => format!("the secret {name} changed"),
+            Self::SecretPending { name } => format!("the command of its secret {name} is being run"),
             Self::SecretUnavailable { name, why } => format!("the secret {name} cannot be had: {why}"),
             Self::ExeChanged => "its executable was replaced on disk since it was started".into(),
             Self::DependencyRestarted { dependency } => {

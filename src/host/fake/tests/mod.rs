@@ -62,6 +62,8 @@ impl Rig {
             intent: None,
             sockets: Vec::new(),
             notify: false,
+            credentials: None,
+            stdout_only: false,
             notify_fd: None,
         }
     }

@@ -93,6 +93,7 @@ impl Peer {
             holders: None,
             sockets: None,
             notify: true,
+            secrets: false,
         })
         .await;
     }
@@ -219,6 +220,7 @@ async fn a_keeper_that_does_not_serve_us_holds_all_that_there_is() {
         holders: None,
         sockets: None,
         notify: true,
+        secrets: false,
     };
     let refusal = Message::Refused { nonce: None, detail: "protocol 1 is too old".into() };
     for answer in [too_old, refusal] {
@@ -311,6 +313,7 @@ async fn a_keeper_that_runs_a_job_is_not_asked_to_change() {
         holders: None,
         sockets: None,
         notify: true,
+        secrets: false,
     });
     assert!(rig.link.upgrade.due().is_some_and(|at| at <= Instant::now()));
     rig.link.waiting.push(Asked::Kill(claim(1)));
