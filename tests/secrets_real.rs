@@ -74,7 +74,6 @@ fn no_value_is_in_any_artefact_log_or_output() {
     assert_eq!(told(&world, "OURS").as_deref(), Some(OF_ENV));
     let derived = told(&world, "HOOK").unwrap();
     assert_eq!(world.run(&["secret", "web", "webhook"]).expect_code(0).stdout, format!("{derived}\n"));
-    assert_ne!(world.run(&["secret", "web", "other"]).expect_code(0).stdout, format!("{derived}\n"));
     let ledger = || fs::read(world.state().join("ledger.journal")).unwrap();
     let before = ledger();
     say(run(&world, &["--once"]));
@@ -272,7 +271,7 @@ fn a_command_that_hangs_is_ended_with_all_of_it_and_holds_up_nobody() {
     world.until("it is told", |world| {
         world.service_status("web").unwrap()["message"].to_string().contains("was not done within 300ms")
     });
-    world.remove("web");
+    world.remove("web.toml");
     world.until("nothing of it is left", |world| world.processes_like("3133").is_empty());
 }
 
@@ -322,4 +321,22 @@ fn a_variable_of_ours_that_is_refused_is_shown_at_its_line() {
     let refused = world.run(&["validate"]).expect_code(4);
     let shown = format!("{}{}", refused.stdout, refused.stderr);
     assert!(shown.contains("OURS = { env = 'THEIRS' }"), "{shown}");
+}
+
+#[test]
+fn a_derived_secret_is_there_before_the_first_start_and_for_declared_labels_alone() {
+    let world = World::new();
+    world.config(POLICY);
+    world.service("web", "sleep 1000 & wait", "secrets.HOOK = { derive = 'webhook' }");
+    let unknown = world.run(&["-o", "json", "secret", "web", "other"]).expect_code(1).stdout;
+    assert!(unknown.contains("unknown-label") && unknown.contains("its labels are webhook"), "{unknown}");
+    let unknown = world.run(&["-o", "json", "secret", "api", "webhook"]).expect_code(1).stdout;
+    assert!(unknown.contains("unknown-service"), "{unknown}");
+    assert!(!world.state().join("secret.key").exists(), "who is refused is given no key");
+    let derived = world.run(&["secret", "web", "webhook"]).expect_code(0).stdout;
+    let key = fs::metadata(world.state().join("secret.key")).unwrap();
+    assert_eq!((key.permissions().mode() & 0o777, key.len()), (0o600, 32));
+    world.once().expect_code(0);
+    assert_eq!(told(&world, "HOOK"), Some(derived.trim_end().to_owned()));
+    assert_eq!(world.run(&["secret", "web", "webhook"]).expect_code(0).stdout, derived);
 }

@@ -2,16 +2,19 @@
 //!
 //! Called by `files`, which looks at all that a start is given. No value leaves this but in what a process is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Reconciler;
+use super::command::Refusal;
 use super::files::Files;
 use super::options::Options;
 use super::place::Place;
-use super::session::OpenError;
-use crate::host::state_dir::{Standing, StateDir};
-use crate::host::{Host, UserFacts, credentials, secret_key};
+use super::preview::preview;
+use super::selection::Selector;
+use super::session::{LOCK_PATIENCE, OpenError};
+use crate::host::state_dir::{ReconcilerLock, Standing, StateDir};
+use crate::host::{Host, UserFacts, clock, credentials, secret_key};
 use crate::identity::ServiceId;
 use crate::manifest::{Rendered, Secret, SecretForm, SecretSource, Spec, escape};
 use crate::state::{Reason, SecretKey};
@@ -131,15 +134,87 @@ impl<H: Host> Reconciler<H> {
     }
 }
 
-/// The derived secret of a label, for whoever may read the state; `None` where no service was given one yet.
-pub fn derived(options: &Options, service: &ServiceId, label: &str) -> Result<Option<String>, OpenError> {
+/// The derived secret of a label that a service declares, for whoever may read the state. Whoever has none yet is given
+/// one, so that the other side of a webhook can be told before the first start.
+pub fn derived(
+    options: &Options,
+    service: &ServiceId,
+    label: &str,
+) -> Result<Result<String, Refusal>, OpenError> {
     let place = Place::of(options);
-    let Some(state_dir) = StateDir::find(&place.wanted(options))? else { return Ok(None) };
-    let instance = match state_dir.standing()? {
-        Standing::Ours { instance, .. } => instance,
-        // Its own instance is the one that a reconciler would begin.
-        Standing::New | Standing::Foreign { .. } => return Ok(None),
+    let found = StateDir::find(&place.wanted(options))?;
+    let labels = match labels_of(options, &place, found.as_ref(), service)? {
+        Ok(labels) => labels,
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    let key = secret_key::read(state_dir.layout()).map_err(OpenError::SecretKey)?;
-    Ok(key.map(|key| key.derive(&instance, service, label)))
+    if !labels.contains(label) {
+        return Ok(Err(unknown_label(service, label, &labels)));
+    }
+    if let Some(state_dir) = &found {
+        match state_dir.standing()? {
+            Standing::Ours { instance, .. } => {
+                let key = secret_key::read(state_dir.layout()).map_err(OpenError::SecretKey)?;
+                if let Some(key) = key {
+                    return Ok(Ok(key.derive(&instance, service, label)));
+                }
+            }
+            Standing::New => {}
+            // Its own instance is the one that a reconciler would begin.
+            Standing::Foreign { .. } => return Ok(Err(foreign())),
+        }
+    }
+    let state_dir = StateDir::open(&place.wanted(options))?;
+    let lock = ReconcilerLock::acquire(state_dir.layout(), LOCK_PATIENCE)?;
+    let mut random = clock::Random::open().map_err(OpenError::Random)?;
+    let standing = match state_dir.standing()? {
+        Standing::New => state_dir.settle(&lock, &mut random)?,
+        known => known,
+    };
+    state_dir.record_roots(&place.roots, &lock)?;
+    let Standing::Ours { instance, .. } = standing else { return Ok(Err(foreign())) };
+    let key = secret_key::read_or_make(state_dir.layout(), &mut random).map_err(OpenError::SecretKey)?;
+    Ok(Ok(key.derive(&instance, service, label)))
+}
+
+/// Those that the manifest of a service derives secrets of.
+fn labels_of(
+    options: &Options,
+    place: &Place,
+    state_dir: Option<&StateDir>,
+    service: &ServiceId,
+) -> Result<Result<BTreeSet<String>, Refusal>, OpenError> {
+    let mut reconciler = preview(options, place, state_dir)?;
+    reconciler.preview();
+    let accepted = match reconciler.selected(&[Selector::Name(service.to_string())]) {
+        Ok(_) => reconciler.accepted(service),
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let Some(accepted) = accepted else {
+        let message = format!("no version of `{service}` has been accepted");
+        let help = Some(format!("`reconcile status {service}` says why"));
+        return Ok(Err(Refusal { code: "rejected".to_owned(), message, help }));
+    };
+    let labels = accepted.spec.secrets.values().filter_map(|secret| match &secret.source {
+        SecretSource::Derived(label) => Some(label.clone()),
+        SecretSource::File(_) | SecretSource::Env(_) | SecretSource::Command(_) => None,
+    });
+    Ok(Ok(labels.collect()))
+}
+
+fn unknown_label(service: &ServiceId, label: &str, labels: &BTreeSet<String>) -> Refusal {
+    let help = if labels.is_empty() {
+        "it declares none; write `secrets.NAME = { derive = \"label\" }`".to_owned()
+    } else {
+        format!("its labels are {}", labels.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
+    };
+    let message = format!("`{service}` declares no secret that is derived of `{}`", escape(label));
+    Refusal { code: "unknown-label".to_owned(), message, help: Some(help) }
+}
+
+fn foreign() -> Refusal {
+    Refusal {
+        code: "foreign-ledger".to_owned(),
+        message: "the state directory is a copy of another one, whose secrets are not its own".to_owned(),
+        help: Some("`reconcile takeover` makes it the owner, `--new-instance` begins anew".to_owned()),
+    }
 }

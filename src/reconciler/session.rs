@@ -30,7 +30,7 @@ use crate::state::Reason;
 use crate::time::{Clock, Stamp};
 
 /// A `--once` of somebody else is over soon; a watcher holds the lock for good.
-const LOCK_PATIENCE: Duration = Duration::from_millis(300);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_millis(300);
 
 /// With nothing to do for this long, what the work before has needed is not needed soon.
 const QUIET: Duration = Duration::from_secs(1);
