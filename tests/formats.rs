@@ -290,6 +290,8 @@ fn spawn() -> Box<SpawnRequest> {
         notify_fd: None,
         notify: false,
         credentials: None,
+        make_cwd: false,
+        make_work: None,
         stdout_only: false,
         intent: Some(Box::new(intent("web", 1, 10))),
         sockets: Vec::new(),
@@ -333,6 +335,13 @@ fn requests() -> Vec<Request> {
             of: nonce(1),
             timeout_ms: 10_000,
             spawn: Box::new(SpawnRequest { intent: None, stdout_only: true, ..*spawn() }),
+        },
+        Request::Spawn {
+            spawn: Box::new(SpawnRequest {
+                make_cwd: true,
+                make_work: Some("/srv/shop/.reconcile/work/web".into()),
+                ..*spawn()
+            }),
         },
     ]
 }

@@ -154,6 +154,8 @@ fn cost_of(text: &str) -> Cost {
         project_dir: std::path::Path::new("/srv"),
         home: None,
         ports: &reconcile::manifest::PortBlocks::new(),
+        work: None,
+        cwd: None,
     };
     let accepted = if loaded.problems.is_empty() { loaded.services.as_slice() } else { &[] };
     for declared in accepted {

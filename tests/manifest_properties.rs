@@ -152,7 +152,7 @@ proptest! {
         }
         // What is accepted can be filled in.
         if loaded.problems.iter().all(|problem| problem.severity != Severity::Invalid) {
-            let around = Surroundings { project_dir: std::path::Path::new("/srv"), home: None, ports: &reconcile::manifest::PortBlocks::new() };
+            let around = Surroundings { project_dir: std::path::Path::new("/srv"), home: None, ports: &reconcile::manifest::PortBlocks::new(), work: None, cwd: None };
             for declared in &loaded.services {
                 let rendered = render(&declared.spec, &around);
                 prop_assert!(rendered.argv.first().is_some_and(|word| !word.is_empty()));

@@ -35,6 +35,11 @@ impl StateLayout {
         self.dir.join("instance.json")
     }
 
+    /// The directory of a service for what it keeps.
+    pub fn work(&self, service: &ServiceId) -> PathBuf {
+        self.dir.join("work").join(service.file_stem())
+    }
+
     pub fn secret_key(&self) -> PathBuf {
         self.dir.join("secret.key")
     }

@@ -177,7 +177,7 @@ pub trait Host {
     /// Every service of which there is a log or an archive of one, declared or not.
     fn logged(&self) -> Vec<ServiceId>;
 
-    /// Deletes the logs of these services, archives included.
+    /// Deletes the logs of these services, archives included, and what they have kept in directories of ours.
     fn purge_logs(&mut self, services: &[ServiceId]);
 
     /// `exe` of each of these live leaders, by device and inode; `None` where it cannot be read.

@@ -62,6 +62,12 @@ pub struct SpawnRequest<I = Box<Intent>> {
     /// Files that it is given, told in `CREDENTIALS_DIRECTORY`; removed when all of it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// `cwd` is made where it is not there, by its user, for that one alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub make_cwd: bool,
+    /// Likewise another directory.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::state::paths::option")]
+    pub make_work: Option<PathBuf>,
     /// What it writes to stderr goes nowhere: of a job whose output is a value.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdout_only: bool,

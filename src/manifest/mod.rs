@@ -40,7 +40,7 @@ pub use parse::MAX_DEPTH;
 pub use ports::{CheckPort, Port, PortBlock, PortBlocks, PortNumber, PortOwner};
 pub use render::{
     Addresses, Rendered, RenderedCheck, RenderedSocket, Shown, Surroundings, render, render_addresses,
-    render_shown,
+    render_cwds, render_shown,
 };
 pub use schema::schema;
 pub use sockets::{ListenOn, Socket};

@@ -26,6 +26,10 @@ pub struct Surroundings<'a> {
     pub home: Option<&'a Path>,
     /// What the service was given; a declared number stands for itself.
     pub ports: &'a PortBlocks,
+    /// What `{{state.work}}` stands for.
+    pub work: Option<&'a Path>,
+    /// The working directory that was chosen, of several.
+    pub cwd: Option<&'a Path>,
 }
 
 /// A spec with its templates filled in.
@@ -35,6 +39,10 @@ pub struct Rendered {
     pub argv: Vec<String>,
     /// Absolute if the project directory is.
     pub cwd: PathBuf,
+    /// It is made where it is not there.
+    pub makes_cwd: bool,
+    /// The service's own directory, where the spec names it.
+    pub work: Option<PathBuf>,
     /// The declared variables only.
     pub env: BTreeMap<String, String>,
     /// Variables that tell of its ports; those that are declared come before them.
@@ -115,9 +123,11 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
     let fill = |text: &str| filler.fill(text).into_owned();
     let argv = |command: &CommandLine| command.words().into_iter().map(fill).collect();
     let health = spec.health.as_ref().and_then(|health| filler.check(&health.check));
-    Rendered {
+    let mut rendered = Rendered {
         argv: argv(&spec.command),
-        cwd: filler.path(&spec.cwd, 0),
+        cwd: filler.chosen_cwd(0),
+        makes_cwd: spec.cwd_before.is_some(),
+        work: None,
         env: spec.env.iter().map(|(key, value)| (key.clone(), fill(value))).collect(),
         port_env: ports::variables(&spec.ports, around.ports),
         env_file: spec.env_file.iter().map(|file| filler.path(&file.path, 0)).collect(),
@@ -139,7 +149,15 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
         proxy: filler.proxy(),
         sockets: filler.sockets(),
         stop_command: spec.stop.command.as_ref().map(argv),
-    }
+    };
+    rendered.work = around.work.filter(|_| filler.names_work.get()).map(Path::to_owned);
+    rendered
+}
+
+/// The working directories that are there to choose from, in their order.
+pub fn render_cwds(spec: &Spec, around: &Surroundings<'_>) -> Vec<PathBuf> {
+    let filler = Filler::new(spec, around);
+    spec.cwd_before.iter().flatten().chain([&spec.cwd]).map(|path| filler.path(path, 0)).collect()
 }
 
 /// Fills in texts of one spec; each variable is filled in once, however often it is named.
@@ -151,6 +169,8 @@ pub(super) struct Filler<'s> {
     env: RefCell<BTreeMap<&'s str, (String, bool)>>,
     /// A port was named of which the number is not known.
     misses_a_port: Cell<bool>,
+    /// `{{state.work}}` was named.
+    names_work: Cell<bool>,
 }
 
 /// More links in a row than `check` lets through.
@@ -158,7 +178,14 @@ const MAX_LINKS: usize = 64;
 
 impl<'s> Filler<'s> {
     pub(super) fn new(spec: &'s Spec, around: &'s Surroundings<'s>) -> Self {
-        Self { spec, around, cwd: OnceCell::new(), env: RefCell::default(), misses_a_port: Cell::new(false) }
+        Self {
+            spec,
+            around,
+            cwd: OnceCell::new(),
+            env: RefCell::default(),
+            misses_a_port: Cell::new(false),
+            names_work: Cell::new(false),
+        }
     }
 
     pub(super) fn fill<'t>(&self, text: &'t str) -> Cow<'t, str> {
@@ -251,6 +278,13 @@ impl<'s> Filler<'s> {
                 Piece::Name => filled.push_str(self.spec.id.name()),
                 Piece::Project => filled.push_str(self.spec.id.project()),
                 Piece::Cwd => filled.push_str(&self.cwd(links)),
+                Piece::Work => {
+                    self.names_work.set(true);
+                    match self.around.work {
+                        Some(work) => filled.push_str(&work.to_string_lossy()),
+                        None => filled.push_str(&text[place]),
+                    }
+                }
                 Piece::Env(key) => match self.variable(key, links) {
                     Some(value) => filled.push_str(&value),
                     None => filled.push_str(&text[place]),
@@ -284,11 +318,16 @@ impl<'s> Filler<'s> {
     fn cwd(&self, links: usize) -> String {
         let filled = match self.cwd.get() {
             Some(_) => None,
-            None => Some(self.noting(|| self.path(&self.spec.cwd, links + 1).to_string_lossy().into_owned())),
+            None => Some(self.noting(|| self.chosen_cwd(links + 1).to_string_lossy().into_owned())),
         };
         let (done, misses_a_port) = self.cwd.get_or_init(|| filled.expect("it was not there"));
         self.misses_a_port.set(self.misses_a_port.get() || *misses_a_port);
         done.clone()
+    }
+
+    fn chosen_cwd(&self, links: usize) -> PathBuf {
+        let filled = self.path(&self.spec.cwd, links);
+        self.around.cwd.map_or(filled, Path::to_owned)
     }
 
     /// Relative ones start at the project directory.

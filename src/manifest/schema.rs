@@ -176,6 +176,10 @@ fn accepted(kind: &Kind) -> Value {
         }
         Kind::Signal => signal(),
         Kind::Signals => json!({ "type": "array", "items": signal() }),
+        Kind::Directory => {
+            let path = json!({ "type": "string", "minLength": 1 });
+            json!({ "anyOf": [path, { "type": "array", "items": path, "minItems": 1 }] })
+        }
         Kind::Dependencies => dependencies(),
         Kind::EnvFiles => env_files(),
         Kind::Secrets => secrets(),

@@ -21,6 +21,8 @@ pub struct Spec {
     pub command: CommandLine,
     /// As written; relative to the project directory, `~/` is the home.
     pub cwd: String,
+    /// Of a list: those that are taken before it if they are there; then `cwd` is made where it is not.
+    pub cwd_before: Option<Vec<String>>,
     /// Values as written, with their templates.
     pub env: BTreeMap<String, String>,
     /// More variables, of files; later ones win, and declared ones over all.
@@ -110,6 +112,7 @@ impl Spec {
             id,
             command,
             cwd: ".".to_owned(),
+            cwd_before: None,
             env: BTreeMap::new(),
             env_file: Vec::new(),
             secrets: BTreeMap::new(),

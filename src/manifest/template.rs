@@ -1,5 +1,5 @@
-//! `{{name}}`, `{{project}}`, `{{cwd}}`, `{{env.KEY}}`, `{{ports.NAME}}`, `{{ports.NAME[1]}}`, `{{vars.NAME}}` within a
-//! text; `{{{{` stands for `{{` itself.
+//! `{{name}}`, `{{project}}`, `{{cwd}}`, `{{env.KEY}}`, `{{ports.NAME}}`, `{{ports.NAME[1]}}`, `{{state.work}}`,
+//! `{{vars.NAME}}` within a text; `{{{{` stands for `{{` itself.
 //!
 //! Splits texts into pieces; what the pieces fill in to is for `render`, whether they may for
 //! `check::templates`.
@@ -13,6 +13,8 @@ pub(super) enum Piece<'t> {
     Name,
     Project,
     Cwd,
+    /// A directory of the service in the state directory.
+    Work,
     /// The value of a variable that the service declares.
     Env(&'t str),
     /// The port of this name; of a block, the one with this index.
@@ -60,6 +62,7 @@ fn named(name: &str) -> Piece<'_> {
         "name" => Piece::Name,
         "project" => Piece::Project,
         "cwd" => Piece::Cwd,
+        "state.work" => Piece::Work,
         _ => match name.split_once('.') {
             Some(("env", key)) if !key.is_empty() => Piece::Env(key),
             Some(("vars", var)) if !var.is_empty() => Piece::Var(var),

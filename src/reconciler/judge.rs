@@ -59,7 +59,10 @@ impl<H: Host> Reconciler<H> {
     /// As [`Self::render`], for a start that is given these ports.
     pub(super) fn render_with(&mut self, spec: &Spec, ports: &PortBlocks) -> Rendered {
         let home = self.home_of(spec);
-        manifest::render(spec, &self.around(home.as_deref(), ports))
+        let work = self.settings.layout.work(&spec.id);
+        let cwd = self.choose_cwd(spec, &self.around(home.as_deref(), ports, &work));
+        let around = self.around(home.as_deref(), ports, &work);
+        manifest::render(spec, &Surroundings { cwd: cwd.as_deref(), ..around })
     }
 
     fn home_of(&mut self, spec: &Spec) -> Option<PathBuf> {
@@ -73,17 +76,37 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn render_shown(&self, spec: &Spec) -> Shown {
         let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
         let ports = self.ports_given(&spec.id);
-        manifest::render_shown(spec, &self.around(home, &ports))
+        let work = self.settings.layout.work(&spec.id);
+        let around = self.around(home, &ports, &work);
+        let cwd = self.choose_cwd(spec, &around);
+        manifest::render_shown(spec, &Surroundings { cwd: cwd.as_deref(), ..around })
     }
 
     /// Likewise.
     pub(super) fn render_addresses(&self, spec: &Spec) -> Addresses {
         let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
-        manifest::render_addresses(spec, &self.around(home, &PortBlocks::new()))
+        let work = self.settings.layout.work(&spec.id);
+        let ports = PortBlocks::new();
+        let around = self.around(home, &ports, &work);
+        let cwd = self.choose_cwd(spec, &around);
+        manifest::render_addresses(spec, &Surroundings { cwd: cwd.as_deref(), ..around })
     }
 
-    fn around<'a>(&'a self, home: Option<&'a Path>, ports: &'a PortBlocks) -> Surroundings<'a> {
-        Surroundings { project_dir: &self.settings.project_dir, home, ports }
+    fn around<'a>(
+        &'a self,
+        home: Option<&'a Path>,
+        ports: &'a PortBlocks,
+        work: &'a Path,
+    ) -> Surroundings<'a> {
+        Surroundings { project_dir: &self.settings.project_dir, home, ports, work: Some(work), cwd: None }
+    }
+
+    /// The first that is there, of several; else the last.
+    fn choose_cwd(&self, spec: &Spec, around: &Surroundings<'_>) -> Option<PathBuf> {
+        spec.cwd_before.as_ref()?;
+        let mut paths = manifest::render_cwds(spec, around);
+        let last = paths.pop();
+        paths.into_iter().find(|path| !self.host.is_no_directory(path)).or(last)
     }
 
     pub(super) fn judge(&mut self, accepted: &Accepted) -> Judgement {
@@ -152,7 +175,16 @@ impl<H: Host> Reconciler<H> {
         let problem = match spec.user.as_ref().map(|user| self.host.user(user)) {
             // In its home may be where the directory is.
             Some(Err(sentence)) => Problem::new(UNKNOWN_USER, sentence).about("user"),
-            Some(Ok(_)) | None if self.host.is_no_directory(&rendered.cwd) => {
+            Some(Ok(user)) if rendered.work.is_some() && user.uid != self.host.own_uid() => {
+                let message = format!(
+                    "`{{{{state.work}}}}` is in the state directory, which `{}` cannot enter",
+                    escape(&user.name)
+                );
+                Problem::new("state-closed", message)
+                    .about("cwd")
+                    .help("name a directory of that user, like `~/work/{{name}}`")
+            }
+            Some(Ok(_)) | None if !rendered.makes_cwd && self.host.is_no_directory(&rendered.cwd) => {
                 let message = format!("there is no directory `{}`", escape(&rendered.cwd.to_string_lossy()));
                 Problem::new("no-directory", message)
                     .about("cwd")

@@ -166,6 +166,8 @@ impl<H: Host> Reconciler<H> {
             notify: false,
             notify_fd: None,
             credentials: None,
+            make_cwd: rendered.makes_cwd,
+            make_work: rendered.work.clone(),
             stdout_only: false,
         })
     }

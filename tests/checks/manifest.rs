@@ -130,6 +130,8 @@ fn check_spec(spec: &Spec) {
         project_dir: Path::new("/srv"),
         home: None,
         ports: &reconcile::manifest::PortBlocks::new(),
+        work: None,
+        cwd: None,
     };
     let rendered = render(spec, &around);
     assert!(rendered.argv.first().is_some_and(|word| !word.is_empty()), "{rendered:?}");

@@ -174,6 +174,8 @@ impl World {
             sockets: Vec::new(),
             notify: false,
             credentials: None,
+            make_cwd: false,
+            make_work: None,
             stdout_only: false,
             notify_fd: None,
         }

@@ -8,10 +8,11 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -237,6 +238,15 @@ fn become_it(birth: &mut Birth<'_>, containment: &Containment) -> Step<std::conv
     failpoint::reach("child.credentials");
     nix::sys::stat::umask(Mode::from_bits_truncate(request.umask));
     switch_user(request)?;
+    let made = request.make_work.as_deref().into_iter().chain(request.make_cwd.then_some(&*request.cwd));
+    for dir in made {
+        // With its own rights: nobody is given a directory where they could not have made it.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(at(SpawnStage::Cwd, format_args!("make the directory {}", dir.display())))?;
+    }
     unistd::chdir(birth.prepared.cwd.as_c_str())
         .map_err(at(SpawnStage::Cwd, format_args!("enter the directory {}", request.cwd.display())))?;
     let for_this = match Words::name_the_pid(request) {

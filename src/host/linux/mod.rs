@@ -422,6 +422,12 @@ impl Host for LinuxHost {
             if let Err(error) = logs::purge(&self.state_dir.layout().log(service)) {
                 tracing::warn!(%service, "its logs cannot be deleted: {error}");
             }
+            let work = self.state_dir.layout().work(service);
+            if let Err(error) = std::fs::remove_dir_all(&work)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%service, dir = %work.display(), "its directory cannot be deleted: {error}");
+            }
         }
     }
 

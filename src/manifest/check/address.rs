@@ -27,7 +27,8 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, fills_in: bool, problems: &m
     // The directories do not matter here: no address is better or worse for them.
     // Nor do the numbers of ports that are yet to be chosen.
     let ports = spec.ports.iter().map(|(name, port)| (name.clone(), port.stand_in())).collect();
-    let around = Surroundings { project_dir: Path::new("/"), home: None, ports: &ports };
+    let around =
+        Surroundings { project_dir: Path::new("/"), home: None, ports: &ports, work: None, cwd: None };
     let filler = Filler::new(spec, &around);
     check_addresses(
         spec,

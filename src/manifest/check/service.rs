@@ -15,7 +15,7 @@ use crate::identity::{DEFAULT_PROJECT, ServiceId, check_name};
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
 use crate::manifest::problems::Problems;
-use crate::manifest::section::{Section, Text, describe};
+use crate::manifest::section::{Layout, Section, Text, describe};
 use crate::manifest::spec::{CommandLine, Limits, Restart, Spec, Stop};
 
 /// What a service is made of stands beside them, and is gone once it is made.
@@ -145,11 +145,34 @@ fn read_command(section: &mut Section<'_, '_, '_>, known: &Known<'_>) -> Command
     command::read(section, known).unwrap_or(CommandLine::Argv(Vec::new()))
 }
 
-fn read_process(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'_>) {
-    if let Some(cwd) = section.filled_text("cwd") {
-        known.check(&cwd, section.problems);
-        spec.cwd = cwd.text.to_owned();
+fn read_cwd(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'_>) {
+    let Some((_, value)) = section.find("cwd") else { return };
+    let DeValue::Array(items) = value.get_ref() else {
+        if let Some(cwd) = section.filled_text("cwd") {
+            known.check(&cwd, section.problems);
+            spec.cwd = cwd.text.to_owned();
+        }
+        return;
+    };
+    let (given, place) = (items.len(), value.span());
+    let Some(paths) = section.texts("cwd") else { return };
+    let mut good = Vec::new();
+    for path in &paths {
+        if path.text.trim().is_empty() {
+            section.problems.add(path.place.clone(), code::EMPTY, "`cwd` has an empty path");
+        } else if section.is_clean("cwd", path, Layout::OneLine) && known.check(path, section.problems) {
+            good.push(path.text.to_owned());
+        }
     }
+    match good.pop() {
+        Some(last) if good.len() + 1 == given => (spec.cwd, spec.cwd_before) = (last, Some(good)),
+        None if given == 0 => _ = section.problems.add(place, code::EMPTY, "`cwd` has no paths"),
+        Some(_) | None => {}
+    }
+}
+
+fn read_process(section: &mut Section<'_, '_, '_>, spec: &mut Spec, known: &Known<'_>) {
+    read_cwd(section, spec, known);
     if let Some(patterns) = environment::read_inherited(section) {
         spec.inherit_env = patterns.into();
     }

@@ -101,7 +101,12 @@ impl<'a> Known<'a> {
                     report.help("give it in `vars` of the service, or write the value itself");
                 }
                 Piece::Var(_) => continue,
-                Piece::Literal(_) | Piece::Name | Piece::Project | Piece::Cwd | Piece::Env(_) => continue,
+                Piece::Literal(_)
+                | Piece::Name
+                | Piece::Project
+                | Piece::Cwd
+                | Piece::Work
+                | Piece::Env(_) => continue,
             }
             is_good = false;
         }
@@ -171,10 +176,11 @@ fn ports_of(count: u16) -> String {
 const LITERAL: &str = "write `{{{{` for the characters themselves";
 
 fn help_for(name: &str) -> String {
-    match suggest::nearest(name, ["name", "project", "cwd"].into_iter()) {
+    match suggest::nearest(name, ["name", "project", "cwd", "state.work"].into_iter()) {
         Some(meant) => format!("did you mean `{{{{{meant}}}}}`?"),
         None => format!(
-            "there are `{{{{name}}}}`, `{{{{project}}}}`, `{{{{cwd}}}}`, `{{{{env.KEY}}}}` and `{{{{ports.NAME}}}}`; {LITERAL}"
+            "there are `{{{{name}}}}`, `{{{{project}}}}`, `{{{{cwd}}}}`, `{{{{env.KEY}}}}`, `{{{{ports.NAME}}}}` and \
+             `{{{{state.work}}}}`; {LITERAL}"
         ),
     }
 }
@@ -214,6 +220,7 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, problems: &mut Problems<'_>)
 /// Every other text that is filled in.
 fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
     let mut texts = vec![("cwd", spec.cwd.as_str())];
+    texts.extend(spec.cwd_before.iter().flatten().map(|path| ("cwd", path.as_str())));
     texts.extend(spec.env_file.iter().map(|file| ("env_file", file.path.as_str())));
     texts.extend(spec.secrets.values().flat_map(|secret| match &secret.source {
         SecretSource::File(path) => vec![("secrets", path.as_str())],
@@ -345,6 +352,7 @@ impl<'s> Sizes<'s, '_, '_> {
                 Piece::Name => Size { bytes: self.spec.id.name().len(), links: 0 },
                 Piece::Project => Size { bytes: self.spec.id.project().len(), links: 0 },
                 Piece::Cwd => self.of_node(Node::Cwd)?,
+                Piece::Work => Size { bytes: MAX_PATH_BYTES, links: 0 },
                 Piece::Env(key) => self.of_node(Node::Env(key))?,
                 Piece::Port(..) => Size { bytes: "65535".len(), links: 0 },
                 Piece::Var(_) | Piece::Unknown(_) | Piece::Unclosed(_) => return None,

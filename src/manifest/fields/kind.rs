@@ -14,6 +14,8 @@ pub(in crate::manifest) enum Kind {
     Command {
         may_be_none: bool,
     },
+    /// A path, or a list of paths of which the first that exists counts.
+    Directory,
     /// A table of ports by name.
     Ports,
     /// A table of addresses by name.
@@ -63,7 +65,8 @@ impl Kind {
     /// Whether a value that is one hole keeps the type of what fills it; else it is a text, like what is around it.
     pub(in crate::manifest) fn takes_other_than_text(&self) -> bool {
         match self {
-            Self::Ports
+            Self::Directory
+            | Self::Ports
             | Self::Sockets
             | Self::Secrets
             | Self::CheckPort
@@ -93,6 +96,7 @@ impl Kind {
         match self {
             Self::Text { .. } | Self::Choice(_) => "a string",
             Self::Command { .. } => "a string or an array of strings",
+            Self::Directory => "a path or an array of paths",
             Self::Ports => "a table of ports",
             Self::Sockets => "a table of addresses",
             Self::CheckPort => "a port, or the name of one",

@@ -46,10 +46,15 @@ pub(super) static SERVICE: Table = Table {
         Field {
             path: "cwd",
             class: Class::Restart,
-            kind: LINE,
+            kind: Kind::Directory,
             doc: "The working directory. A relative one starts at the project directory, which is the parent \
-                  of the manifest directory; `~/` is the home.",
-            value: |spec| spec.cwd.as_str().into(),
+                  of the manifest directory; `~/` is the home. Of a list the first that exists, and the last is \
+                  made if none does, for its user alone; `{{state.work}}` is a directory of the service's own that \
+                  is kept until its logs are purged.",
+            value: |spec| match &spec.cwd_before {
+                None => spec.cwd.as_str().into(),
+                Some(before) => before.iter().chain([&spec.cwd]).cloned().map(Value::from).collect(),
+            },
         },
         Field {
             path: "env",

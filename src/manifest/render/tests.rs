@@ -9,6 +9,8 @@ fn rendered(fields: &str) -> Rendered {
         project_dir: Path::new("/srv/shop"),
         home: Some(Path::new("/home/ann")),
         ports: &given(),
+        work: None,
+        cwd: None,
     };
     render(&loaded.services[0].spec, &around)
 }
@@ -22,7 +24,8 @@ fn given() -> PortBlocks {
 fn shown(fields: &str, given: &PortBlocks) -> Shown {
     let loaded = load(&format!("[service.web]\ncommand = ['a']\n{fields}\n"));
     assert_eq!(loaded.problems, [], "{fields}");
-    let around = Surroundings { project_dir: Path::new("/srv/shop"), home: None, ports: given };
+    let around =
+        Surroundings { project_dir: Path::new("/srv/shop"), home: None, ports: given, work: None, cwd: None };
     render_shown(&loaded.services[0].spec, &around)
 }
 
@@ -57,7 +60,13 @@ fn what_goes_by_a_port_that_is_not_known_is_not_known() {
     let what = shown(fields, &PortBlocks::new());
     assert_eq!((what.url, Value::Object(what.attrs)), (None, serde_json::json!({ "a": null, "b": "80" })));
     let loaded = load(&format!("[service.web]\ncommand = ['a']\n{fields}\n"));
-    let around = Surroundings { project_dir: Path::new("/"), home: None, ports: &PortBlocks::new() };
+    let around = Surroundings {
+        project_dir: Path::new("/"),
+        home: None,
+        ports: &PortBlocks::new(),
+        work: None,
+        cwd: None,
+    };
     assert_eq!(render(&loaded.services[0].spec, &around).health, None);
 }
 
@@ -81,7 +90,13 @@ fn relative_directories_start_at_the_project_and_tilde_is_the_home() {
 #[test]
 fn without_a_home_the_tilde_is_no_other_directory() {
     let loaded = load("[service.web]\ncommand = ['a']\ncwd = '~/x'\n");
-    let around = Surroundings { project_dir: Path::new("/srv"), home: None, ports: &PortBlocks::new() };
+    let around = Surroundings {
+        project_dir: Path::new("/srv"),
+        home: None,
+        ports: &PortBlocks::new(),
+        work: None,
+        cwd: None,
+    };
     assert_eq!(render(&loaded.services[0].spec, &around).cwd, Path::new("/srv/~/x"));
 }
 
@@ -108,7 +123,13 @@ fn every_text_is_filled_in() {
 #[test]
 fn values_are_never_split_into_words() {
     let loaded = load("[service.web]\ncommand = 'run {{env.TEXT}}'\nenv.TEXT = 'a b; c'\n");
-    let around = Surroundings { project_dir: Path::new("/"), home: None, ports: &PortBlocks::new() };
+    let around = Surroundings {
+        project_dir: Path::new("/"),
+        home: None,
+        ports: &PortBlocks::new(),
+        work: None,
+        cwd: None,
+    };
     assert_eq!(render(&loaded.services[0].spec, &around).argv, ["run", "a b; c"]);
 }
 
@@ -133,7 +154,13 @@ fn circles_of_a_spec_made_by_hand_come_to_an_end() {
     spec.env =
         ["A", "B", "C"].map(|key| (key.to_owned(), doubled(if key == "A" { "B" } else { "A" }))).into();
     spec.cwd = "{{env.A}}".to_owned();
-    let around = Surroundings { project_dir: Path::new("/"), home: None, ports: &PortBlocks::new() };
+    let around = Surroundings {
+        project_dir: Path::new("/"),
+        home: None,
+        ports: &PortBlocks::new(),
+        work: None,
+        cwd: None,
+    };
     let argv = render(&spec, &around).argv;
     assert!(argv[0].ends_with("{{nope}}{{"), "{argv:?}");
 }

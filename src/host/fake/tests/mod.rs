@@ -63,6 +63,8 @@ impl Rig {
             sockets: Vec::new(),
             notify: false,
             credentials: None,
+            make_cwd: false,
+            make_work: None,
             stdout_only: false,
             notify_fd: None,
         }
