@@ -147,3 +147,30 @@ fn a_watcher_restarts_and_reloads_by_content() {
     world.until_phase("web", "running");
     assert_ne!(world.pid("web"), pid);
 }
+
+#[test]
+fn a_reload_command_takes_up_what_changed_beside_its_service() {
+    let mut world = World::new();
+    world.config("[policy]\nallow_shell = true\nexecutables = ['sh', 'sleep', 'cat', 'false']\n");
+    replace(&world, "web.conf", "1");
+    serve(
+        &world,
+        "reload = { on = ['web.conf'], command = 'cat web.conf >> taken', shell = true }\nenv.A = '1'",
+    );
+    world.once().expect_code(0);
+    let pid = world.pid("web");
+    replace(&world, "web.conf", "2");
+    // Waited for, also by who does not watch.
+    world.once().expect_code(0);
+    assert_eq!(fs::read_to_string(file(&world, "taken")).unwrap(), "2");
+    let before = ledger(&world);
+    world.once().expect_code(0);
+    assert_eq!((ledger(&world), world.pid("web")), (before, pid));
+    serve(&world, "reload = { on = ['web.conf'], command = ['false'] }\nenv.A = '1'");
+    world.watch();
+    replace(&world, "web.conf", "3");
+    world.until("it is shown", |world| {
+        world.service_status("web").unwrap()["drift"].to_string().contains("reload-failed")
+    });
+    assert_eq!(world.pid("web"), pid);
+}

@@ -24,7 +24,7 @@ fn fields_of(table: &str) -> Vec<(String, Value)> {
     properties.into_iter().filter(|(_, property)| property.get("$ref").is_none()).collect()
 }
 
-const TABLES: [&str; 5] = ["service", "health", "restart", "stop", "limits"];
+const TABLES: [&str; 7] = ["service", "activation", "health", "restart", "stop", "reload", "limits"];
 
 /// Table, key and class of each field that the reference shows, with the comment above it.
 fn shown() -> Vec<(String, String, String, String)> {

@@ -144,6 +144,8 @@ impl JobRequest {
 pub enum JobPurpose {
     Health,
     Stop,
+    /// Has a service take up its files.
+    Reload,
     /// Writes a secret, beside no run.
     Secret,
 }

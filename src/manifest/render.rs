@@ -63,6 +63,7 @@ pub struct Rendered {
     /// In the order of their names, which is that of their descriptors.
     pub sockets: Vec<RenderedSocket>,
     pub stop_command: Option<Vec<String>>,
+    pub reload_command: Option<Vec<String>>,
 }
 
 /// Where a declared socket listens.
@@ -149,6 +150,7 @@ pub fn render(spec: &Spec, around: &Surroundings<'_>) -> Rendered {
         proxy: filler.proxy(),
         sockets: filler.sockets(),
         stop_command: spec.stop.command.as_ref().map(argv),
+        reload_command: spec.reload.command.as_ref().map(argv),
     };
     rendered.work = around.work.filter(|_| filler.names_work.get()).map(Path::to_owned);
     rendered

@@ -257,13 +257,22 @@ impl SecretCommand {
 pub struct Reload {
     /// As `restart_on`.
     pub on: Vec<String>,
-    /// Sent to the leader.
+    /// Sent to the leader, if there is no command.
     pub signal: SignalName,
+    /// Run beside it, in place of the signal.
+    pub command: Option<CommandLine>,
+    /// Then the command is killed, and has failed.
+    pub timeout: Duration,
 }
 
 impl Default for Reload {
     fn default() -> Self {
-        Self { on: Vec::new(), signal: SignalName(libc::SIGHUP) }
+        Self {
+            on: Vec::new(),
+            signal: SignalName(libc::SIGHUP),
+            command: None,
+            timeout: Duration::from_secs(10),
+        }
     }
 }
 

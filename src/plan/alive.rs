@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::case::Case;
 use super::demand::{self, Idle};
 use super::dependencies::Before;
-use super::files;
+use super::files::{self, Turn};
 use super::health::{self, Probe, Standing};
 use super::input::{Accepted, Flight, Presence, Seen, Service};
 use super::output::{Action, Phase, PhaseView};
@@ -153,7 +153,11 @@ fn supervised(case: &Case<'_>, run: &Run, spec: Option<&Spec>, standing: &Standi
         }
         Some(_) | None => match files::to_be_taken_up(case, run) {
             // What is not up yet may not know the signal, and would be ended by it.
-            Some(why) if *standing == Standing::Up => verdict.step(Action::Reload, why),
+            Some(why) if *standing == Standing::Up => match files::turn_of_reload(case) {
+                Turn::Now => verdict.step(Action::Reload, why),
+                Turn::In(left) => verdict.wake(left),
+                Turn::No => verdict,
+            },
             Some(_) | None => verdict,
         },
     }

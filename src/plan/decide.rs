@@ -19,7 +19,7 @@
 //! | 8 | P alive: unhealthy, or start deadline over, and `on_unhealthy = "restart"` | restart as a failure, if a start may follow |
 //! | 8a | P alive: a dependency with `restart = true` was started anew, and is up | restart, if a start may follow |
 //! | 9 | P alive: a field of class live differs, or the text it was started from is lost | update |
-//! | 9a | P alive and up: a file of `reload.on` differs | reload |
+//! | 9a | P alive and up: a file of `reload.on` differs | reload; by a command that failed again after the waits of `restart`, and after `max_failures` not before other content |
 //! | 10 | P alive | nothing; the first time adopt |
 //! | 10a | no process, on demand, nothing asked for: asleep, which has no activation | start, counters cleared, if somebody uses or holds it; else nothing |
 //! | 10b | no process, on demand, nothing asked for, held by nobody: done, or as 6a | nothing, and the activation ends |

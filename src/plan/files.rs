@@ -4,11 +4,14 @@
 //! nothing that runs is stopped for it, and its start waits behind a gate where it needs the file.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::case::Case;
 use super::input::Want;
+use super::restart::backoff;
 use crate::identity::{Digest, Nonce};
 use crate::state::{Contents, FileMarks, Reason, Record, Run};
+use crate::time::Clock;
 
 /// The first file that says something else than at the start of which `then` is known.
 pub(super) fn changed(then: Option<&FileMarks>, want: &Want) -> Option<Reason> {
@@ -33,6 +36,31 @@ pub(super) fn to_be_taken_up(case: &Case<'_>, run: &Run) -> Option<Reason> {
     let (then, now) = (run.files.as_deref()?, case.want.files.as_deref()?);
     let path = other_content(&then.reload, &now.reload)?;
     Some(Reason::FileChanged { path: path.clone() })
+}
+
+/// When a service may be told to take up files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    Now,
+    In(Duration),
+    /// It is being told, or has failed to so often that only other content is another chance.
+    No,
+}
+
+pub(super) fn turn_of_reload(case: &Case<'_>) -> Turn {
+    let tried = &case.service.reload;
+    let Some(accepted) = case.want.accepted.as_ref().filter(|_| !tried.in_flight) else { return Turn::No };
+    let restart = &accepted.spec.restart;
+    let is_other = case.want.files.as_ref().is_some_and(|now| now.reload != tried.tried);
+    match &tried.failed_at {
+        None => Turn::Now,
+        Some(_) if is_other => Turn::Now,
+        Some(_) if tried.failures >= restart.max_failures => Turn::No,
+        Some(at) => {
+            let wait = backoff(restart, tried.failures, case.id.key());
+            case.now.left_of(at, wait, Clock::Awake).map_or(Turn::Now, Turn::In)
+        }
+    }
 }
 
 /// Of a pattern that is new nothing is known to be another.

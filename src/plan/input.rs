@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::identity::{Digest, Nonce, ServiceId};
 use crate::manifest::{Problem, Spec, Unread};
-use crate::state::{Entry, FileMarks, Lease, Reason, RootKey, Said};
+use crate::state::{Contents, Entry, FileMarks, Lease, Reason, RootKey, Said};
 use crate::time::Stamp;
 
 /// What the manifests and the policy ask for.
@@ -170,6 +170,18 @@ pub struct Service {
     /// Among `live_changed` is a field of `restart` or `health`.
     pub parked_changed: bool,
     pub usage: Usage,
+    pub reload: ReloadTry,
+}
+
+/// How the command goes by which it is to take up files.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ReloadTry {
+    pub in_flight: bool,
+    /// In a row, for the content below.
+    pub failures: u32,
+    pub failed_at: Option<Stamp>,
+    /// What it was last told to take up.
+    pub tried: Contents,
 }
 
 /// Who uses a service that runs on demand, as far as it is seen here.

@@ -30,8 +30,8 @@ mod verdict;
 pub use alive::as_it_runs;
 pub use health::{fold, hear};
 pub use input::{
-    Accepted, Desired, Flight, Health, HeldLease, Observed, Presence, PruneRules, Refusal, RootState, Seen,
-    Service, UnreadFile, Usage, Want,
+    Accepted, Desired, Flight, Health, HeldLease, Observed, Presence, PruneRules, Refusal, ReloadTry,
+    RootState, Seen, Service, UnreadFile, Usage, Want,
 };
 pub use leases::{Standing as LeaseStanding, standing_of as lease_standing};
 pub use output::{Action, Later, Phase, PhaseView, Plan, Step};

@@ -250,7 +250,7 @@ pub(super) fn was_interrupted(failure: &SpawnFailure) -> bool {
 }
 
 /// `backoff` × factor per further failure, at most `backoff_max`, plus the jitter.
-fn backoff(restart: &Restart, failures: u32, seed: &str) -> Duration {
+pub(super) fn backoff(restart: &Restart, failures: u32, seed: &str) -> Duration {
     let steps = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
     let grown = restart.backoff.as_secs_f64() * restart.backoff_factor.powi(steps);
     let bounded = Duration::try_from_secs_f64(grown)

@@ -73,6 +73,7 @@ impl Policy {
             ("command", "shell", Some(&spec.command)),
             ("health", "health.shell", health),
             ("stop", "stop.shell", spec.stop.command.as_ref()),
+            ("reload", "reload.shell", spec.reload.command.as_ref()),
         ];
         for (key, field, _) in commands.into_iter().filter(|(_, _, c)| c.is_some_and(CommandLine::is_shell)) {
             if !self.allow_shell {

@@ -38,6 +38,7 @@ pub enum Purpose {
     Command,
     Health,
     Stop,
+    Reload,
     /// What a secret is had by.
     Secret,
 }
@@ -49,6 +50,7 @@ impl Purpose {
             Self::Command => "command",
             Self::Health => "health.command",
             Self::Stop => "stop.command",
+            Self::Reload => "reload.command",
             Self::Secret => "secrets",
         }
     }

@@ -32,6 +32,7 @@ fn what(purpose: Purpose, role: Role) -> &'static str {
         (Purpose::Command, Role::Command) => "the command",
         (Purpose::Health, Role::Command) => "the health command",
         (Purpose::Stop, Role::Command) => "the stop command",
+        (Purpose::Reload, Role::Command) => "the reload command",
         (Purpose::Secret, Role::Command) => "the command of a secret",
         (_, Role::Interpreter) => "the interpreter",
     }

@@ -4,11 +4,13 @@ use super::Reconciler;
 use super::events::claim;
 use super::start::Prepared;
 use super::status::StepReport;
-use crate::host::{Host, JobPurpose, JobRequest};
-use crate::identity::ServiceId;
+use crate::host::{Host, JobOutcome, JobPurpose, JobRequest};
+use crate::identity::{Nonce, ServiceId};
 use crate::manifest::{PortBlocks, SignalName, SignalTo};
-use crate::plan::{Action, Flight, Plan, Seen, Step};
-use crate::state::{Reason, Record};
+use crate::plan::{Accepted, Action, Flight, Plan, ReloadTry, Seen, Step};
+use crate::policy::Purpose;
+use crate::state::{Contents, ExitStatus, Reason, Record, Run};
+use crate::time::human;
 
 /// How a step went, in the report of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,18 @@ impl Outcome {
             Self::None => None,
         }
     }
+}
+
+/// The drift of a run that was to take up files and did not.
+const RELOAD_FAILED: &str = "reload-failed";
+
+/// What is not there now, or cannot be read, was taken up as it is known.
+fn taken_up(service: &ServiceId, run: &Run, now: &Contents) -> Record {
+    let mut files = run.files.as_deref().cloned().unwrap_or_default();
+    for (pattern, now) in now {
+        files.reload.entry(pattern.clone()).or_default().extend(now.clone());
+    }
+    Record::Files { service: service.clone(), nonce: run.nonce.clone(), files }
 }
 
 impl<H: Host> Reconciler<H> {
@@ -172,18 +186,73 @@ impl<H: Host> Reconciler<H> {
     fn reload(&mut self, service: &ServiceId) -> Outcome {
         let Some(accepted) = self.spec_in_force(service) else { return Outcome::Done };
         let now = self.desired.services.get(service).and_then(|want| want.files.clone());
+        if accepted.spec.reload.command.is_some() {
+            return self.run_reload_command(&accepted, now.map(|now| now.reload.clone()).unwrap_or_default());
+        }
         let run = self.memory.ledger().entry(service).and_then(|entry| entry.run.as_ref());
         let (Some(run), Some(now)) = (run, now) else { return Outcome::Done };
-        let mut files = run.files.as_deref().cloned().unwrap_or_default();
-        // What is not there now, or cannot be read, was taken up as it is known.
-        for (pattern, now) in &now.reload {
-            files.reload.entry(pattern.clone()).or_default().extend(now.clone());
-        }
-        let record = Record::Files { service: service.clone(), nonce: run.nonce.clone(), files };
+        let record = taken_up(service, run, &now.reload);
         let claim = claim(service, run);
         self.host.signal(&claim, accepted.spec.reload.signal.0, SignalTo::Leader);
         self.memory.note(&mut self.host, vec![record]);
         Outcome::Done
+    }
+
+    /// Written down once the command has done it; one that fails is tried again when the plan says so.
+    fn run_reload_command(&mut self, accepted: &Accepted, now: Contents) -> Outcome {
+        let spec = &accepted.spec;
+        let Some(of) =
+            self.memory.ledger().entry(&spec.id).and_then(|entry| Some(entry.run.as_ref()?.nonce.clone()))
+        else {
+            return Outcome::Done;
+        };
+        let rendered = self.render(spec);
+        let Some(argv) = rendered.reload_command.as_deref() else { return Outcome::Done };
+        let tried = &mut self.service_mut(&spec.id).reload;
+        if tried.tried != now {
+            *tried = ReloadTry { tried: now, ..ReloadTry::default() };
+        }
+        match self.job_request(spec, &rendered, Purpose::Reload, argv) {
+            Ok(spawn) => {
+                self.service_mut(&spec.id).reload.in_flight = true;
+                let timeout = spec.reload.timeout;
+                self.host.run_job(JobRequest { purpose: JobPurpose::Reload, of, spawn, timeout });
+                Outcome::Begun
+            }
+            Err(reason) => {
+                self.reload_failed(&spec.id, &reason.message());
+                Outcome::Failed
+            }
+        }
+    }
+
+    pub(super) fn reload_done(&mut self, service: &ServiceId, of: &Nonce, outcome: &JobOutcome) {
+        let Some(run) = self.run(service, of).cloned() else { return };
+        let timeout = self.accepted(service).map(|accepted| accepted.spec.reload.timeout).unwrap_or_default();
+        let tried = &mut self.service_mut(service).reload;
+        tried.in_flight = false;
+        let why = match outcome {
+            JobOutcome::Exit { status: ExitStatus::Code(0), .. } => {
+                let tried = std::mem::take(tried).tried;
+                self.memory.note(&mut self.host, vec![taken_up(service, &run, &tried)]);
+                return self.hide_drift(service, RELOAD_FAILED);
+            }
+            JobOutcome::Exit { status, .. } => format!("it ended with {status}"),
+            JobOutcome::TimedOut => format!("it was not done within {}", human(timeout)),
+            JobOutcome::NotStarted(failure) => failure.message.clone(),
+            // With the service, or with the keeper: it is begun anew.
+            JobOutcome::Cancelled => return,
+        };
+        self.reload_failed(service, &why);
+    }
+
+    fn reload_failed(&mut self, service: &ServiceId, why: &str) {
+        let now = self.host.now();
+        let tried = &mut self.service_mut(service).reload;
+        tried.failures += 1;
+        tried.failed_at = Some(now);
+        let message = format!("it has not taken up its files, for its reload command failed: {why}");
+        self.show_drift(service, RELOAD_FAILED, &message);
     }
 
     fn forget(&mut self, service: &ServiceId) -> Outcome {

@@ -168,6 +168,7 @@ impl<H: Host> Reconciler<H> {
     fn forget_flights(&mut self) {
         for live in self.observed.services.values_mut() {
             live.health.in_flight = false;
+            live.reload.in_flight = false;
             match live.flight {
                 Flight::None | Flight::Spawning { .. } => {}
                 Flight::StopCommand { .. } | Flight::Signalled { .. } | Flight::Killed { .. } => {
@@ -329,6 +330,7 @@ impl<H: Host> Reconciler<H> {
         live.seen = Seen::None;
         live.flight = Flight::None;
         live.health = Health::default();
+        live.reload = plan::ReloadTry::default();
         live.attached = false;
     }
 
@@ -397,6 +399,7 @@ impl<H: Host> Reconciler<H> {
                 let result = probe::judge_command(outcome, expect.as_deref());
                 self.probed(service, of, result);
             }
+            JobPurpose::Reload => self.reload_done(service, of, outcome),
             JobPurpose::Secret => self.secret_command_done(of, outcome),
             JobPurpose::Stop => {
                 if let JobOutcome::NotStarted(failure) = outcome {

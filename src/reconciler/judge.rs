@@ -226,7 +226,11 @@ impl<H: Host> Reconciler<H> {
             let query = self.policy.query(argv, &rendered.cwd)?;
             Some((Purpose::Secret, format!("secrets.{name}"), query))
         });
-        for (purpose, field, query) in queries.chain(of_secrets).collect::<Vec<_>>() {
+        let of_reload = rendered.reload_command.iter().filter_map(|argv| {
+            let query = self.policy.query(argv, &rendered.cwd)?;
+            Some((Purpose::Reload, Purpose::Reload.field().to_owned(), query))
+        });
+        for (purpose, field, query) in queries.chain(of_reload).chain(of_secrets).collect::<Vec<_>>() {
             match self.host.resolve(&query) {
                 Ok(files) => {
                     if let Err(problem) = self.permit(&spec.id, purpose, &files) {

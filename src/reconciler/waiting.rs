@@ -15,7 +15,7 @@ use super::requests::ACT_TIMEOUT;
 use super::status::{PassReport, Status, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::plan::{Action, Phase, Step};
+use crate::plan::{self, Action, Phase, Step};
 use crate::state::{Entry, Reason, Request, Unmet};
 use crate::time::{Clock, Stamp};
 
@@ -226,7 +226,10 @@ impl<H: Host> Reconciler<H> {
 
     fn standing_of(&self, service: &ServiceId, one: &Waiting, with_steps: &HashSet<&ServiceId>) -> Standing {
         let goal = one.goal;
-        if with_steps.contains(service) && (goal != Goal::LetGo || self.is_to_be_stopped(service)) {
+        let is_told = |live: &plan::Service| live.reload.in_flight;
+        let is_to_change =
+            with_steps.contains(service) && (goal != Goal::LetGo || self.is_to_be_stopped(service));
+        if is_to_change || self.observed.services.get(service).is_some_and(is_told) {
             return Standing::UnderWay;
         }
         let Some(view) = self.last_plan.phases.get(service) else { return Standing::Reached };

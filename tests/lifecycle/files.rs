@@ -354,3 +354,62 @@ fn a_start_waits_for_a_secret_and_what_runs_does_not() {
     rig.assert_idle_for(secs(600));
     assert_eq!(rig.pid("web"), pid);
 }
+
+/// `web`, told to take up `web.conf` by a command.
+fn reloaded_by_command(does: JobScript) -> Rig {
+    let mut rig = Rig::new();
+    rig.host.write("/srv/app/web.conf", "1");
+    rig.host.reload_command_does("web", does);
+    rig.declare(
+        "web",
+        "reload = { on = ['web.conf'], command = ['node', 'reload.js'] }\nrestart.max_failures = 4",
+    );
+    rig.run_until_phase("web", Phase::Running);
+    rig.assert_idle_for(secs(120));
+    rig
+}
+
+#[test]
+fn a_reload_command_is_run_once_for_what_it_has_taken_up() {
+    let mut rig = reloaded_by_command(JobScript::default());
+    let (pid, signals) = (rig.pid("web"), rig.host.counts().signals);
+    rig.host.write("/srv/app/web.conf", "2");
+    rig.run_until("it is run", |rig| rig.host.counts().jobs == 1);
+    rig.run_for(secs(1));
+    rig.assert_idle_for(secs(3_600));
+    assert_eq!((rig.host.counts().jobs, rig.host.counts().signals, rig.pid("web")), (1, signals, pid));
+    rig.die(Birth::Before);
+    rig.run_for(secs(120));
+    assert_eq!(rig.host.counts().jobs, 1, "what was taken up is on record");
+}
+
+#[test]
+fn a_reload_command_that_fails_is_tried_again_and_not_for_ever() {
+    let mut rig = reloaded_by_command(JobScript::exits(secs(1), ExitStatus::Code(3), "canary"));
+    let pid = rig.pid("web");
+    rig.host.write("/srv/app/web.conf", "2");
+    rig.run_until("it is shown", |rig| !drift(rig).is_empty());
+    assert_eq!(
+        drift(&rig),
+        [
+            "reload-failed: it has not taken up its files, for its reload command failed: it ended with exit code 3"
+        ]
+    );
+    rig.run_for(secs(3_600));
+    assert_eq!((rig.host.counts().jobs, rig.pid("web")), (4, pid));
+    rig.host.reload_command_does("web", JobScript::default());
+    rig.run_for(secs(120));
+    assert_eq!(rig.host.counts().jobs, 4, "not before other content");
+    rig.host.write("/srv/app/web.conf", "3");
+    rig.run_until("it is done", |rig| drift(rig).is_empty());
+    rig.assert_idle_for(secs(3_600));
+    assert_eq!((rig.host.counts().jobs, rig.pid("web")), (5, pid));
+}
+
+#[test]
+fn a_reload_command_that_hangs_is_ended_and_has_failed() {
+    let mut rig = reloaded_by_command(JobScript::hangs());
+    rig.host.write("/srv/app/web.conf", "2");
+    rig.run_until("it is shown", |rig| !drift(rig).is_empty());
+    assert!(drift(&rig)[0].ends_with("it was not done within 10s"), "{:?}", drift(&rig));
+}

@@ -690,6 +690,7 @@ impl Model {
                 live_changed: machine.live_changed.then(|| "stop.grace".to_owned()).into_iter().collect(),
                 parked_changed: false,
                 usage: reconcile::plan::Usage::default(),
+                reload: reconcile::plan::ReloadTry::default(),
                 entry: entry.into(),
             };
             (id.clone(), service)

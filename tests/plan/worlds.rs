@@ -11,8 +11,8 @@ use reconcile::manifest::{
     Lifecycle, OnUnhealthy, PortBlocks, RestartPolicy, Spec, StopPolicy, WantedState,
 };
 use reconcile::plan::{
-    Accepted, Desired, Flight, Health, HeldLease, Observed, Presence, PruneRules, Refusal, RootState, Seen,
-    Service, Usage, Want,
+    Accepted, Desired, Flight, Health, HeldLease, Observed, Presence, PruneRules, Refusal, ReloadTry,
+    RootState, Seen, Service, Usage, Want,
 };
 use reconcile::state::{
     Containment, End, Entry, ExecFacts, ExitStatus, FileKey, FileMarks, Holder, LastRun, Lease, LeaseEnd,
@@ -387,6 +387,7 @@ pub fn services() -> BoxedStrategy<Service> {
                     live_changed,
                     parked_changed: parked,
                     usage,
+                    reload: ReloadTry::default(),
                 }
             },
         )

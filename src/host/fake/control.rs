@@ -77,6 +77,11 @@ impl FakeHost {
     }
 
     /// The leader ends now, by no doing of ours.
+    /// What its reload command does from now on.
+    pub fn reload_command_does(&self, name: &str, script: JobScript) {
+        self.world.borrow_mut().reload_commands.insert(service(name), script);
+    }
+
     /// What the commands of its secrets do from now on.
     pub fn secret_commands_do(&self, name: &str, script: JobScript) {
         self.world.borrow_mut().secret_commands.insert(service(name), script);

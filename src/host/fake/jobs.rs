@@ -63,6 +63,9 @@ impl World {
         }
         let Some(run) = self.runs.get(&request.of) else { return JobScript::default() };
         match request.purpose {
+            JobPurpose::Reload => {
+                self.reload_commands.get(&request.spawn.service).cloned().unwrap_or_default()
+            }
             JobPurpose::Secret => unreachable!("it belongs to no run"),
             JobPurpose::Stop => run.script.stop_command.clone(),
             JobPurpose::Health => match self.health_of(run) {

@@ -120,6 +120,7 @@ pub(super) struct World {
     pub jobs: BTreeMap<u64, Job>,
     /// What the commands of secrets of a service do.
     pub secret_commands: BTreeMap<ServiceId, JobScript>,
+    pub reload_commands: BTreeMap<ServiceId, JobScript>,
     /// Counts the keepers; a run knows the one it is a child of.
     pub keeper: u64,
     pub status_without_keeper: StatusWithoutKeeper,
@@ -162,6 +163,7 @@ impl World {
             health: BTreeMap::new(),
             jobs: BTreeMap::new(),
             secret_commands: BTreeMap::new(),
+            reload_commands: BTreeMap::new(),
             keeper: 1,
             status_without_keeper: StatusWithoutKeeper::Unknown,
             cgroups: false,

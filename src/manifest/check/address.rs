@@ -45,6 +45,9 @@ pub(super) fn check(spec: &Spec, marks: &Marks<'_>, fills_in: bool, problems: &m
     if let Some(HealthCheck::Command { command, .. }) = spec.health.as_ref().map(|health| &health.check) {
         check_words("health.command", command, &filler, marks, problems);
     }
+    if let Some(command) = &spec.reload.command {
+        check_words("reload.command", command, &filler, marks, problems);
+    }
     if let Some(command) = &spec.stop.command {
         check_words("stop.command", command, &filler, marks, problems);
     }

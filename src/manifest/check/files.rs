@@ -5,6 +5,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::command;
 use super::templates::Known;
 use crate::manifest::code;
 use crate::manifest::diagnostic::escape;
@@ -31,7 +32,18 @@ pub(super) fn read_reload(section: &mut Section<'_, '_, '_>, known: &Known<'_>) 
         let report = section.problems.add(place, code::BAD_SIGNAL, format!("{signal} reloads nothing"));
         report.help("use the signal that it reads its files anew for, like \"HUP\" or \"USR1\"");
     }
-    Reload { on: read_patterns(section, "on", known), signal }
+    let command = command::read(section, known);
+    if let (Some(_), Some((_, value))) = (&command, section.find("signal")) {
+        let message = "`reload` gives a signal and a command";
+        let report = section.problems.add(value.span(), code::CONFLICTING_KEYS, message);
+        report.help("leave one of them out; a command can send the signal");
+    }
+    Reload {
+        on: read_patterns(section, "on", known),
+        signal,
+        command,
+        timeout: section.duration("timeout").unwrap_or(default.timeout),
+    }
 }
 
 /// Wildcards stand in the last part alone: then one directory says all about a pattern.

@@ -247,6 +247,9 @@ fn other_texts(spec: &Spec) -> Vec<(&'static str, &str)> {
         }
         Some(HealthCheck::Log { .. } | HealthCheck::Notify { .. }) | None => {}
     }
+    if let Some(command) = &spec.reload.command {
+        texts.extend(command.words().into_iter().map(|word| ("reload.command", word)));
+    }
     if let Some(command) = &spec.stop.command {
         texts.extend(command.words().into_iter().map(|word| ("stop.command", word)));
     }

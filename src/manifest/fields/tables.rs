@@ -306,11 +306,25 @@ pub(super) static RELOAD: Table = Table {
         live(
             "reload.on",
             Kind::Texts,
-            "Files, as `restart_on`: the signal is sent, once it is up, when one of them gets other content.",
+            "Files, as `restart_on`: the signal is sent or the command run, once it is up, when one of them gets other \
+             content.",
             |spec| set(&spec.reload.on),
         ),
         live("reload.signal", Kind::Signal, "Sent to its first process.", |spec| {
             spec.reload.signal.to_string().into()
+        }),
+        live(
+            "reload.command",
+            Kind::Command { may_be_none: true },
+            "Run in place of the signal, beside the service and as its user; tried again after the waits of `restart` \
+             if it fails. [] is none.",
+            |spec| spec.reload.command.as_ref().map_or(Value::Array(Vec::new()), command),
+        ),
+        live("reload.shell", Kind::Shell, "For `reload.command`, as `shell` of the service.", |spec| {
+            spec.reload.command.as_ref().map_or(Value::Bool(false), shell)
+        }),
+        live("reload.timeout", PERIOD, "Then the command is killed, and has failed.", |spec| {
+            duration(spec.reload.timeout)
         }),
     ],
 };

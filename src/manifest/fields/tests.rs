@@ -77,6 +77,9 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("stop.shell", "stop.command = 'a'", "stop = { command = 'a', shell = true }"),
     ("reload.on", "", "reload.on = ['a']"),
     ("reload.signal", "reload.on = ['a']", "reload = { on = ['a'], signal = 'USR1' }"),
+    ("reload.command", "", "reload.command = ['a']"),
+    ("reload.shell", "reload.command = 'a'", "reload = { command = 'a', shell = true }"),
+    ("reload.timeout", "", "reload.timeout = '1s'"),
     ("limits.nofile", "", "limits.nofile = 1024"),
     ("limits.nproc", "", "limits.nproc = 'unlimited'"),
     ("limits.core", "", "limits.core = 0"),
@@ -200,13 +203,14 @@ fn the_table_covers_every_field_of_a_spec() {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,
     });
     let of_spec = names!(&spec => Spec {
-        id, command, cwd, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, sockets, activation, lifecycle, stop_policy, state, url, description, labels,
+        id, command, cwd, cwd_before, env, env_file, secrets, inherit_env, stdin, user, umask, nice, oom_score_adj, depends_on, ports, restart_on, reload, on_exe_change, port_owner, sockets, activation, lifecycle, stop_policy, state, url, description, labels,
         attrs, ttl, start_settle, health, restart, stop, limits,
     });
-    let of_reload = names!(&spec.reload => Reload { on, signal });
+    let of_reload = names!(&spec.reload => Reload { on, signal, command, timeout });
     // What has another shape in a manifest: the identity, the variants of a check, and tables.
     let of_activation = names!(&spec.activation => Activation { on, idle, proxy });
-    let reshaped = ["id", "activation", "check", "health", "restart", "stop", "reload", "limits"];
+    let reshaped =
+        ["id", "cwd_before", "activation", "check", "health", "restart", "stop", "reload", "limits"];
     let plain = |names: &[&'static str]| -> Vec<&'static str> {
         names.iter().copied().filter(|name| !reshaped.contains(name)).collect()
     };
@@ -250,6 +254,8 @@ fn defaults_are_those_of_the_design() {
         ("cwd", "\".\""),
         ("stdin", "\"null\""),
         ("umask", "\"022\""),
+        ("reload.command", "[]"),
+        ("reload.timeout", "\"10s\""),
         ("ports", "{}"),
         ("port_owner", "\"own\""),
         ("activation.on", "\"always\""),
