@@ -25,7 +25,9 @@ use reconcile::host::keeper::journal::{self, BirthEntry, ExitEntry};
 use reconcile::host::keeper::protocol::{CellInfo, CellState, JobEnd, Message, Request};
 use reconcile::host::ledger_file::read_text;
 use reconcile::host::listen::{HeldSocket, Listen, SocketKey};
-use reconcile::host::{Claim, Credentials, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts};
+use reconcile::host::{
+    CgroupLimits, Claim, Credentials, ExecTarget, SpawnRequest, StateLayout, StdinKind, UserFacts,
+};
 use reconcile::identity::{Digest, InstanceId, Pid};
 use reconcile::manifest::{ActivateOn, Condition, ListenOn, PortBlock, PortBlocks, Problem, SignalTo, load};
 use reconcile::plan::{Action, Phase};
@@ -213,6 +215,7 @@ fn reasons() -> Vec<Reason> {
         Reason::Released { holder: "pytest (pid 815)".into(), how: LeaseEnd::HolderEnded },
         Reason::NotNeeded,
         Reason::SecretPending { name: "TOKEN".into() },
+        Reason::LimitsNotEnforced { why: text() },
     ]
 }
 
@@ -291,6 +294,7 @@ fn spawn() -> Box<SpawnRequest> {
         notify: false,
         credentials: None,
         make_cwd: false,
+        cgroup: CgroupLimits::default(),
         make_work: None,
         stdout_only: false,
         intent: Some(Box::new(intent("web", 1, 10))),
@@ -340,6 +344,12 @@ fn requests() -> Vec<Request> {
             spawn: Box::new(SpawnRequest {
                 make_cwd: true,
                 make_work: Some("/srv/shop/.reconcile/work/web".into()),
+                ..*spawn()
+            }),
+        },
+        Request::Spawn {
+            spawn: Box::new(SpawnRequest {
+                cgroup: CgroupLimits { memory_max: Some(1 << 20), cpu_max: Some(1_500), pids_max: Some(64) },
                 ..*spawn()
             }),
         },

@@ -1,11 +1,12 @@
 //! Cgroup v2 directories: one per run; finding where we may make them is for `ground`.
 //!
-//! No controller is used: a cgroup is a set of processes that nothing leaves by forking, with one file that
-//! kills it all. Nothing here blocks. Called by the keeper (makes, kills, removes) and by `observe` (reads).
+//! A cgroup is a set of processes that nothing leaves by forking, with one file that kills it all; controllers are used
+//! for `limits` alone. Nothing here blocks. Called by the keeper (makes, kills, removes) and by `observe` (reads).
 //! Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst. Files are opened without O_CREAT: with it, one that
 //! the kernel does not have is refused with EACCES instead of ENOENT (Linux 6.18).
 
 mod ground;
+pub mod limits;
 mod mount;
 mod name;
 mod place;

@@ -54,8 +54,8 @@ pub use event::{Claim, Event, Found, JobOutcome, LogTrouble, Sighting, WROTE_TOO
 pub use layout::StateLayout;
 pub use listing::{Dirty, FileScan, FileVersion, RootListing, RootScan};
 pub use request::{
-    Credentials, ExecTarget, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget, SpawnRequest,
-    StdinKind, UserFacts, rlimits,
+    CgroupLimits, Credentials, ExecTarget, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget,
+    SpawnRequest, StdinKind, UserFacts, rlimits,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,6 +145,12 @@ pub trait Host {
     /// What is on record beside the ledger and of use to none of these claims may be forgotten. They are every claim
     /// of the ledger as it is on disk: of a start that is open there, the birth must be found.
     fn trim_journals(&mut self, claims: &[Claim]);
+
+    /// Has these hold for a run that lives, in place of those before; each that does not is named, with why.
+    fn put_limits(&mut self, claim: &Claim, limits: &CgroupLimits) -> Vec<String>;
+
+    /// Why these would not hold for a run that is started now; `None` also where that is not known.
+    fn unenforceable(&mut self, limits: &CgroupLimits) -> Option<String>;
 
     /// Asks for a spawn; the answer is [`Event::Spawned`] or [`Event::SpawnFailed`].
     fn spawn(&mut self, request: SpawnRequest);

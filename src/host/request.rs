@@ -68,6 +68,9 @@ pub struct SpawnRequest<I = Box<Intent>> {
     /// Likewise another directory.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::state::paths::option")]
     pub make_work: Option<PathBuf>,
+    /// What it may use in all; nothing where that cannot be enforced.
+    #[serde(default, skip_serializing_if = "CgroupLimits::is_empty")]
+    pub cgroup: CgroupLimits,
     /// What it writes to stderr goes nowhere: of a job whose output is a value.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdout_only: bool,
@@ -175,6 +178,32 @@ pub struct LineRequest {
     pub from: Option<LogMark>,
     /// Until the answer that there was none.
     pub timeout: Duration,
+}
+
+/// What all processes of a run may use together; `u64::MAX` is as much as there is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CgroupLimits {
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<u64>,
+    /// Thousandths of a CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_max: Option<u32>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u64>,
+}
+
+impl CgroupLimits {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<&Limits> for CgroupLimits {
+    fn from(limits: &Limits) -> Self {
+        Self { memory_max: limits.memory_max, cpu_max: limits.cpu_max, pids_max: limits.pids_max }
+    }
 }
 
 /// Limits as `(RLIMIT_*, value)` pairs.

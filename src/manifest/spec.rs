@@ -483,6 +483,12 @@ pub struct Limits {
     pub address_space: Option<u64>,
     /// CPU time.
     pub cpu: Option<Duration>,
+    /// Bytes, of all its processes together.
+    pub memory_max: Option<u64>,
+    /// Thousandths of a CPU, likewise.
+    pub cpu_max: Option<u32>,
+    /// Processes and threads, likewise.
+    pub pids_max: Option<u64>,
 }
 
 impl Limits {

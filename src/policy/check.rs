@@ -60,6 +60,10 @@ impl Policy {
         self.requires(Requirement::GitWorkdir)
     }
 
+    pub fn requires_limits(&self) -> bool {
+        self.requires(Requirement::Limits)
+    }
+
     fn requires(&self, requirement: Requirement) -> bool {
         self.rules().require.as_ref().is_some_and(|set| set.contains(&requirement))
     }

@@ -179,7 +179,15 @@ impl<H: Host> Reconciler<H> {
         };
         let record = Record::Updated { service: service.clone(), nonce: run.nonce.clone(), digest };
         self.memory.note(&mut self.host, vec![record]);
+        if self.live_changes_limits(service) {
+            self.put_limits(service);
+        }
         Outcome::Done
+    }
+
+    fn live_changes_limits(&self, service: &ServiceId) -> bool {
+        let changed = self.observed.services.get(service).map(|live| live.live_changed.as_slice());
+        changed.unwrap_or_default().iter().any(|field| field.starts_with("limits."))
     }
 
     /// Told first, then written down: after a death of ours between the two it is told twice, and never not at all.

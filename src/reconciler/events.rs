@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::Reconciler;
 use super::status::Drift;
 use crate::host::probe::{self, ProbeError};
-use crate::host::{Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, LogTrouble, Sighting};
+use crate::host::{
+    CgroupLimits, Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, LogTrouble, Sighting,
+};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::HealthCheck;
 use crate::plan::{self, Flight, Health, Remains, Seen};
@@ -221,6 +223,10 @@ impl<H: Host> Reconciler<H> {
         live.health = Health::default();
         live.usage.waiting = false;
         live.attached = true;
+        let has_limits = |accepted: &plan::Accepted| !CgroupLimits::from(&accepted.spec.limits).is_empty();
+        if self.accepted(service).is_some_and(|accepted| has_limits(&accepted)) {
+            self.put_limits(service);
+        }
     }
 
     fn spawn_failed(&mut self, service: &ServiceId, nonce: &Nonce, failure: SpawnFailure) {

@@ -218,6 +218,9 @@ impl<H: Host> Reconciler<H> {
             )
             | None => None,
         };
+        if let Some(gate) = self.unenforceable_limits(spec) {
+            judgement.gate.get_or_insert(gate);
+        }
         let queries =
             self.policy.queries(&rendered.argv, &rendered.cwd, health, rendered.stop_command.as_deref());
         let queries =

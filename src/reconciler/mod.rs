@@ -25,6 +25,7 @@ pub mod inbox;
 mod judge;
 mod leases;
 mod library;
+mod limits;
 mod memory;
 pub mod news;
 pub mod options;

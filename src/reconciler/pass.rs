@@ -245,6 +245,9 @@ impl<H: Host> Reconciler<H> {
         // How large logs may be, and what may run, the configuration says.
         if self.without_policy.is_none() {
             self.compare_executables();
+            if !self.hands_off {
+                self.put_all_limits();
+            }
             let logs = &self.settings.config.logs;
             self.host.tend_logs(logs.max_size(), logs.keep());
         }

@@ -12,8 +12,8 @@ use super::Reconciler;
 use super::files::{ENV_FILE, Files};
 use super::judge::{Judgement, UNKNOWN_USER};
 use crate::host::{
-    Credentials, ExecTarget, Host, JobPurpose, JobRequest, LineRequest, ProbeRequest, ProbeTarget,
-    SpawnRequest, UserFacts, credentials, rlimits,
+    CgroupLimits, Credentials, ExecTarget, Host, JobPurpose, JobRequest, LineRequest, ProbeRequest,
+    ProbeTarget, SpawnRequest, UserFacts, credentials, rlimits,
 };
 use crate::identity::{Nonce, ServiceId};
 use crate::manifest::{HealthCheck, PortBlocks, Rendered, RenderedCheck, Spec};
@@ -161,6 +161,7 @@ impl<H: Host> Reconciler<H> {
             nice: spec.nice,
             oom_score_adj: spec.oom_score_adj,
             rlimits: rlimits(&spec.limits),
+            cgroup: CgroupLimits::from(&spec.limits),
             intent: None,
             sockets: Vec::new(),
             notify: false,

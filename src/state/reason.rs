@@ -257,6 +257,10 @@ pub enum Reason {
         port: u16,
         holder: PortHolder,
     },
+    /// Limits are required, and those that it declares cannot be enforced here.
+    LimitsNotEnforced {
+        why: String,
+    },
     /// A socket of it is being opened, which takes a moment.
     SocketOpening {
         /// In its `sockets`.
@@ -424,6 +428,7 @@ impl Reason {
             Self::DependentsFirst { .. } => "dependents-first",
             Self::NoPort { .. } => "no-port",
             Self::PortTaken { .. } => "port-taken",
+            Self::LimitsNotEnforced { .. } => "limits-not-enforced",
             Self::SocketOpening { .. } => "socket-opening",
             Self::SocketUnavailable { .. } => "socket-unavailable",
             Self::PortForeign { .. } => "port-foreign",

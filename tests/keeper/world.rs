@@ -175,6 +175,7 @@ impl World {
             notify: false,
             credentials: None,
             make_cwd: false,
+            cgroup: reconcile::host::CgroupLimits::default(),
             make_work: None,
             stdout_only: false,
             notify_fd: None,

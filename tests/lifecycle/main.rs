@@ -14,6 +14,7 @@ mod files;
 mod guards;
 mod health;
 mod leases;
+mod limits;
 mod operator;
 mod policy;
 mod ports;

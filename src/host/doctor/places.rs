@@ -23,6 +23,7 @@ pub fn facts(state_dir: &Path, roots: &[PathBuf]) -> Vec<Fact> {
     let ground = Ground::preview();
     vec![
         containment(&ground),
+        limits(&ground),
         unit(&ground),
         inotify(),
         state(state_dir),
@@ -68,6 +69,30 @@ fn containment(ground: &Ground) -> Fact {
             "each service gets a holder process, which keeps its descendants together",
         ),
     }
+}
+
+/// Controllers for limits of all processes of a service together.
+fn limits(ground: &Ground) -> Fact {
+    const NAME: &str = "limits";
+    const MEANS: &str =
+        "`memory_max`, `cpu_max` and `pids_max` are not enforced; status says of which service";
+    let Ground::Cgroup { base } = ground else {
+        return Fact::lacking(NAME, "there are no cgroups", MEANS);
+    };
+    // Nothing is enabled for a look: what is there at the top is what can be.
+    let top = base.ancestors().nth(2).unwrap_or(base);
+    let file = top.join("cgroup.controllers");
+    let there = fs::read_to_string(&file).unwrap_or_default();
+    let is_missing = |wanted: &&str| !there.split_ascii_whitespace().any(|word| word == *wanted);
+    let missing: Vec<&str> = ["memory", "cpu", "pids"].into_iter().filter(is_missing).collect();
+    if missing.is_empty() {
+        return Fact::found(
+            NAME,
+            "available",
+            "`memory_max`, `cpu_max` and `pids_max` are enforced by cgroups",
+        );
+    }
+    Fact::lacking(NAME, format!("{} has no {}", top.display(), missing.join(", ")), MEANS)
 }
 
 /// The unit of a service manager that takes along what is started from here.

@@ -13,7 +13,7 @@ use super::behaviour::{Behaviour, Health, JobScript};
 use super::run::{Birth, Body, Doubt, Run};
 use super::world::{Counts, Occurrence, StatusWithoutKeeper};
 use super::{FakeHost, Op};
-use crate::host::UserFacts;
+use crate::host::{CgroupLimits, UserFacts};
 use crate::identity::{Pid, ProcessIdentity, ServiceId};
 use crate::state::{ExitStatus, Ledger, Record};
 
@@ -77,6 +77,21 @@ impl FakeHost {
     }
 
     /// The leader ends now, by no doing of ours.
+    /// From now on the machine can enforce limits.
+    pub fn enforce_limits(&self) {
+        self.world.borrow_mut().limits_hold = true;
+    }
+
+    /// Those that hold for the newest run of which any were put.
+    pub fn limits_of(&self, name: &str) -> Option<CgroupLimits> {
+        let world = self.world.borrow();
+        let runs = world
+            .limits
+            .iter()
+            .filter(|(nonce, _)| world.runs.get(nonce).is_some_and(|run| run.service == service(name)));
+        runs.map(|(_, limits)| limits.clone()).next_back()
+    }
+
     /// What its reload command does from now on.
     pub fn reload_command_does(&self, name: &str, script: JobScript) {
         self.world.borrow_mut().reload_commands.insert(service(name), script);

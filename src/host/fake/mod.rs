@@ -49,8 +49,8 @@ pub use self::run::{Birth, Doubt};
 pub use self::world::Counts;
 use self::world::World;
 use super::{
-    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan, Sighting,
-    SpawnRequest, UserFacts,
+    CgroupLimits, Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest,
+    RootScan, Sighting, SpawnRequest, UserFacts,
 };
 use crate::host::files::{Room, Unseen};
 use crate::host::listen::{Listen, Proxy, SocketKey, SocketUse};
@@ -293,6 +293,22 @@ impl Host for FakeHost {
                 world.violation(format_args!("the birth of {} is forgotten", claim.nonce));
             }
         });
+    }
+
+    fn put_limits(&mut self, claim: &Claim, limits: &CgroupLimits) -> Vec<String> {
+        self.call(|world| match world.limits_hold {
+            true => {
+                world.limits.insert(claim.nonce.clone(), limits.clone());
+                Vec::new()
+            }
+            false if limits.is_empty() => Vec::new(),
+            false => vec!["memory_max: the memory controller is not available".to_owned()],
+        })
+    }
+
+    fn unenforceable(&mut self, _limits: &CgroupLimits) -> Option<String> {
+        let holds = self.world.borrow().limits_hold;
+        (!holds).then(|| "memory_max: the memory controller is not available".to_owned())
     }
 
     fn spawn(&mut self, request: SpawnRequest) {

@@ -20,7 +20,7 @@ use super::run::{Doubt, Knowledge, Run};
 use super::sockets::Sockets;
 use crate::host::files::Pattern;
 use crate::host::probe::ProbeError;
-use crate::host::{Dirty, Event, ProbeRequest, UserFacts};
+use crate::host::{CgroupLimits, Dirty, Event, ProbeRequest, UserFacts};
 use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::state::ExitStatus;
 
@@ -120,6 +120,9 @@ pub(super) struct World {
     pub jobs: BTreeMap<u64, Job>,
     /// What the commands of secrets of a service do.
     pub secret_commands: BTreeMap<ServiceId, JobScript>,
+    pub limits_hold: bool,
+    /// As they were last put.
+    pub limits: BTreeMap<Nonce, CgroupLimits>,
     pub reload_commands: BTreeMap<ServiceId, JobScript>,
     /// Counts the keepers; a run knows the one it is a child of.
     pub keeper: u64,
@@ -164,6 +167,8 @@ impl World {
             jobs: BTreeMap::new(),
             secret_commands: BTreeMap::new(),
             reload_commands: BTreeMap::new(),
+            limits_hold: false,
+            limits: BTreeMap::new(),
             keeper: 1,
             status_without_keeper: StatusWithoutKeeper::Unknown,
             cgroups: false,

@@ -13,7 +13,7 @@ use super::protocol::{JobEnd, Message, Spawn, Spawning};
 use super::requests::not_understood;
 use super::server::{Keeper, Order};
 use crate::host::cause::plain;
-use crate::host::cgroup::{Ground, Group, Joining};
+use crate::host::cgroup::{Ground, Group, Joining, limits};
 use crate::host::failpoint;
 use crate::host::holder::{self, Holder};
 use crate::host::sys::{self, Fork};
@@ -222,7 +222,12 @@ impl Keeper {
         match &self.ground {
             Some(Ground::Cgroup { base }) => {
                 let name = format!("{}.{}", request.service.file_stem(), request.nonce);
-                Group::create(base.join(name)).map(Some)
+                let group = Group::create(base.join(name))?;
+                if !request.cgroup.is_empty() {
+                    // What does not hold is told by the reconciler, which looks again.
+                    limits::put(group.path(), &request.cgroup);
+                }
+                Ok(Some(group))
             }
             Some(Ground::Holder { .. }) => Ok(None),
             None => Err(io::Error::other("nobody said hello")),

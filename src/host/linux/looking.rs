@@ -19,8 +19,8 @@ use crate::host::proc::Here;
 use crate::host::scan::Scanner;
 use crate::host::state_dir::{Sharer, sharers};
 use crate::host::{
-    Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan, Sighting,
-    SpawnRequest, StateLayout, UserFacts, clock, files, ledger_file, secret_key, trust,
+    CgroupLimits, Claim, Dirty, Event, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest,
+    RootScan, Sighting, SpawnRequest, StateLayout, UserFacts, clock, files, ledger_file, secret_key, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::{ListenOn, SignalTo};
@@ -136,6 +136,15 @@ impl Host for Looking {
     }
 
     fn trim_journals(&mut self, _claims: &[Claim]) {}
+
+    fn put_limits(&mut self, _claim: &Claim, _limits: &CgroupLimits) -> Vec<String> {
+        unreachable!("a preview changes nothing")
+    }
+
+    /// To find out is to try.
+    fn unenforceable(&mut self, _limits: &CgroupLimits) -> Option<String> {
+        None
+    }
 
     fn spawn(&mut self, _request: SpawnRequest) {
         unreachable!("a preview starts nothing")

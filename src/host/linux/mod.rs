@@ -32,6 +32,7 @@ pub use looking::Looking;
 use searching::{Order, Searches};
 use tending::{Rules, Tender};
 
+use super::cgroup::{self, Ground, Group};
 use super::cores::Over;
 use super::descriptors::Reserve;
 use super::files::{Room, Unseen};
@@ -47,9 +48,9 @@ use super::scan::Scanner;
 use super::state_dir::{ReconcilerLock, Sharer, StateDir, sharers};
 use super::watch::{Mode, Watcher, scan_and_watch};
 use super::{
-    Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest, RootScan,
-    Sighting, SpawnRequest, StateLayout, UserFacts, clock, credentials, durable, files, secret_key, sys,
-    trust,
+    CgroupLimits, Claim, Dirty, Event, Found, Host, JobRequest, LedgerUnwritable, LineRequest, ProbeRequest,
+    RootScan, Sighting, SpawnRequest, StateLayout, UserFacts, clock, credentials, durable, files, secret_key,
+    sys, trust,
 };
 use crate::identity::{Digest, InstanceId, Nonce, Pid, ProcessIdentity, ServiceId};
 use crate::manifest::{ListenOn, SignalTo};
@@ -59,6 +60,9 @@ use crate::time::Stamp;
 
 /// The journal of exits is trimmed once it is larger than this.
 const TRIM_EXITS_AT_BYTES: u64 = 256 * 1024;
+
+/// Why no limit holds for a run with a holder.
+const NO_CGROUP: &str = "it has a holder and no cgroup; `reconcile doctor` says why";
 
 /// What an acting host is made of.
 #[derive(Debug)]
@@ -81,6 +85,8 @@ pub struct LinuxHost {
     random: clock::Random,
     /// Once it was asked for.
     secret_key: Option<SecretKey>,
+    /// Once it was asked for.
+    ground: Option<Ground>,
     scanner: Scanner,
     watcher: Option<Watcher>,
     looker: Looker,
@@ -121,6 +127,7 @@ impl LinuxHost {
             ledger: parts.ledger,
             random: parts.random,
             secret_key: None,
+            ground: None,
             scanner: Scanner::new(parts.roots, false),
             watcher: parts.watch.then(Watcher::new),
             looker: Looker::new(),
@@ -356,6 +363,26 @@ impl Host for LinuxHost {
             self.intents.trim_if_large(claims);
         }
         self.trim_exits_if_large(claims);
+    }
+
+    fn put_limits(&mut self, claim: &Claim, limits: &CgroupLimits) -> Vec<String> {
+        let group = match &claim.containment {
+            Some(Containment::Cgroup { path }) => Group::recall(path, &claim.nonce),
+            Some(Containment::Holder { .. }) | None if limits.is_empty() => return Vec::new(),
+            Some(Containment::Holder { .. }) | None => return vec![NO_CGROUP.to_owned()],
+        };
+        match group {
+            Ok(group) => cgroup::limits::put(group.path(), limits),
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
+    fn unenforceable(&mut self, limits: &CgroupLimits) -> Option<String> {
+        let instance = &self.ports.instance;
+        match self.ground.get_or_insert_with(|| Ground::detect(instance)) {
+            Ground::Cgroup { base } => cgroup::limits::unenforceable(base, limits),
+            Ground::Holder { why } => Some(format!("there are no cgroups: {why}")),
+        }
     }
 
     fn spawn(&mut self, request: SpawnRequest) {

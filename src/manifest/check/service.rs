@@ -286,5 +286,8 @@ fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
         stack: section.size("stack"),
         address_space: section.size("address_space"),
         cpu,
+        memory_max: section.size("memory_max"),
+        cpu_max: section.number("cpu_max").map(|cpus| (cpus * 1_000.0).round() as u32),
+        pids_max: section.count("pids_max"),
     }
 }

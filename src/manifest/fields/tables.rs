@@ -344,8 +344,8 @@ fn bound(value: Option<u64>) -> Value {
 
 pub(super) static LIMITS: Table = Table {
     name: "limits",
-    doc: "Resource limits of each of its processes (setrlimit(2)), soft and hard alike. Without one: that of the \
-          reconciler.",
+    doc: "Resource limits of each of its processes (setrlimit(2)), soft and hard alike; without one, that of the \
+          reconciler. And limits of all of them together, where the controllers of cgroups are to be had.",
     is_default: |spec, baseline| spec.limits == baseline.limits,
     fields: &[
         limit("limits.nofile", Kind::Count, "Open files.", |spec| bound(spec.limits.nofile)),
@@ -364,6 +364,27 @@ pub(super) static LIMITS: Table = Table {
             Kind::Duration { min: SECOND, max: YEAR },
             "CPU time, in whole seconds.",
             |spec| spec.limits.cpu.map_or(Value::Null, duration),
+        ),
+        live(
+            "limits.memory_max",
+            Kind::Size,
+            "Memory of all its processes together, by its cgroup: what does not fit is swapped out, or killed.",
+            |spec| bound(spec.limits.memory_max),
+        ),
+        live(
+            "limits.cpu_max",
+            Kind::Number { min: 0.01, max: 4096.0 },
+            "CPUs that all its processes together may use, by its cgroup: 1.5 is one and a half.",
+            |spec| match spec.limits.cpu_max {
+                None => Value::Null,
+                Some(thousandths) => (f64::from(thousandths) / 1_000.0).into(),
+            },
+        ),
+        live(
+            "limits.pids_max",
+            Kind::Count,
+            "Processes and threads that it may have in all, by its cgroup.",
+            |spec| bound(spec.limits.pids_max),
         ),
     ],
 };

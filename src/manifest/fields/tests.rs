@@ -88,6 +88,9 @@ const CHANGES: &[(&str, &str, &str)] = &[
     ("limits.stack", "", "limits.stack = '1MiB'"),
     ("limits.address_space", "limits.address_space = '1MiB'", "limits.address_space = 'unlimited'"),
     ("limits.cpu", "", "limits.cpu = '1h'"),
+    ("limits.memory_max", "", "limits.memory_max = '1MiB'"),
+    ("limits.cpu_max", "", "limits.cpu_max = 1.5"),
+    ("limits.pids_max", "", "limits.pids_max = 64"),
 ];
 
 fn spec(fields: &str) -> Spec {
@@ -158,6 +161,9 @@ fn every_field_has_the_class_that_it_is_documented_with() {
         "restart_on",
         "on_exe_change",
         "reload.",
+        "limits.memory_max",
+        "limits.cpu_max",
+        "limits.pids_max",
         "port_owner",
         "activation.",
         "lifecycle",
@@ -197,7 +203,7 @@ fn the_table_covers_every_field_of_a_spec() {
     });
     let of_stop = names!(&spec.stop => Stop { signal, signal_to, grace, command });
     let of_limits = names!(&spec.limits => Limits {
-        nofile, nproc, core, fsize, memlock, stack, address_space, cpu,
+        nofile, nproc, core, fsize, memlock, stack, address_space, cpu, memory_max, cpu_max, pids_max,
     });
     let of_health = names!(&health => Health {
         check, interval, start_interval, timeout, start_timeout, retries, on_unhealthy,

@@ -187,6 +187,9 @@ impl Reason {
             Self::PortTaken { port, holder, .. } => {
                 format!("port {port} is held by {holder}; it is started when that lets go of it")
             }
+            Self::LimitsNotEnforced { why } => {
+                format!("the policy requires limits, and these are not enforced here: {why}")
+            }
             Self::SocketOpening { name, address } => format!("its socket `{name}` ({address}) is being opened"),
             Self::SocketUnavailable { name, address, detail, holder, .. } => {
                 let by = holder.as_ref().map_or_else(String::new, |holder| format!(" by {holder}"));

@@ -64,6 +64,7 @@ impl Rig {
             notify: false,
             credentials: None,
             make_cwd: false,
+            cgroup: CgroupLimits::default(),
             make_work: None,
             stdout_only: false,
             notify_fd: None,
