@@ -223,7 +223,8 @@ mod tests {
         };
         let mut files: Vec<FileStanding> = files.iter().enumerate().map(standing).collect();
         let (home, ports) = (None, PortBlocks::new());
-        let around = Surroundings { project_dir: Path::new("/srv"), home, ports: &ports };
+        let around =
+            Surroundings { project_dir: Path::new("/srv"), home, ports: &ports, work: None, cwd: None };
         let addresses_of = |spec: &Spec| render_addresses(spec, &around);
         let in_force = settle(&mut files, |_| None, addresses_of);
         warn_of_addresses(&mut files, &in_force, addresses_of);

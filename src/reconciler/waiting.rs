@@ -227,9 +227,9 @@ impl<H: Host> Reconciler<H> {
     fn standing_of(&self, service: &ServiceId, one: &Waiting, with_steps: &HashSet<&ServiceId>) -> Standing {
         let goal = one.goal;
         let is_told = |live: &plan::Service| live.reload.in_flight;
-        let is_to_change =
-            with_steps.contains(service) && (goal != Goal::LetGo || self.is_to_be_stopped(service));
-        if is_to_change || self.observed.services.get(service).is_some_and(is_told) {
+        let changes =
+            with_steps.contains(service) || self.observed.services.get(service).is_some_and(is_told);
+        if changes && (goal != Goal::LetGo || self.is_to_be_stopped(service)) {
             return Standing::UnderWay;
         }
         let Some(view) = self.last_plan.phases.get(service) else { return Standing::Reached };
