@@ -265,6 +265,7 @@ impl ServiceCase {
                 open: self.usage.open,
                 last: self.usage.last.as_ref().map(Time::get),
             },
+            reload: reconcile::plan::ReloadTry::default(),
         }
     }
 
