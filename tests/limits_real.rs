@@ -35,6 +35,13 @@ fn not_enforced(mut world: World) {
     let doctor = world.run(&["doctor"]);
     let line = doctor.stdout.lines().find(|line| line.contains("limits")).unwrap_or_default().to_owned();
     assert!(!line.contains("available"), "{}", doctor.stdout);
+    world.kill_watcher();
+    // Who only looks is told the same.
+    let text = world.run(&["status", "web"]).stdout;
+    assert!(text.contains("limits are not enforced here"), "{text}");
+    assert!(world.run(&["-o", "json", "status"]).stdout.contains("limits-not-enforced"));
+    world.watch();
+    world.until_phase("web", "running");
     let pid = world.pid("web");
     world.service("web", "sleep 1000 & wait", "");
     world.until("it is told no more", |world| {

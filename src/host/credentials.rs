@@ -22,6 +22,9 @@ pub const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// What all files of a run may come to, as for systemd.
 pub const MAX_BYTES: usize = 1 << 20;
 
+/// Tries of making a directory while the one above it is removed.
+const TRIES: u32 = 10;
+
 /// Where runs of this instance have theirs: below the run directory of our user, else in the state directory.
 ///
 /// Of root always below `/run`: other users cannot reach into the state directory.
@@ -58,11 +61,9 @@ fn is_in_memory(dir: &Path) -> bool {
 
 /// Writes them: mode 0400, in a directory of mode 0500, both the owner's.
 pub fn write(given: &Credentials, owner: Option<(u32, u32)>) -> io::Result<()> {
-    let base = given.dir.parent().unwrap_or(&given.dir);
-    make_ways(base)?;
     // Whatever a death of ours has left of this very start.
     remove_directory(&given.dir)?;
-    DirBuilder::new().mode(0o700).create(&given.dir)?;
+    make_directory(&given.dir)?;
     for (name, value) in &given.files {
         let path = given.dir.join(name);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
@@ -71,6 +72,21 @@ pub fn write(given: &Credentials, owner: Option<(u32, u32)>) -> io::Result<()> {
     }
     fs::set_permissions(&given.dir, Permissions::from_mode(0o500))?;
     hand_over(&given.dir, owner)
+}
+
+/// What is above it goes with the last of others at any moment.
+fn make_directory(dir: &Path) -> io::Result<()> {
+    let make = || {
+        make_ways(dir.parent().unwrap_or(dir))?;
+        DirBuilder::new().mode(0o700).create(dir)
+    };
+    for _ in 1..TRIES {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            made => return made,
+        }
+    }
+    make()
 }
 
 fn hand_over(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
@@ -104,7 +120,11 @@ fn make_ways(base: &Path) -> io::Result<()> {
 /// Removes those of a run.
 pub fn remove(layout: &StateLayout, instance: &InstanceId, nonce: &Nonce) -> io::Result<()> {
     for base in bases(layout, instance) {
-        remove_directory(&base.join(nonce.as_str()))?;
+        let dir = base.join(nonce.as_str());
+        if dir.symlink_metadata().is_ok() {
+            remove_directory(&dir)?;
+            remove_if_empty(&base);
+        }
     }
     Ok(())
 }

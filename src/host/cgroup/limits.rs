@@ -64,6 +64,26 @@ pub fn put(group: &Path, limits: &CgroupLimits) -> Vec<String> {
     not_enforced
 }
 
+/// Which of these limits do not hold for the cgroup of a run, as far as its files tell: for who changes nothing.
+pub fn missing(group: &Path, limits: &CgroupLimits) -> Vec<String> {
+    let given = all(limits).into_iter().filter(|(is_given, _)| *is_given);
+    let why = given.filter_map(|(_, limit)| {
+        let path = group.join(limit.file);
+        match fs::read_to_string(&path) {
+            Ok(now) if now.trim_end() == limit.value => None,
+            Ok(now) => Some(format!("{}: {} says {}", limit.field, path.display(), now.trim_end())),
+            Err(error) if is_gone(&error) => Some(format!(
+                "{}: the {} controller is not in {}",
+                limit.field,
+                limit.controller,
+                group.display()
+            )),
+            Err(error) => Some(format!("{}: {}: {}", limit.field, path.display(), plain(&error))),
+        }
+    });
+    why.collect()
+}
+
 /// Why these limits would not hold for a run below `base`.
 pub fn unenforceable(base: &Path, limits: &CgroupLimits) -> Option<String> {
     let run = base.join("run");
@@ -214,6 +234,18 @@ mod tests {
         let why = unenforceable(&tree.base(), &ALL).unwrap();
         assert_eq!(why, format!("memory_max: the memory controller is not available in {top}"));
         assert_eq!(put(&tree.run(), &CgroupLimits::default()), [""; 0], "nothing was asked for");
+    }
+
+    #[test]
+    fn who_only_looks_is_told_what_does_not_hold_and_writes_nothing() {
+        let tree = Tree::new("cpu memory pids");
+        assert_eq!(missing(&tree.run(), &ALL).len(), 3);
+        tree.files();
+        let limits = CgroupLimits { pids_max: Some(64), ..CgroupLimits::default() };
+        let file = tree.run().join("pids.max");
+        assert_eq!(missing(&tree.run(), &limits), [format!("pids_max: {} says max", file.display())]);
+        fs::write(&file, "64\n").unwrap();
+        assert_eq!(missing(&tree.run(), &limits), [""; 0]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::holders::ended;
 use super::looker::{Looker, is_no_directory, observed};
+use super::with_cgroup;
+use crate::host::cgroup;
 use crate::host::cores::Over;
 use crate::host::files::{Room, Unseen};
 use crate::host::listen::{Listen, Proxy, SocketKey, SocketUse};
@@ -137,8 +139,9 @@ impl Host for Looking {
 
     fn trim_journals(&mut self, _claims: &[Claim]) {}
 
-    fn put_limits(&mut self, _claim: &Claim, _limits: &CgroupLimits) -> Vec<String> {
-        unreachable!("a preview changes nothing")
+    /// Looks only.
+    fn put_limits(&mut self, claim: &Claim, limits: &CgroupLimits) -> Vec<String> {
+        with_cgroup(claim, limits, cgroup::limits::missing)
     }
 
     /// To find out is to try.

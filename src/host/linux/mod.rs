@@ -61,6 +61,23 @@ use crate::time::Stamp;
 /// The journal of exits is trimmed once it is larger than this.
 const TRIM_EXITS_AT_BYTES: u64 = 256 * 1024;
 
+/// Which limits do not hold for a run, by what is asked of its cgroup.
+fn with_cgroup(
+    claim: &Claim,
+    limits: &CgroupLimits,
+    ask: impl Fn(&Path, &CgroupLimits) -> Vec<String>,
+) -> Vec<String> {
+    let group = match &claim.containment {
+        Some(Containment::Cgroup { path }) => Group::recall(path, &claim.nonce),
+        Some(Containment::Holder { .. }) | None if limits.is_empty() => return Vec::new(),
+        Some(Containment::Holder { .. }) | None => return vec![NO_CGROUP.to_owned()],
+    };
+    match group {
+        Ok(group) => ask(group.path(), limits),
+        Err(error) => vec![error.to_string()],
+    }
+}
+
 /// Why no limit holds for a run with a holder.
 const NO_CGROUP: &str = "it has a holder and no cgroup; `reconcile doctor` says why";
 
@@ -366,15 +383,7 @@ impl Host for LinuxHost {
     }
 
     fn put_limits(&mut self, claim: &Claim, limits: &CgroupLimits) -> Vec<String> {
-        let group = match &claim.containment {
-            Some(Containment::Cgroup { path }) => Group::recall(path, &claim.nonce),
-            Some(Containment::Holder { .. }) | None if limits.is_empty() => return Vec::new(),
-            Some(Containment::Holder { .. }) | None => return vec![NO_CGROUP.to_owned()],
-        };
-        match group {
-            Ok(group) => cgroup::limits::put(group.path(), limits),
-            Err(error) => vec![error.to_string()],
-        }
+        with_cgroup(claim, limits, cgroup::limits::put)
     }
 
     fn unenforceable(&mut self, limits: &CgroupLimits) -> Option<String> {
