@@ -12,7 +12,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use support::{As, World};
+use support::{As, World, copy_program};
 
 /// Says what it finds in the files `say0`, `say1` and so on, and `WATCHDOG=1` while there is a file `alive`. A word
 /// makes a child of it say so.
@@ -186,7 +186,7 @@ fn an_upgraded_keeper_hears_on() {
     let mut speaker = Speaker::new(As::Caller, "", "");
     let newer = |world: &World, name: &str, age: u64| {
         let file = world.path(name);
-        fs::copy(env!("CARGO_BIN_EXE_reconcile"), &file).unwrap();
+        copy_program(env!("CARGO_BIN_EXE_reconcile"), &file);
         let at = SystemTime::now() - Duration::from_secs(age);
         fs::File::open(&file).unwrap().set_modified(at).unwrap();
         file

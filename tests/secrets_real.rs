@@ -55,12 +55,13 @@ fn assert_clean(what: &str, bytes: &[u8], secrets: &[&str]) {
 fn no_value_is_in_any_artefact_log_or_output() {
     let world = World::new();
     token(&world, OF_FILE);
-    world.config("[policy]\nallow_shell = true\nexecutables = ['sh', 'sleep', 'true']\nenv_keys = ['TOKEN', 'OURS', 'HOOK']\n");
-    let script = "test -e crash && rm crash && exit 3; sleep 1000 & wait";
+    world.config("[policy]\nallow_shell = true\nexecutables = ['sh', 'sleep', 'test', 'touch', 'true']\nenv_keys = ['TOKEN', 'OURS', 'HOOK']\n");
+    // Ready only past the crash.
+    let script = "test -e crash && rm crash && exit 3; touch up; sleep 1000 & wait";
     world.service(
         "web",
         script,
-        "restart.backoff = '10ms'\nhealth = { command = 'true', interval = '50ms', start_interval = '20ms' }\n\
+        "restart.backoff = '10ms'\nhealth = { command = 'test -e up', interval = '50ms', start_interval = '20ms' }\n\
          [service.web.secrets]\nTOKEN = { file = 'token' }\nOURS = { env = 'OURS' }\nHOOK = { derive = 'webhook' }",
     );
     let mut said = Vec::new();

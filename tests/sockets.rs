@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use support::{As, World, cannot_run_as, is_missing, nobody};
+use support::{As, World, cannot_run_as, copy_program, is_missing, nobody};
 
 /// Answers one request after the other with its pid; ends by itself at `/crash`, and after the one at hand when told to.
 const SERVER: &str = r#"
@@ -110,7 +110,7 @@ impl Load {
 /// The same program, written later.
 fn newer_program(world: &World, name: &str, age: u64) -> PathBuf {
     let file = world.path(name);
-    fs::copy(env!("CARGO_BIN_EXE_reconcile"), &file).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_reconcile"), &file);
     let at = SystemTime::now() + Duration::from_secs(60 * age);
     fs::File::open(&file).unwrap().set_modified(at).unwrap();
     file

@@ -23,7 +23,7 @@ use reconcile::host::keeper::protocol::{Message, OLDEST_PROTOCOL, PROTOCOL, Requ
 use reconcile::host::proc::Here;
 use reconcile::state::{End, ExitStatus, Record, decode_journal};
 use register::{Process, Register};
-use support::{As, World, cannot_run_as, is_missing};
+use support::{As, World, cannot_run_as, copy_program, is_missing};
 
 const STEADY: usize = 55;
 const FORKING: usize = 20;
@@ -40,7 +40,7 @@ impl Programs {
     fn new(world: &World) -> Self {
         let files = ["one", "two"].map(|name| world.path(name));
         for file in &files {
-            fs::copy(env!("CARGO_BIN_EXE_reconcile"), file).unwrap();
+            copy_program(env!("CARGO_BIN_EXE_reconcile"), file);
         }
         Self { files, age: SystemTime::now() - Duration::from_secs(3_600), installed: 0 }
     }

@@ -447,6 +447,13 @@ pub fn parent(pid: i32) -> i32 {
 }
 
 /// Kills a process that the test has found to be one of its own world's.
+/// A copy that can be executed at once. Were it written here, a child that another thread starts meanwhile would have
+/// it open for writing (ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let copied = Command::new("cp").arg(from.as_ref()).arg(to).status().unwrap();
+    assert!(copied.success(), "{} is copied to {}", from.as_ref().display(), to.display());
+}
+
 pub fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
 }
