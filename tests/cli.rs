@@ -5,6 +5,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests start the binary and look at files")]
 
+#[path = "cli/alone.rs"]
+mod alone;
+#[path = "cli/validate.rs"]
+mod validate;
 #[path = "cli/watcher.rs"]
 mod watcher;
 
@@ -145,112 +149,6 @@ fn broken(path: &str, severity: &str) -> Value {
         "span": { "start": 14, "end": 18, "line": 2, "column": 1 }, "code": "unknown-key", "severity": severity,
         "service": "web", "message": "there is no key `comm`", "help": "did you mean `command`?",
     }] }])
-}
-
-#[test]
-fn usage_errors_exit_with_64_and_say_so_on_stderr() {
-    let world = World::new();
-    for line in [
-        "--no-such-option",
-        "statsu",
-        "stop",
-        "adopt web",
-        "adopt web --pid 1",
-        "--once web status --nope",
-        "--quiet status",
-        "--once --detach",
-        "plan --timeout 5s",
-        "wait web --timeout soon",
-        "-o yaml status",
-        "completions tcsh",
-    ] {
-        let ran = world.run(line);
-        assert_eq!(ran.code, Some(64), "{line}: {ran:?}");
-        assert!(ran.stdout.is_empty() && ran.stderr.starts_with("error: "), "{line}: {ran:?}");
-    }
-}
-
-#[test]
-fn help_and_version_are_results() {
-    let world = World::new();
-    for line in ["--help", "-h", "--version", "help status", "status --help", "keeper --help"] {
-        let ran = world.run(line);
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-        assert!(!ran.stdout.is_empty(), "{line}");
-    }
-    let help = world.run("--help").stdout;
-    assert!(help.contains("RECONCILE_STATE_DIR") && help.contains("64  usage"), "{help}");
-    assert!(!help.contains("keeper"), "hidden: {help}");
-}
-
-#[test]
-fn completions_know_the_commands_and_parse() {
-    let world = World::new();
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let ran = world.run(&format!("completions {shell}"));
-        assert_eq!(ran.code, Some(0), "{shell}");
-        assert!(ran.stdout.contains("takeover"), "{shell}");
-    }
-    let script = world.path().join("completions.bash");
-    fs::write(&script, world.run("completions bash").stdout).unwrap();
-    let checked = Process::new("bash").arg("-n").arg(&script).output();
-    if let Ok(checked) = checked {
-        assert!(checked.status.success(), "{checked:?}");
-    }
-}
-
-#[test]
-fn init_makes_what_is_missing_and_keeps_what_is_there() {
-    let world = World::new();
-    let ran = world.run("init");
-    assert_eq!(ran.code, Some(0), "{ran:?}");
-    let example = world.path().join("manifests/hello.toml");
-    assert!(fs::read_to_string(&example).unwrap().contains("[service.hello]"));
-    assert!(world.path().join("manifests/_reference.toml").exists());
-    fs::write(&example, "mine").unwrap();
-    let again = world.run("init");
-    assert_eq!(again.code, Some(0));
-    assert!(again.stdout.lines().all(|line| line.starts_with("kept ")), "{again:?}");
-    assert_eq!(fs::read_to_string(&example).unwrap(), "mine");
-}
-
-#[test]
-fn init_adds_no_service_to_those_that_are_there() {
-    let world = World::new();
-    let manifests = world.path().join("manifests/sub");
-    fs::create_dir_all(&manifests).unwrap();
-    fs::write(manifests.join("web.toml"), "[service.web]\n").unwrap();
-    let ran = world.run("init");
-    assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.stdout.contains("left out manifests/hello.toml: there is 1 manifest already\n"), "{ran:?}");
-    assert!(!world.path().join("manifests/hello.toml").exists());
-    assert!(world.path().join("manifests/_reference.toml").exists());
-}
-
-#[test]
-fn the_schema_is_json_on_stdout_or_beside_the_manifests() {
-    let world = World::new();
-    let printed = world.run("schema").json();
-    assert!(printed.is_object());
-    fs::create_dir(world.path().join("services")).unwrap();
-    assert_eq!(world.run("-m services schema --write").code, Some(0));
-    let written = fs::read(world.path().join("services/reconcile.schema.json")).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), printed);
-    let nowhere = world.run("-m none schema --write");
-    assert_eq!(nowhere.code, Some(1));
-    assert!(nowhere.stderr.contains("because: "), "{nowhere:?}");
-}
-
-#[test]
-fn doctor_tells_facts_without_touching_anything() {
-    let world = World::new();
-    let ran = world.run("doctor -o json");
-    let facts = ran.json()["facts"].as_array().unwrap().clone();
-    let names: Vec<_> = facts.iter().map(|fact| fact["name"].as_str().unwrap()).collect();
-    for name in ["kernel", "pidfd", "cgroup", "inotify", "state-directory", "log-rotation", "keeper"] {
-        assert!(names.contains(&name), "{names:?}");
-    }
-    assert_eq!(fs::read_dir(world.state()).unwrap().count(), 0);
 }
 
 #[test]
@@ -550,115 +448,6 @@ fn a_broken_configuration_is_drawn() {
     assert!(ran.stderr.contains("1 | [polcy]") && !ran.stderr.contains("\\x1b"), "{ran:?}");
 }
 
-fn two_manifests() -> World {
-    let world = World::new();
-    let good = "# nothing yet\n";
-    for (path, text) in
-        [("a.toml", good), ("sub/b.toml", "[service.b]\ncolour = 1\n"), ("_drafts/c.toml", good)]
-    {
-        let path = world.path().join("site").join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    fs::write(world.path().join("site/notes.txt"), "").unwrap();
-    world
-}
-
-/// File names and problem codes.
-fn validated(ran: &Ran) -> Vec<(String, Vec<String>)> {
-    let manifests = ran.json()["manifests"].as_array().unwrap().clone();
-    let name = |manifest: &Value| {
-        Path::new(manifest["path"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned()
-    };
-    let codes = |manifest: &Value| {
-        let problems = manifest["problems"].as_array().unwrap();
-        problems.iter().map(|problem| problem["code"].as_str().unwrap().to_owned()).collect()
-    };
-    manifests.iter().map(|manifest| (name(manifest), codes(manifest))).collect()
-}
-
-/// A file name and its problem codes.
-type Expected<'a> = (&'a str, &'a [&'a str]);
-
-#[test]
-fn validate_takes_directories_as_roots_and_files_by_name() {
-    let world = two_manifests();
-    let of_b = ["missing-key", "unknown-key"];
-    let both: &[Expected<'_>] = &[("a.toml", &[]), ("b.toml", &of_b)];
-    let cases: &[(&str, i32, &[Expected<'_>])] = &[
-        ("site", 3, both),
-        ("site/", 3, both),
-        ("site site/sub/b.toml", 3, both),
-        ("site/sub", 3, &both[1..]),
-        ("site/a.toml", 0, &both[..1]),
-        ("site/a.toml site/sub/b.toml", 3, both),
-        ("site/a.toml ./site/sub/../a.toml", 0, &both[..1]),
-        ("site/_drafts/c.toml", 0, &[("c.toml", &[])]),
-        ("site/a.toml missing.toml", 1, &[("missing.toml", &["no-such-file"]), ("a.toml", &[])]),
-        ("site/notes.txt site/sub/b.toml", 1, &[("notes.txt", &["not-a-manifest"]), ("b.toml", &of_b)]),
-        ("none", 1, &[("none", &["no-such-file"])]),
-        ("site/a.toml/x", 1, &[("x", &["no-such-file"])]),
-        ("-m none", 1, &[("none", &["root-missing"])]),
-        ("-m site/a.toml", 1, &[("a.toml", &["root-not-a-directory"])]),
-    ];
-    for (paths, code, expected) in cases {
-        let ran = world.run(&format!("-o json validate {paths}"));
-        let owned = |(name, codes): &Expected<'_>| {
-            ((*name).to_owned(), codes.iter().map(|code| (*code).to_owned()).collect::<Vec<_>>())
-        };
-        let expected: Vec<_> = expected.iter().map(owned).collect();
-        assert_eq!((ran.code, validated(&ran)), (Some(*code), expected), "{paths}: {ran:?}");
-    }
-}
-
-#[test]
-fn validate_reads_no_standard_input_and_says_so() {
-    let ran = World::new().run("validate -");
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""));
-    assert!(ran.stderr.contains("standard input is not read"), "{ran:?}");
-}
-
-#[test]
-fn a_refused_and_a_doubled_service_have_their_line_and_column() {
-    let world = World::new();
-    fs::create_dir(world.path().join("manifests")).unwrap();
-    fs::write(world.path().join("manifests/a.toml"), "# a\n\n[service.web]\ncommand = [\"sh\"]\n").unwrap();
-    fs::write(world.path().join("manifests/b.toml"), "[service.api]\ncommand = [\"node\"]\n").unwrap();
-    fs::write(world.path().join("manifests/c.toml"), "\n[service.api]\ncommand = [\"node\"]\n").unwrap();
-    let ran = world.run("validate -o json");
-    let manifests = ran.json()["manifests"].as_array().unwrap().clone();
-    let places: Vec<_> = manifests
-        .iter()
-        .map(|manifest| manifest["problems"].as_array().unwrap().last().unwrap().clone())
-        .map(|problem| {
-            (
-                problem["code"].as_str().unwrap().to_owned(),
-                problem["line"].as_u64(),
-                problem["column"].as_u64(),
-            )
-        })
-        .collect();
-    let doubled = || "duplicate-service".to_owned();
-    assert_eq!(
-        places,
-        [
-            ("exec-not-allowed".to_owned(), Some(4), Some(11)),
-            (doubled(), Some(1), Some(10)),
-            (doubled(), Some(2), Some(10)),
-        ]
-    );
-}
-
-#[test]
-fn a_directory_that_is_not_entered_is_named() {
-    let world = two_manifests();
-    std::os::unix::fs::symlink("/", world.path().join("site/out")).unwrap();
-    let ran = world.run("validate -o json site");
-    assert_eq!(ran.code, Some(3), "{ran:?}");
-    let expected = ("out".to_owned(), vec!["directory-not-loaded".to_owned()]);
-    assert!(validated(&ran).contains(&expected), "{ran:?}");
-}
-
 #[test]
 fn what_is_parked_is_not_called_as_declared() {
     let world = World::new();
@@ -681,49 +470,4 @@ fn converged_means_exit_code_0() {
         let ran = world.run("--once -o json");
         assert_eq!((ran.code, &ran.json()["converged"]), (Some(code), &json!(code == 0)), "{ran:?}");
     }
-}
-
-/// Line and code of each problem of a manifest with these lines below `[service.web]`.
-fn validated_places(lines: &str) -> (Option<i32>, Vec<(u64, String)>) {
-    let world = World::new();
-    fs::create_dir(world.path().join("manifests")).unwrap();
-    fs::write(world.path().join("manifests/a.toml"), format!("[service.web]\n{lines}")).unwrap();
-    fs::write(world.path().join("reconcile.toml"), "[policy]\nexecutables = [\"true\"]\n").unwrap();
-    let ran = world.run("validate -o json");
-    let problems = ran.json()["manifests"][0]["problems"].as_array().unwrap().clone();
-    let place =
-        |problem: &Value| (problem["line"].as_u64().unwrap(), problem["code"].as_str().unwrap().to_owned());
-    let mut places: Vec<_> = problems.iter().map(place).collect();
-    places.sort();
-    (ran.code, places)
-}
-
-#[test]
-fn what_the_policy_refuses_is_placed_at_the_field_at_fault() {
-    let lines = "command = [\"cat\"]\nnice = 0\n[service.web.env]\nA = \"1\"\nLD_PRELOAD = \"x\"\n\
-                 [service.web.health]\ncommand = [\"sleep\"]\n[service.web.stop]\ncommand = \"cat\"\nshell = true\n";
-    let (code, places) = validated_places(lines);
-    let found: Vec<_> = places.iter().map(|(line, code)| (*line, code.as_str())).collect();
-    let expected = [
-        (2, "exec-not-allowed"),
-        (6, "env-hijack"),
-        (8, "exec-not-allowed"),
-        (10, "exec-not-allowed"),
-        (11, "shell-not-allowed"),
-    ];
-    assert_eq!((code, found), (Some(4), expected.to_vec()));
-}
-
-#[test]
-fn what_a_start_would_wait_for_is_an_error_of_the_manifest() {
-    for (lines, line, code) in [
-        ("command = [\"true\"]\ncwd = \"nope\"\n", 3, "no-directory"),
-        ("command = [\"true\"]\ncwd = \"manifests/a.toml\"\n", 3, "no-directory"),
-        ("command = [\"true\"]\nuser = \"no-such-user\"\n", 3, "unknown-user"),
-        ("command = [\"no-such-program\"]\n", 2, "executable-not-found"),
-    ] {
-        let expected = (Some(3), vec![(line, code.to_owned())]);
-        assert_eq!(validated_places(lines), expected, "{lines}");
-    }
-    assert_eq!(validated_places("command = [\"true\"]\ncwd = \"manifests\"\n"), (Some(0), vec![]));
 }
