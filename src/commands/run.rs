@@ -35,7 +35,13 @@ const MAX_NAME: usize = 64;
 enum Told {
     Foreground(News),
     /// `None`: it was called off.
-    Answered(Result<Option<Answer>, Failure>),
+    Answered(Question, Result<Option<Answer>, Failure>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Question {
+    Acquire,
+    Release,
 }
 
 /// What came of the wait for services.
@@ -63,18 +69,27 @@ pub fn run(run: &Run<'_>, args: &RunArgs) -> Result<Ended, Failure> {
     let talk = Talk { options: &run.options, sender, told };
     let release = Command::EndLease { lease: holder.id(), names: run.names(&args.with) };
     let command = Command::Lease { names: run.names(&args.with), holder, term: None, timeout: args.timeout };
-    match talk.acquire(command, args.timeout)? {
-        Acquired::Ready(services) => {
-            foreground.begin(&variables::of(&services))?;
+    // From here on there may be a lease, and so one way out.
+    match talk.acquire(command, args.timeout) {
+        Ok(Acquired::Ready(services)) => {
+            if let Err(error) = foreground.begin(&variables::of(&services)) {
+                // It has ended before; how, is told below.
+                tracing::debug!("the command cannot be told to begin: {error}");
+            }
             let status = talk.wait(&foreground);
             talk.release(run, release);
             Ok(Ended::Command(foreground::exit_code(status)))
         }
-        Acquired::Not(answer) => act::tell(run, &answer),
-        Acquired::Interrupted(code) => {
+        Ok(Acquired::Not(answer)) => act::tell(run, &answer),
+        Ok(Acquired::Interrupted(code)) => {
             foreground.give_up();
             talk.release(run, release);
             Ok(Ended::Command(code))
+        }
+        Err(failure) => {
+            foreground.give_up();
+            talk.release(run, release);
+            Err(failure)
         }
     }
 }
@@ -98,7 +113,7 @@ impl Talk<'_> {
     }
 
     /// Asks, beside us; the answer is told. Called off when what is returned is dropped.
-    fn ask(&self, command: Command, patience: Duration) -> oneshot::Sender<()> {
+    fn ask(&self, question: Question, command: Command, patience: Duration) -> oneshot::Sender<()> {
         let (go_on, mut called_off) = oneshot::channel();
         let (options, sender) = (self.options.clone(), self.sender.clone());
         std::thread::spawn(move || {
@@ -106,16 +121,16 @@ impl Talk<'_> {
             let answer = Backend::open_patiently(&options, patience, is_called_off)
                 .and_then(|backend| backend.map_or(Ok(None), |it| it.execute_until(command, called_off)));
             // Whoever waits for it may have ended.
-            let _ = sender.send(Told::Answered(answer));
+            let _ = sender.send(Told::Answered(question, answer));
         });
         go_on
     }
 
     fn acquire(&self, command: Command, patience: Duration) -> Result<Acquired, Failure> {
-        let _until_answered = self.ask(command, patience);
+        let _until_answered = self.ask(Question::Acquire, command, patience);
         loop {
             match self.next() {
-                Told::Answered(answer) => {
+                Told::Answered(_, answer) => {
                     return Ok(match answer? {
                         Some(Answer::Status(status)) => Acquired::Ready(status.services),
                         Some(answer) => Acquired::Not(answer),
@@ -144,28 +159,38 @@ impl Talk<'_> {
                         tracing::warn!("signal {number} cannot be handed on: {error}");
                     }
                 }
-                Told::Foreground(News::Signal { to_all: true, .. }) | Told::Answered(_) => {}
+                Told::Foreground(News::Signal { to_all: true, .. }) | Told::Answered(..) => {}
             }
         }
     }
 
-    /// What it cannot do is done by the next pass, which finds the command ended. Another signal is an end of patience.
+    /// What it cannot do is done by the next pass, which finds the command ended. A signal that comes while it is waited
+    /// for is answered once, and the second is an end of patience: one event may bring several, as the end of a terminal.
     fn release(&self, run: &Run<'_>, release: Command) {
-        let _until_answered = self.ask(release, RELEASE_WITHIN);
+        let _until_answered = self.ask(Question::Release, release, RELEASE_WITHIN);
+        let mut was_asked_to_end = false;
         let why = loop {
             match self.next() {
-                // Of what was called off before.
-                Told::Answered(Ok(None)) => {}
-                Told::Answered(Ok(Some(Answer::Refused(refusal)))) => break refusal.message,
-                Told::Answered(Ok(Some(Answer::Report(report)))) if report.converged == Some(false) => {
+                Told::Answered(Question::Acquire, _) | Told::Answered(Question::Release, Ok(None)) => {}
+                Told::Answered(Question::Release, Ok(Some(Answer::Refused(refusal)))) => {
+                    break refusal.message;
+                }
+                Told::Answered(Question::Release, Ok(Some(Answer::Report(report))))
+                    if report.converged == Some(false) =>
+                {
                     break "not all of it has stopped yet".to_owned();
                 }
-                Told::Answered(Ok(Some(_))) => return,
-                Told::Answered(Err(failure)) => break failure.message_line(),
-                Told::Foreground(news) if news.asks_to_end().is_some() => {
-                    break "it was not waited for".to_owned();
-                }
-                Told::Foreground(_) => {}
+                Told::Answered(Question::Release, Ok(Some(_))) => return,
+                Told::Answered(Question::Release, Err(failure)) => break failure.message_line(),
+                Told::Foreground(news) => match news.asks_to_end() {
+                    None | Some(libc::SIGHUP) => {}
+                    Some(_) if was_asked_to_end => break "it was not waited for".to_owned(),
+                    Some(_) => {
+                        was_asked_to_end = true;
+                        run.console
+                            .say("what was leased is being stopped; once more leaves that to the next pass");
+                    }
+                },
             }
         };
         run.console.say(&format!("what was leased is let go of by the next pass: {why}"));

@@ -16,7 +16,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -68,7 +70,7 @@ impl Foreground {
     pub fn prepare(
         arguments: &[OsString],
         command: &[OsString],
-        tell: impl Fn(News) + Clone + Send + 'static,
+        tell: impl Fn(News) + Send + 'static,
     ) -> io::Result<Self> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, FcntlArg::F_SETFD(FdFlag::empty()))?;
@@ -88,14 +90,8 @@ impl Foreground {
                 return Err(error);
             }
         };
-        let told = tell.clone();
-        std::thread::spawn(move || {
-            // It is our child, and nobody else waits for it.
-            if let Ok(status) = child.wait() {
-                told(News::Ended(status));
-            }
-        });
-        std::thread::spawn(move || listen(&signals, &tell));
+        let ends = pidfd.try_clone()?;
+        std::thread::spawn(move || listen(&signals, child, &ends, &tell));
         Ok(Self { process, pidfd, gate: Some(write.into()) })
     }
 
@@ -126,12 +122,32 @@ fn identify(child: &Child) -> io::Result<(ProcessIdentity, OwnedFd)> {
 fn blocked_signals() -> io::Result<SignalFd> {
     let signals: SigSet = HANDED_ON.into_iter().collect();
     signals.thread_block()?;
-    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?)
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-fn listen(signals: &SignalFd, tell: &impl Fn(News)) {
-    while let Ok(Some(signal)) = signals.read_signal() {
-        tell(News::Signal { number: signal.ssi_signo as i32, to_all: signal.ssi_code == libc::SI_KERNEL });
+/// One after the other: a signal that has ended the command, too, is told before that end.
+fn listen(signals: &SignalFd, mut child: Child, ends: &OwnedFd, tell: &impl Fn(News)) {
+    let mut is_there = true;
+    loop {
+        let mut both =
+            [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(ends.as_fd(), PollFlags::POLLIN)];
+        let watched = if is_there { &mut both[..] } else { &mut both[..1] };
+        match poll(watched, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+        let has_ended = is_there && both[1].any() == Some(true);
+        while let Ok(Some(signal)) = signals.read_signal() {
+            tell(News::Signal {
+                number: signal.ssi_signo as i32,
+                to_all: signal.ssi_code == libc::SI_KERNEL,
+            });
+        }
+        // It is our child, and nobody else waits for it.
+        if has_ended && let Ok(status) = child.wait() {
+            is_there = false;
+            tell(News::Ended(status));
+        }
     }
 }
 

@@ -104,9 +104,21 @@ impl<'a> Case<'a> {
             return Some(Unwanted::OperatorStop);
         }
         match self.expiry() {
+            // What sleeps is woken by its next use, however its last activation ended.
+            Expiry::Over { .. } if self.rests_on_demand() => None,
             Expiry::Over { ttl } => Some(Unwanted::Expired { ttl }),
             Expiry::Never | Expiry::In(_) => None,
         }
+    }
+
+    fn rests_on_demand(&self) -> bool {
+        let is_on_demand = self.want.accepted.as_ref().is_some_and(|accepted| accepted.spec.is_on_demand());
+        is_on_demand && self.service.entry.run.is_none() && !self.is_held()
+    }
+
+    /// True if the time of this activation is over.
+    pub(super) fn has_expired(&self) -> bool {
+        matches!(self.expiry(), Expiry::Over { .. })
     }
 
     fn expiry(&self) -> Expiry {

@@ -37,7 +37,7 @@ pub(super) fn at_rest(case: &Case<'_>, accepted: &Accepted) -> Option<Verdict> {
         StopPolicy::OnRelease => let_go(case).is_some(),
         StopPolicy::Idle(idle) => left(case, idle, last.map(|last| &last.ended_at)).is_none(),
     };
-    if has_rested || last.is_some_and(|last| is_done(case, accepted, last)) {
+    if has_rested || case.has_expired() || last.is_some_and(|last| is_done(case, accepted, last)) {
         let verdict = Verdict::of(Phase::Stopped, Reason::OnDemand { on });
         return Some(verdict.note(Record::Deactivated { service: case.id.clone() }));
     }

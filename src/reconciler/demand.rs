@@ -218,8 +218,9 @@ impl<H: Host> Reconciler<H> {
         let starts = named.iter().filter(|service| self.waits_for_a_use(service)).map(|service| {
             Record::Request { service: service.clone(), request: Request::Start, at: at.clone() }
         });
-        let starts = starts.collect();
-        self.note_use(&named, starts)?;
+        // What is over is a release of others, and must not follow this use.
+        let records = self.over_for(&named, None).into_iter().chain(starts).collect();
+        self.note_use(&named, records)?;
         let wider = self.with_dependencies(&named);
         self.act_on_these_alone(Some(&wider.services));
         Ok(Reply::Later(Later { also: wider.also, timeout, ..Later::of(Goal::Ensured, Some(named)) }))

@@ -13,7 +13,7 @@ use super::Reconciler;
 use super::ownership::{FileStanding, InForce};
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::manifest::{ActivateOn, Condition, Problem, RestartPolicy, Spec, code, nearest};
+use crate::manifest::{Condition, Problem, RestartPolicy, Spec, code, nearest};
 use crate::plan::graph::Graph;
 use crate::plan::{self, Accepted};
 
@@ -142,9 +142,7 @@ pub(super) fn warn_of_dependencies(
 }
 
 fn never_completes(spec: &Spec, condition: Condition) -> bool {
-    condition == Condition::Completed
-        && spec.restart.policy == RestartPolicy::Always
-        && spec.activation.on == ActivateOn::Always
+    condition == Condition::Completed && spec.restart.policy == RestartPolicy::Always && !spec.is_on_demand()
 }
 
 /// What was named with what that depends on.

@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::identity::{ProcessIdentity, ServiceId};
 use crate::plan::{HeldLease, LeaseStanding, lease_standing};
 use crate::state::{Holder, Lease, LeaseEnd, LeaseId, Record, Term};
-use crate::time::{Stamp, human, rfc3339};
+use crate::time::{Clock, Stamp, human, rfc3339};
 
 /// The processes that hold something.
 #[derive(Debug, Default)]
@@ -97,7 +97,8 @@ impl<H: Host> Reconciler<H> {
         self.check_holder(&holder, term)?;
         self.check_term(term)?;
         let now = self.host.now();
-        let mut records = Vec::new();
+        // What is over for them ends before this begins: what has failed in somebody else's hands starts anew.
+        let mut records = self.over_for(&named, Some(&holder.id()));
         let mut before = self.memory.ledger().leases.get(&holder.id());
         if let Some(over) = before.take_if(|lease| !self.holds(lease, &now)) {
             records.push(ended(over, over.services.clone(), LeaseEnd::Expired, &now));
@@ -106,6 +107,12 @@ impl<H: Host> Reconciler<H> {
         let since = before.map_or_else(|| now.clone(), |lease| lease.since.clone());
         let services = held.union(&named).cloned().collect();
         let term = term.map(|length| Term { renewed: now.clone(), length });
+        // What it holds already is held no shorter for more that is acquired.
+        let term = before
+            .and_then(|lease| lease.term.clone())
+            .into_iter()
+            .chain(term)
+            .max_by_key(|term| now.left_of(&term.renewed, term.length, Clock::Suspend));
         let lease = Lease { holder: holder.clone(), services, since, term };
         records.push(Record::Leased { lease: Box::new(lease) });
         self.promise_records(&records)?;
@@ -113,6 +120,30 @@ impl<H: Host> Reconciler<H> {
         self.act_on_these_alone(Some(&wider.services));
         let lease = Some(Acquired { holder, services: named.difference(&held).cloned().collect() });
         Ok(Reply::Later(Later { also: wider.also, timeout, lease, ..Later::of(Goal::Ensured, Some(named)) }))
+    }
+
+    /// What the next pass would note as over for these: leases of others, and what ran for them.
+    pub(super) fn over_for(&self, services: &BTreeSet<ServiceId>, but: Option<&LeaseId>) -> Vec<Record> {
+        let is_about = |record: &&Record| match record {
+            Record::LeaseEnded { holder, services: of, .. } => {
+                Some(&holder.id()) != but && !of.is_disjoint(services)
+            }
+            Record::Deactivated { service } => services.contains(service),
+            _ => false,
+        };
+        self.last_plan.notes.iter().filter(is_about).cloned().collect()
+    }
+
+    /// Of what was acquired and has come up: whether it is held still, after all the time that took.
+    pub(super) fn is_held_still(&self, lease: &Acquired) -> bool {
+        let now = self.host.now();
+        let held = self.memory.ledger().leases.get(&lease.holder.id());
+        held.is_some_and(|held| lease.services.is_subset(&held.services) && self.holds(held, &now))
+    }
+
+    pub(super) fn lost_meanwhile(&self, lease: &Acquired) -> Refusal {
+        let message = format!("all is up, but {} does not hold it any more", lease.holder);
+        refusal("no-lease", message, Some("ask for longer than it takes to come up"))
     }
 
     fn check_holder(&self, holder: &Holder, term: Option<Duration>) -> Result<(), Refusal> {
@@ -171,12 +202,11 @@ impl<H: Host> Reconciler<H> {
             (None, None | Some(Err(_))) => return Ok(Reply::Now(nothing_done())),
             (None, Some(Ok(named))) => named,
             (Some(lease), named) => {
-                let services = match (&lease.holder, named) {
-                    // It has ended, or is about to: nothing of it is left to hold some.
-                    (Holder::Process { .. }, _) | (Holder::Owner { .. }, None) => lease.services.clone(),
-                    (Holder::Owner { .. }, Some(named)) => {
-                        named?.intersection(&lease.services).cloned().collect()
-                    }
+                let services = match named {
+                    None => lease.services.clone(),
+                    // Nothing is left of it to hold some; a name that is not known any more hinders nothing.
+                    Some(_) if self.has_ended(lease) => lease.services.clone(),
+                    Some(named) => named?.intersection(&lease.services).cloned().collect(),
                 };
                 let record = ended(lease, services.clone(), LeaseEnd::Released, &self.host.now());
                 self.promise_records(&[record])?;

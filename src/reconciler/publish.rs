@@ -109,7 +109,9 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn step_message(&self, step: &Step) -> String {
         let message = step.reason.message();
         match step.action {
-            Action::Stop => although_leased(message, &self.leases_of(&step.service, &self.host.now())),
+            Action::Stop if step.reason.overrules_leases() => {
+                although_leased(message, &self.leases_of(&step.service, &self.host.now()))
+            }
             _ => message,
         }
     }
@@ -157,7 +159,10 @@ impl<H: Host> Reconciler<H> {
         drift.extend(self.drift.get(service).into_iter().flatten().cloned());
         let (phase, message) = self.shown_phase(view, entry);
         let leases = self.leases_of(service, &now);
-        let is_down = matches!(phase, Phase::Stopping | Phase::Stopped | Phase::Expired | Phase::Rejected);
+        let is_down = match phase {
+            Phase::Stopping => view.reason.overrules_leases(),
+            _ => matches!(phase, Phase::Stopped | Phase::Expired | Phase::Rejected),
+        };
         let message = if is_down { although_leased(message, &leases) } else { message };
         ServiceStatus {
             name: service.to_string(),

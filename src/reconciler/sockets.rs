@@ -59,8 +59,9 @@ impl<H: Host> Reconciler<H> {
                 _ => false,
             };
             let is_ours = want.presence == Presence::Present && self.is_acted_on(service);
-            let is_used_otherwise = accepted.spec.activation.on == ActivateOn::Request
-                && self.memory.ledger().entry(service).is_none_or(|entry| entry.activation.is_none());
+            let is_used_otherwise =
+                matches!(accepted.spec.activates_on(), ActivateOn::Request | ActivateOn::Lease)
+                    && self.memory.ledger().entry(service).is_none_or(|entry| entry.activation.is_none());
             let has_run = || self.observed.services.get(service).is_some_and(|live| live.entry.run.is_some());
             (waits && is_ours && !is_used_otherwise && (is_handed_on || !has_run()))
                 .then(|| Arc::clone(accepted))

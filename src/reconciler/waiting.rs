@@ -119,6 +119,10 @@ impl<H: Host> Reconciler<H> {
                 self.purge_logs(one.purge, one.services.as_ref());
             }
             let converged = standing == Standing::Reached && !self.holds_a_removal(&one);
+            if let Some(lease) = one.lease.take_if(|lease| converged && !self.is_held_still(lease)) {
+                let _ = one.answer.send(Answer::Refused(self.lost_meanwhile(&lease)));
+                continue;
+            }
             if one.goal == Goal::Ensured && converged {
                 let _ = one.answer.send(Answer::Status(Box::new(self.status_of(one.services.as_ref()))));
                 continue;

@@ -315,10 +315,12 @@ impl Entry {
             }
             Request::Start => {
                 self.stopped = None;
+                self.is_wanted_by_itself();
                 self.request_start(Request::Start);
             }
             Request::Restart => {
                 self.stopped = None;
+                self.is_wanted_by_itself();
                 self.request = Some(Request::Restart);
             }
             Request::Reset => {
@@ -328,6 +330,12 @@ impl Entry {
             Request::Renew => self.renew(at),
             Request::Touch => self.used = Some(at.clone()),
         }
+    }
+
+    /// What was asked for by name runs until the next last release, whoever let go of it before.
+    fn is_wanted_by_itself(&mut self) {
+        self.released = None;
+        self.needed = false;
     }
 
     /// A service that is up has nothing to be started: left pending, the request would turn the next crash

@@ -317,6 +317,19 @@ impl Reason {
         matches!(self, Self::Idle { .. } | Self::Released { .. } | Self::NotNeeded)
     }
 
+    /// True if a stop for this reason is made whoever has leased the service.
+    pub fn overrules_leases(&self) -> bool {
+        matches!(
+            self,
+            Self::Removed
+                | Self::PolicyRevoked { .. }
+                | Self::DeclaredStopped
+                | Self::OperatorStop
+                | Self::TtlExpired { .. }
+                | Self::Shutdown
+        )
+    }
+
     /// True if a stop for this reason is the service's own failure, judged by its restart policy like a crash.
     pub fn counts_as_failure(&self) -> bool {
         matches!(self, Self::Unhealthy { .. } | Self::StartTimeout { .. } | Self::LeftTheForeground)

@@ -390,3 +390,92 @@ fn a_release_waits_for_what_goes_also_where_the_end_of_the_holder_was_seen_befor
     assert!(sleeps(&rig), "{:?}", rig.status("db"));
     rig.done(Command::EndLease { lease: of(&process).id(), names: names(&["gone"]) });
 }
+
+#[test]
+fn a_process_that_lets_go_of_one_holds_the_others() {
+    let mut rig = Rig::new();
+    rig.declare("db", EPHEMERAL);
+    rig.declare("web", EPHEMERAL);
+    rig.run_until("they sleep", |rig| sleeps(rig) && rig.reason("web") == "on-demand");
+    let holder = of(&rig.host.begin_holder());
+    leased(&mut rig, holder.clone(), &["db", "web"]);
+    rig.done(Command::EndLease { lease: holder.id(), names: names(&["web"]) });
+    assert_eq!(rig.reason("web"), "on-demand");
+    rig.assert_idle_for(secs(60));
+    assert_eq!((rig.phase("db"), held_by(&rig, "db").len()), (Some(Phase::Running), 1));
+}
+
+#[test]
+fn what_is_asked_for_while_it_is_let_go_of_runs_on() {
+    let mut rig = asleep("lifecycle = 'ephemeral'\nstop.grace = '30s'");
+    rig.host.behave("db", Behaviour::default().obeys_after(secs(5)));
+    let holder = of(&rig.host.begin_holder());
+    leased(&mut rig, holder.clone(), &["db"]);
+    rig.order(release(&holder));
+    rig.run_until_phase("db", Phase::Stopping);
+    rig.done(Command::Restart { names: names(&["db"]) });
+    rig.assert_idle_for(secs(3_600));
+    assert_eq!((rig.phase("db"), rig.counts().spawns), (Some(Phase::Running), 2));
+}
+
+/// A holder that has ended while nobody ran lets go before the next use, and not of it.
+#[test]
+fn an_end_that_nobody_saw_does_not_end_the_next_use() {
+    let mut rig = asleep("activation.on = 'request'\nstop_policy = 'on-release'");
+    let holder = rig.host.begin_holder();
+    leased(&mut rig, of(&holder), &["db"]);
+    let next = rig.host.reconciler_dies(Birth::Before);
+    rig.host.end_holder(&holder);
+    rig = Rig::over(next);
+    let ensured = rig.ask(Command::Ensure { names: names(&["db"]), timeout: secs(30) });
+    assert!(matches!(ensured, Answer::Status(_)), "{ensured:?}");
+    rig.assert_idle_for(secs(3_600));
+    assert_eq!(rig.phase("db"), Some(Phase::Running));
+}
+
+#[test]
+fn to_acquire_more_shortens_nothing() {
+    let mut rig = Rig::new();
+    rig.declare("db", EPHEMERAL);
+    rig.declare("web", EPHEMERAL);
+    rig.run_until("they sleep", |rig| sleeps(rig) && rig.reason("web") == "on-demand");
+    let long = Command::Lease {
+        names: names(&["db"]),
+        holder: owner("ci-1"),
+        term: Some(secs(4 * 3_600)),
+        timeout: secs(30),
+    };
+    assert!(matches!(rig.ask(long), Answer::Status(_)));
+    leased(&mut rig, owner("ci-1"), &["web"]);
+    rig.run_for(secs(3_600));
+    assert_eq!(rig.phase("db"), Some(Phase::Running), "ten minutes for another one are over");
+    rig.run_for(secs(3 * 3_600 + 60));
+    assert!(sleeps(&rig));
+}
+
+/// Its time is that of one activation, as ever.
+#[test]
+fn one_whose_time_is_over_is_leased_anew() {
+    let mut rig = asleep("lifecycle = 'ephemeral'\nttl = '2m'");
+    let holder = of(&rig.host.begin_holder());
+    leased(&mut rig, holder.clone(), &["db"]);
+    rig.run_until_phase("db", Phase::Expired);
+    assert_eq!(held_by(&rig, "db").len(), 1);
+    rig.done(release(&holder));
+    rig.run_until("it sleeps", sleeps);
+    leased(&mut rig, owner("ci-1"), &["db"]);
+    assert_eq!((rig.phase("db"), rig.counts().spawns), (Some(Phase::Running), 2));
+}
+
+/// The time of a holder may be over before all is up.
+#[test]
+fn what_ran_out_before_it_was_ready_is_not_acquired() {
+    let mut rig = asleep("activation.on = 'request'\nstart_settle = '20s'");
+    let short = Command::Lease {
+        names: names(&["db"]),
+        holder: owner("ci-1"),
+        term: Some(secs(5)),
+        timeout: secs(60),
+    };
+    assert_eq!(rig.refused(short).code, "no-lease");
+}
