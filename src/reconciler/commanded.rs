@@ -4,7 +4,7 @@
 //! for a restart before they are had. One that fails is tried again after growing waits. Only a pass that acts runs any.
 //! Values are held from the command's end to the start, and told to nobody else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::time::{Clock, Stamp, human};
 /// What is kept of the output of a job: of more, the rest is missing.
 const MAX_BYTES: usize = (64 << 10) - 1;
 
-/// Values that a start did not come to within this, beside the grace of the stop before it, are had anew.
+/// Values that a start did not come to within this, beside what the stop before it may take, are had anew.
 const FRESH: Duration = Duration::from_secs(60);
 
 /// The drift of a run whose secret cannot be looked at again.
@@ -55,13 +55,19 @@ impl fmt::Debug for Value {
 struct Fetch {
     /// The fingerprint of the version that it is for.
     of: String,
+    /// When the last answer came.
     at: Stamp,
-    pending: BTreeSet<String>,
+    /// With the jobs whose answers count: of one that was begun before, nobody waits for the answer.
+    pending: BTreeMap<String, Nonce>,
     values: BTreeMap<String, Value>,
     retry: Retry,
 }
 
 impl Fetch {
+    fn first_pending(&self) -> Option<Reason> {
+        self.pending.keys().next().map(|name| Reason::SecretPending { name: name.clone() })
+    }
+
     /// The first that was not had and is needed.
     fn failure(&self, spec: &Spec) -> Option<Reason> {
         let is_needed = |name: &str| spec.secrets.get(name).is_some_and(|secret| !secret.optional);
@@ -77,7 +83,8 @@ struct Refreshed {
     /// When it was last looked at.
     at: Stamp,
     digest: Option<Digest>,
-    in_flight: bool,
+    /// The job whose answer counts.
+    in_flight: Option<Nonce>,
 }
 
 impl<H: Host> Reconciler<H> {
@@ -104,10 +111,11 @@ impl<H: Host> Reconciler<H> {
         if let Some(fetch) = self.commanded.starts.get_mut(service)
             && fetch.of == accepted.fingerprint
         {
-            if let Some(name) = fetch.pending.first() {
-                return Some(Reason::SecretPending { name: name.clone() });
+            if let Some(pending) = fetch.first_pending() {
+                return Some(pending);
             }
-            let lasts = FRESH + accepted.spec.stop.grace;
+            // That of the command of a stop, and of the signal after it.
+            let lasts = FRESH + accepted.spec.stop.grace * 2;
             match fetch.failure(&accepted.spec) {
                 Some(failure) if !fetch.retry.is_due(&now) => return Some(failure),
                 None if now.left_of(&fetch.at, lasts, Clock::Awake).is_some() => return None,
@@ -121,19 +129,19 @@ impl<H: Host> Reconciler<H> {
     fn fetch(&mut self, service: &ServiceId, accepted: &Accepted, retry: Retry) -> Option<Reason> {
         let at = self.host.now();
         let of = accepted.fingerprint.clone();
-        let mut fetch = Fetch { of, at, pending: BTreeSet::new(), values: BTreeMap::new(), retry };
+        let mut fetch = Fetch { of, at, pending: BTreeMap::new(), values: BTreeMap::new(), retry };
         for (name, _) in accepted.spec.secret_commands() {
             match self.run_secret_command(&accepted.spec, name, For::Start) {
-                Ok(()) => _ = fetch.pending.insert(name.to_owned()),
+                Ok(job) => _ = fetch.pending.insert(name.to_owned(), job),
                 Err(why) => _ = fetch.values.insert(name.to_owned(), Value(Err(why))),
             }
         }
-        let first = fetch.pending.first().map(|name| Reason::SecretPending { name: name.clone() });
+        let first = fetch.first_pending();
         self.commanded.starts.insert(service.clone(), fetch);
         first.or_else(|| self.settle_fetch(service))
     }
 
-    fn run_secret_command(&mut self, spec: &Spec, name: &str, purpose: For) -> Result<(), String> {
+    fn run_secret_command(&mut self, spec: &Spec, name: &str, purpose: For) -> Result<Nonce, String> {
         let rendered = self.render(spec);
         let argv = rendered.secret_commands.get(name).ok_or("it has no command")?;
         let (_, command) =
@@ -144,11 +152,11 @@ impl<H: Host> Reconciler<H> {
         self.commanded.under_way.insert(nonce.clone(), (spec.id.clone(), name.to_owned(), purpose));
         self.host.run_job(JobRequest {
             purpose: JobPurpose::Secret,
-            of: nonce,
+            of: nonce.clone(),
             spawn: SpawnRequest { stdout_only: true, ..request },
             timeout: command.timeout,
         });
-        Ok(())
+        Ok(nonce)
     }
 
     pub(super) fn secret_command_done(&mut self, of: &Nonce, outcome: &JobOutcome) {
@@ -159,13 +167,19 @@ impl<H: Host> Reconciler<H> {
         });
         let value = value_of(outcome, bound.unwrap_or_default());
         match purpose {
-            For::Refresh => self.take_refreshed(&service, &name, value),
+            For::Refresh => {
+                let known = self.commanded.refreshed.get(&(service.clone(), name.clone()));
+                if known.is_some_and(|known| known.in_flight.as_ref() == Some(of)) {
+                    self.take_refreshed(&service, &name, value);
+                }
+            }
             For::Start => {
                 let Some(fetch) = self.commanded.starts.get_mut(&service) else { return };
-                // Of a command that was asked for by a version before, nobody waits for the answer.
-                if fetch.pending.remove(&name) {
-                    fetch.values.insert(name, Value(value));
+                if fetch.pending.get(&name) != Some(of) {
+                    return;
                 }
+                fetch.pending.remove(&name);
+                fetch.values.insert(name, Value(value));
                 if fetch.pending.is_empty() {
                     let gate = self.settle_fetch(&service);
                     if let Some(want) = self.desired.services.get_mut(&service)
@@ -183,6 +197,7 @@ impl<H: Host> Reconciler<H> {
         let accepted = self.accepted(service)?;
         let now = self.host.now();
         let fetch = self.commanded.starts.get_mut(service)?;
+        fetch.at = now.clone();
         let failure = fetch.failure(&accepted.spec);
         let is_news = fetch.retry.left(&now).is_none();
         fetch.retry.note(failure.is_some(), &now);
@@ -212,7 +227,8 @@ impl<H: Host> Reconciler<H> {
         tries.chain(refreshes).min()
     }
 
-    /// What the next start of a service is given, once.
+    /// What the next start of a service is given, once. One that is optional and could not be had is empty, which no
+    /// value is.
     pub(super) fn take_commanded(&mut self, accepted: &Accepted) -> Result<BTreeMap<String, String>, Reason> {
         let Some((first, _)) = accepted.spec.secret_commands().next() else { return Ok(BTreeMap::new()) };
         let fetch = self.commanded.starts.remove(&accepted.spec.id);
@@ -220,14 +236,17 @@ impl<H: Host> Reconciler<H> {
         else {
             return Err(Reason::SecretPending { name: first.to_owned() });
         };
-        Ok(fetch.values.into_iter().filter_map(|(name, value)| Some((name, value.0.ok()?))).collect())
+        if let Some(failure) = fetch.failure(&accepted.spec) {
+            return Err(failure);
+        }
+        Ok(fetch.values.into_iter().map(|(name, value)| (name, value.0.unwrap_or_default())).collect())
     }
 
     /// Beside what runs, the values that it was started with are those that are known.
     pub(super) fn note_given(&mut self, spec: &Spec, digests: &BTreeMap<String, Digest>) {
         let at = self.host.now();
         for (name, command) in spec.secret_commands() {
-            let known = Refreshed { at: at.clone(), digest: digests.get(name).cloned(), in_flight: false };
+            let known = Refreshed { at: at.clone(), digest: digests.get(name).cloned(), in_flight: None };
             if command.refresh.is_some() {
                 self.commanded.refreshed.insert((spec.id.clone(), name.to_owned()), known);
             }
@@ -248,12 +267,15 @@ impl<H: Host> Reconciler<H> {
         for (service, name, _) in due {
             let Some(accepted) = self.accepted(&service) else { continue };
             let known = self.commanded.refreshed.entry((service.clone(), name.clone()));
-            let known =
-                known.or_insert_with(|| Refreshed { at: now.clone(), digest: None, in_flight: false });
-            known.at = now.clone();
-            known.in_flight = true;
-            if let Err(why) = self.run_secret_command(&accepted.spec, &name, For::Refresh) {
-                self.take_refreshed(&service, &name, Err(why));
+            known.or_insert_with(|| Refreshed { at: now.clone(), digest: None, in_flight: None }).at =
+                now.clone();
+            match self.run_secret_command(&accepted.spec, &name, For::Refresh) {
+                Ok(job) => {
+                    if let Some(known) = self.commanded.refreshed.get_mut(&(service, name)) {
+                        known.in_flight = Some(job);
+                    }
+                }
+                Err(why) => self.take_refreshed(&service, &name, Err(why)),
             }
         }
     }
@@ -268,7 +290,7 @@ impl<H: Host> Reconciler<H> {
             accepted.into_iter().flat_map(|accepted| accepted.spec.secret_commands()).filter_map(
                 move |(name, command)| {
                     let known = self.commanded.refreshed.get(&(service.clone(), name.to_owned()));
-                    if known.is_some_and(|known| known.in_flight) {
+                    if known.is_some_and(|known| known.in_flight.is_some()) {
                         return None;
                     }
                     let since = known.map(|known| &known.at).or(begun)?;
@@ -288,7 +310,7 @@ impl<H: Host> Reconciler<H> {
         let Some(known) = self.commanded.refreshed.get_mut(&(service.clone(), name.to_owned())) else {
             return;
         };
-        known.in_flight = false;
+        known.in_flight = None;
         match digest {
             Err(why) => {
                 let message = format!("it runs on with the secret {name} that it has: {why}");

@@ -29,8 +29,11 @@ impl<H: Host> Reconciler<H> {
     /// Makes one pass over everything, carries out its plan, and answers who waits.
     pub fn pass(&mut self) {
         let mut plan = self.look_and_plan();
-        // Each looks at all that would be started.
-        if !self.hands_off && (self.close_socket_gates(&plan) | self.close_secret_gates(&plan)) {
+        // Each looks at all that would be started; where one waits, another may not have to wait for it.
+        for _ in 0..=self.desired.services.len() {
+            if self.hands_off || !(self.close_socket_gates(&plan) | self.close_secret_gates(&plan)) {
+                break;
+            }
             let now = self.host.now();
             plan = self.plan_for(&now);
         }

@@ -146,3 +146,76 @@ fn secrets_as_files_are_no_variables_and_other_ones_are_a_restart() {
         told(rig, "CREDENTIALS_DIRECTORY").is_some_and(|other| other != place)
     });
 }
+
+fn says_after(rig: &Rig, service: &str, takes: u64, value: &str) {
+    let script = JobScript::exits(secs(takes), ExitStatus::Code(0), value);
+    rig.host.secret_commands_do(service, script);
+}
+
+#[test]
+fn one_that_takes_longer_than_values_are_kept_is_run_once() {
+    let mut rig = Rig::new();
+    says_after(&rig, "web", 120, "one");
+    rig.declare("web", "secrets.A = { command = ['node', 'read'], timeout = '3m' }");
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!((told(&rig, "A").as_deref(), rig.host.counts().jobs), (Some("one"), 1));
+}
+
+#[test]
+fn what_a_version_before_has_asked_for_is_not_given_to_the_next() {
+    let mut rig = Rig::new();
+    says_after(&rig, "web", 10, "one");
+    rig.declare("web", ONCE);
+    rig.run_until("it is run", |rig| rig.host.counts().jobs == 1);
+    says_after(&rig, "web", 15, "two");
+    rig.declare("web", "secrets.A = { command = ['node', 'read', 'other'] }");
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!((told(&rig, "A").as_deref(), rig.host.counts().jobs), (Some("two"), 2));
+}
+
+#[test]
+fn what_was_looked_at_beside_a_run_before_is_no_news_to_the_next() {
+    let mut rig = up(AGAIN);
+    says_after(&rig, "web", 25, "one");
+    rig.run_until("it is looked at again", |rig| rig.host.counts().jobs == 2);
+    says(&rig, "two");
+    rig.host.end("web", ExitStatus::Code(1));
+    rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("two"));
+    rig.run_until_phase("web", Phase::Running);
+    let pid = rig.pid("web");
+    rig.assert_idle_for(secs(3_600));
+    assert_eq!(rig.pid("web"), pid);
+}
+
+#[test]
+fn one_that_can_start_for_another_waits_has_its_own_command_run() {
+    let mut rig = up(ONCE);
+    fails(&rig);
+    rig.declare("web", &format!("{ONCE}\nenv = {{ B = '1' }}"));
+    rig.declare("db", &format!("{ONCE}\ndepends_on = ['web']"));
+    rig.run_until_phase("db", Phase::Running);
+}
+
+#[test]
+fn to_be_looked_at_again_is_no_change_of_what_it_says() {
+    let mut rig = up(ONCE);
+    let pid = rig.pid("web");
+    rig.declare("web", AGAIN);
+    rig.run_until("it is looked at again", |rig| rig.host.counts().jobs > 1);
+    rig.assert_idle_for(secs(3_600));
+    assert_eq!(rig.pid("web"), pid);
+    says(&rig, "two");
+    rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("two"));
+}
+
+#[test]
+fn an_optional_one_that_was_not_there_and_now_is_restarts_the_service() {
+    let mut rig = Rig::new();
+    fails(&rig);
+    rig.declare("web", "secrets.A = { command = ['node', 'read'], optional = true, refresh = '10m' }");
+    rig.run_until_phase("web", Phase::Running);
+    assert_eq!(told(&rig, "A"), None);
+    rig.assert_idle_for(secs(1_800));
+    says(&rig, "one");
+    rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("one"));
+}
