@@ -27,8 +27,18 @@ pub(super) fn changed(then: Option<&FileMarks>, want: &Want) -> Option<Reason> {
     }
     // Digests by two keys cannot be compared: a key that was lost restarts nothing.
     let mut secrets = now.secrets.iter().filter(|_| then.key == now.key);
-    let (name, _) = secrets.find(|(name, digest)| then.secrets.get(*name) != Some(*digest))?;
+    let is_other = |(name, digest): &(&String, &Digest)| match then.secrets.get(*name) {
+        Some(before) => before != *digest,
+        // What a command wrote is known from the start that it was given to, and nothing of it after a loss.
+        None => !is_by_command(want, name),
+    };
+    let (name, _) = secrets.find(is_other)?;
     Some(Reason::SecretChanged { name: name.clone() })
+}
+
+fn is_by_command(want: &Want, name: &str) -> bool {
+    let spec = want.accepted.as_ref().map(|accepted| &accepted.spec);
+    spec.is_some_and(|spec| spec.secret_commands().any(|(other, _)| other == name))
 }
 
 /// The first file of `reload.on` that says something else than what the run was last told to take up.
@@ -90,7 +100,7 @@ pub(super) fn unrecorded(case: &Case<'_>, nonce: &Nonce, then: Option<&FileMarks
                 env: then.env.clone(),
                 restart: carried(&then.restart, &now.restart, &spec.restart_on),
                 reload: carried(&then.reload, &now.reload, &spec.reload.on),
-                secrets: if same_key(then, now) { then.secrets.clone() } else { now.secrets.clone() },
+                secrets: secrets_known(then, now),
                 key: now.key.clone().or_else(|| then.key.clone()),
             };
             if files == *then {
@@ -102,9 +112,11 @@ pub(super) fn unrecorded(case: &Case<'_>, nonce: &Nonce, then: Option<&FileMarks
     Some(Record::Files { service: case.id.clone(), nonce: nonce.clone(), files })
 }
 
-/// Without a key now nothing is known of secrets now.
-fn same_key(then: &FileMarks, now: &FileMarks) -> bool {
-    now.key.is_none() || then.key == now.key
+/// Without a key now nothing is known of secrets now, and by another key nothing of those before.
+fn secrets_known(then: &FileMarks, now: &FileMarks) -> BTreeMap<String, Digest> {
+    let then = (now.key.is_none() || then.key == now.key).then_some(&then.secrets);
+    let known = now.secrets.iter().chain(then.into_iter().flatten());
+    known.map(|(name, digest)| (name.clone(), digest.clone())).collect()
 }
 
 /// What is known goes on to be, of what is still named; the rest is taken as it is. Of a pattern that cannot be looked

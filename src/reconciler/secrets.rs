@@ -56,15 +56,14 @@ impl<H: Host> Reconciler<H> {
         files.marks.key = Some(key.id());
         for (name, secret) in &spec.secrets {
             let path = rendered.secret_files.get(name).map(AsRef::as_ref);
-            if let SecretSource::Command(command) = &secret.source {
+            if let SecretSource::Command(_) = &secret.source {
                 let value = commanded.get(name);
                 let digest = match value {
                     Some(value) => Some(key.digest(name, value)),
                     None => self.refreshed_digest(&spec.id, name),
                 };
-                let counts = digest.filter(|_| command.refresh.is_some());
-                files.marks.secrets.extend(counts.map(|digest| (name.clone(), digest)));
-                if let Some(value) = value {
+                files.marks.secrets.extend(digest.map(|digest| (name.clone(), digest)));
+                if let Some(value) = value.filter(|value| !value.is_empty()) {
                     files.give(name, secret.given_as, value.clone());
                 }
                 continue;
