@@ -178,16 +178,24 @@ impl<H: Host> Reconciler<H> {
             return Outcome::Done;
         };
         let record = Record::Updated { service: service.clone(), nonce: run.nonce.clone(), digest };
-        self.memory.note(&mut self.host, vec![record]);
-        if self.live_changes_limits(service) {
+        // Put first, then written down: after a death of ours between the two they are put twice.
+        if self.live_changes(service, "limits") {
             self.put_limits(service);
         }
+        if self.live_changes(service, "reload") {
+            // What has failed before may be mended by that.
+            let tried = &mut self.service_mut(service).reload;
+            *tried = ReloadTry { in_flight: tried.in_flight, ..ReloadTry::default() };
+            self.hide_drift(service, RELOAD_FAILED);
+        }
+        self.memory.note(&mut self.host, vec![record]);
         Outcome::Done
     }
 
-    fn live_changes_limits(&self, service: &ServiceId) -> bool {
+    fn live_changes(&self, service: &ServiceId, section: &str) -> bool {
         let changed = self.observed.services.get(service).map(|live| live.live_changed.as_slice());
-        changed.unwrap_or_default().iter().any(|field| field.starts_with("limits."))
+        let is_of = |field: &String| field.split('.').next() == Some(section);
+        changed.unwrap_or_default().iter().any(is_of)
     }
 
     /// Told first, then written down: after a death of ours between the two it is told twice, and never not at all.
@@ -237,6 +245,7 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn reload_done(&mut self, service: &ServiceId, of: &Nonce, outcome: &JobOutcome) {
         let Some(run) = self.run(service, of).cloned() else { return };
         let timeout = self.accepted(service).map(|accepted| accepted.spec.reload.timeout).unwrap_or_default();
+        let now = self.host.now();
         let tried = &mut self.service_mut(service).reload;
         tried.in_flight = false;
         let why = match outcome {
@@ -248,8 +257,12 @@ impl<H: Host> Reconciler<H> {
             JobOutcome::Exit { status, .. } => format!("it ended with {status}"),
             JobOutcome::TimedOut => format!("it was not done within {}", human(timeout)),
             JobOutcome::NotStarted(failure) => failure.message.clone(),
-            // With the service, or with the keeper: it is begun anew.
-            JobOutcome::Cancelled => return,
+            // With the service, or with the keeper: it is begun anew, after a wait, and does not count.
+            JobOutcome::Cancelled => {
+                tried.failures = tried.failures.max(1);
+                tried.failed_at = Some(now);
+                return;
+            }
         };
         self.reload_failed(service, &why);
     }

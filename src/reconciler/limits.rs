@@ -15,15 +15,11 @@ use crate::state::Reason;
 const NOT_ENFORCED: &str = "limits-not-enforced";
 
 impl<H: Host> Reconciler<H> {
-    /// Has those of every service hold that runs.
+    /// Has those of every service hold that runs; of one that has none, none.
     pub(super) fn put_all_limits(&mut self) {
         let runs = self.observed.services.iter().filter(|(_, live)| live.seen == Seen::Alive);
-        let limited = runs.filter(|(service, _)| {
-            let accepted = self.desired.services.get(service).and_then(|want| want.accepted.as_ref());
-            accepted.is_some_and(|accepted| !CgroupLimits::from(&accepted.spec.limits).is_empty())
-        });
-        let limited: Vec<ServiceId> = limited.map(|(service, _)| service.clone()).collect();
-        limited.iter().for_each(|service| self.put_limits(service));
+        let runs: Vec<ServiceId> = runs.map(|(service, _)| service.clone()).collect();
+        runs.iter().for_each(|service| self.put_limits(service));
     }
 
     /// Also where it has none any more.

@@ -407,6 +407,22 @@ fn a_reload_command_that_fails_is_tried_again_and_not_for_ever() {
 }
 
 #[test]
+fn a_reload_command_that_is_mended_is_tried_without_other_content() {
+    let mut rig = reloaded_by_command(JobScript::exits(secs(1), ExitStatus::Code(3), ""));
+    let pid = rig.pid("web");
+    rig.host.write("/srv/app/web.conf", "2");
+    rig.run_for(secs(3_600));
+    rig.host.reload_command_does("web", JobScript::default());
+    rig.declare(
+        "web",
+        "reload = { on = ['web.conf'], command = ['node', 'other.js'] }\nrestart.max_failures = 4",
+    );
+    rig.run_until("it is done", |rig| drift(rig).is_empty() && rig.host.counts().jobs == 5);
+    rig.assert_idle_for(secs(3_600));
+    assert_eq!((rig.host.counts().jobs, rig.pid("web")), (5, pid));
+}
+
+#[test]
 fn a_reload_command_that_hangs_is_ended_and_has_failed() {
     let mut rig = reloaded_by_command(JobScript::hangs());
     rig.host.write("/srv/app/web.conf", "2");
