@@ -58,13 +58,14 @@ impl<H: Host> Reconciler<H> {
         let mut request = self.request(spec, &rendered, &env, &rendered.argv, &files)?;
         if spec.has_credentials() {
             let dir = self.host.credentials_dir(&request.nonce);
-            request.env.push(credentials_at(&dir));
+            tell(&mut request.env, credentials::VARIABLE, dir.to_string_lossy().into_owned());
             request.credentials = Some(Credentials { dir, files: credentials });
         }
         if let Some(HealthCheck::Notify { watchdog, fd }) = spec.health.as_ref().map(|health| &health.check) {
             (request.notify, request.notify_fd) = (fd.is_none(), *fd);
-            let usec = watchdog.map(|watchdog| watchdog.as_micros().to_string());
-            request.env.extend(usec.map(|usec| (WATCHDOG.to_owned(), usec)));
+            if let Some(watchdog) = watchdog {
+                tell(&mut request.env, WATCHDOG, watchdog.as_micros().to_string());
+            }
         }
         let uid = request.user.as_ref().map_or_else(|| self.host.own_uid(), |user| user.uid);
         let intent = Intent {
@@ -264,7 +265,8 @@ impl<H: Host> Reconciler<H> {
                 let run = self.memory.ledger().entry(&spec.id).and_then(|entry| entry.run.as_ref());
                 if let Some(run) = run.filter(|_| spec.has_credentials() && purpose != Purpose::Secret) {
                     // They are there for as long as the run is.
-                    request.env.push(credentials_at(&self.host.credentials_dir(&run.nonce)));
+                    let dir = self.host.credentials_dir(&run.nonce);
+                    tell(&mut request.env, credentials::VARIABLE, dir.to_string_lossy().into_owned());
                 }
                 Ok(request)
             }
@@ -276,8 +278,10 @@ fn gate(gate: &str, message: &str) -> Reason {
     Reason::Gate { gate: gate.to_owned(), message: message.to_owned() }
 }
 
-fn credentials_at(dir: &Path) -> (String, String) {
-    (credentials::VARIABLE.to_owned(), dir.to_string_lossy().into_owned())
+/// Whatever else says it: of two of one name nobody knows which a program takes.
+fn tell(env: &mut Vec<(String, String)>, name: &str, value: String) {
+    env.retain(|(other, _)| other != name);
+    env.push((name.to_owned(), value));
 }
 
 /// How often a service is to say that it lives, in microseconds.
@@ -362,6 +366,14 @@ mod tests {
 
     fn value<'r>(request: &'r SpawnRequest, name: &str) -> Option<&'r str> {
         request.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn what_is_told_stands_once() {
+        let env = |value: &str| ("A".to_owned(), value.to_owned());
+        let mut told = vec![env("of a file")];
+        tell(&mut told, "A", "ours".to_owned());
+        assert_eq!(told, [env("ours")]);
     }
 
     #[test]
