@@ -164,10 +164,10 @@ fn one_that_takes_longer_than_values_are_kept_is_run_once() {
 #[test]
 fn what_a_version_before_has_asked_for_is_not_given_to_the_next() {
     let mut rig = Rig::new();
-    says_after(&rig, "web", 10, "one");
+    says_after(&rig, "web", 5, "one");
     rig.declare("web", ONCE);
     rig.run_until("it is run", |rig| rig.host.counts().jobs == 1);
-    says_after(&rig, "web", 15, "two");
+    says_after(&rig, "web", 8, "two");
     rig.declare("web", "secrets.A = { command = ['node', 'read', 'other'] }");
     rig.run_until_phase("web", Phase::Running);
     assert_eq!((told(&rig, "A").as_deref(), rig.host.counts().jobs), (Some("two"), 2));
@@ -176,7 +176,7 @@ fn what_a_version_before_has_asked_for_is_not_given_to_the_next() {
 #[test]
 fn what_was_looked_at_beside_a_run_before_is_no_news_to_the_next() {
     let mut rig = up(AGAIN);
-    says_after(&rig, "web", 25, "one");
+    says_after(&rig, "web", 9, "one");
     rig.run_until("it is looked at again", |rig| rig.host.counts().jobs == 2);
     says(&rig, "two");
     rig.host.end("web", ExitStatus::Code(1));
@@ -202,7 +202,7 @@ fn to_be_looked_at_again_is_no_change_of_what_it_says() {
     let pid = rig.pid("web");
     rig.declare("web", AGAIN);
     rig.run_until("it is looked at again", |rig| rig.host.counts().jobs > 1);
-    rig.assert_idle_for(secs(3_600));
+    rig.assert_idle_for(secs(3_300));
     assert_eq!(rig.pid("web"), pid);
     says(&rig, "two");
     rig.run_until("it was told", |rig| told(rig, "A").as_deref() == Some("two"));

@@ -418,6 +418,7 @@ fn a_reload_command_that_is_mended_is_tried_without_other_content() {
         "reload = { on = ['web.conf'], command = ['node', 'other.js'] }\nrestart.max_failures = 4",
     );
     rig.run_until("it is done", |rig| drift(rig).is_empty() && rig.host.counts().jobs == 5);
+    rig.run_for(secs(1));
     rig.assert_idle_for(secs(3_600));
     assert_eq!((rig.host.counts().jobs, rig.pid("web")), (5, pid));
 }
