@@ -59,7 +59,8 @@ fn is_in_memory(dir: &Path) -> bool {
     statfs(dir).is_ok_and(|of| of.filesystem_type() == TMPFS_MAGIC)
 }
 
-/// Writes them: mode 0400, in a directory of mode 0500, both the owner's.
+/// Writes them: mode 0400 and the owner's, in a directory that only we can write to, so that what is to be removed is
+/// what was written.
 pub fn write(given: &Credentials, owner: Option<(u32, u32)>) -> io::Result<()> {
     // Whatever a death of ours has left of this very start.
     remove_directory(&given.dir)?;
@@ -68,10 +69,18 @@ pub fn write(given: &Credentials, owner: Option<(u32, u32)>) -> io::Result<()> {
         let path = given.dir.join(name);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
         file.write_all(value.as_bytes())?;
-        hand_over(&path, owner)?;
+        if let Some((uid, gid)) = other(owner) {
+            chown(&path, Some(uid), Some(gid))?;
+        }
     }
-    fs::set_permissions(&given.dir, Permissions::from_mode(0o500))?;
-    hand_over(&given.dir, owner)
+    let mode = match other(owner) {
+        Some((_, gid)) => {
+            chown(&given.dir, None, Some(gid))?;
+            0o550
+        }
+        None => 0o500,
+    };
+    fs::set_permissions(&given.dir, Permissions::from_mode(mode))
 }
 
 /// What is above it goes with the last of others at any moment.
@@ -89,13 +98,10 @@ fn make_directory(dir: &Path) -> io::Result<()> {
     make()
 }
 
-fn hand_over(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
-    match owner {
-        Some((uid, gid)) if uid != geteuid().as_raw() => {
-            Ok(chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
-        }
-        Some(_) | None => Ok(()),
-    }
+/// An owner who is not we.
+fn other(owner: Option<(u32, u32)>) -> Option<(Uid, Gid)> {
+    let (uid, gid) = owner.filter(|(uid, _)| *uid != geteuid().as_raw())?;
+    Some((Uid::from_raw(uid), Gid::from_raw(gid)))
 }
 
 /// The directories on the way, which nobody can list but we: whoever knows a name may go through.
@@ -129,8 +135,9 @@ pub fn remove(layout: &StateLayout, instance: &InstanceId, nonce: &Nonce) -> io:
     Ok(())
 }
 
-/// Removes those of all runs but these.
+/// Removes those of all runs but these. One that cannot be removed keeps no other; the first of them is told.
 pub fn remove_all_but(layout: &StateLayout, instance: &InstanceId, keep: &[&Nonce]) -> io::Result<()> {
+    let mut first = Ok(());
     for base in bases(layout, instance) {
         let entries = match fs::read_dir(&base) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -140,12 +147,12 @@ pub fn remove_all_but(layout: &StateLayout, instance: &InstanceId, keep: &[&Nonc
             let entry = entry?;
             let name = entry.file_name();
             if !keep.iter().any(|nonce| name.to_str() == Some(nonce.as_str())) {
-                remove_directory(&entry.path())?;
+                first = first.and(remove_directory(&entry.path()));
             }
         }
         remove_if_empty(&base);
     }
-    Ok(())
+    first
 }
 
 /// With the directories of its instance, which are in nobody's way but stay in memory.
@@ -168,7 +175,19 @@ fn remove_directory(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    match fs::remove_dir_all(dir) {
+    unless_gone(remove_flat(dir))
+}
+
+/// There are files in it and nothing deeper, unless a service of our own user has put it there, who is then told.
+fn remove_flat(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        unless_gone(fs::remove_file(entry?.path()))?;
+    }
+    fs::remove_dir(dir)
+}
+
+fn unless_gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
@@ -208,6 +227,37 @@ mod tests {
         assert!(left(&other));
         remove_all_but(&layout, &instance, &[]).unwrap();
         assert!(!layout.dir.join("credentials").exists());
+    }
+
+    #[test]
+    fn one_that_cannot_be_removed_keeps_no_other() {
+        let state = tempfile::tempdir().unwrap();
+        let layout = StateLayout { dir: state.path().to_owned() };
+        let instance = InstanceId::from_u64(u64::from(std::process::id()) << 1);
+        let dirs = [1, 2, 3].map(|n| layout.dir.join("credentials").join(Nonce::from_u64(n).as_str()));
+        for dir in &dirs {
+            write(&given(dir.clone()), None).unwrap();
+        }
+        fs::set_permissions(&dirs[1], Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir(dirs[1].join("deeper")).unwrap();
+        remove_all_but(&layout, &instance, &[]).unwrap_err();
+        assert_eq!(dirs.each_ref().map(|dir| dir.exists()), [false, true, false]);
+    }
+
+    #[test]
+    fn what_somebody_else_is_given_he_reads_and_does_not_write() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let given = given(state.path().join("credentials/1"));
+        write(&given, Some((65_534, 65_533))).unwrap();
+        let of = |path: &Path| {
+            let meta = path.metadata().unwrap();
+            (meta.uid(), meta.gid(), meta.mode() & 0o777)
+        };
+        assert_eq!(of(&given.dir), (0, 65_533, 0o550));
+        assert_eq!(of(&given.dir.join("TOKEN")), (65_534, 65_533, 0o400));
     }
 
     #[test]
