@@ -73,26 +73,43 @@ fn containment(ground: &Ground) -> Fact {
 
 /// Controllers for limits of all processes of a service together.
 fn limits(ground: &Ground) -> Fact {
-    const NAME: &str = "limits";
-    const MEANS: &str =
-        "`memory_max`, `cpu_max` and `pids_max` are not enforced; status says of which service";
-    let Ground::Cgroup { base } = ground else {
-        return Fact::lacking(NAME, "there are no cgroups", MEANS);
+    match ground {
+        // Nothing is enabled for a look: what is there at the top is what can be.
+        Ground::Cgroup { base } => limits_at(base.ancestors().nth(2).unwrap_or(base)),
+        Ground::Holder { .. } => Fact::lacking(LIMITS, "there are no cgroups", NOT_ENFORCED),
+    }
+}
+
+const LIMITS: &str = "limits";
+const NOT_ENFORCED: &str =
+    "`memory_max`, `cpu_max` and `pids_max` are not enforced; status says of which service";
+
+fn limits_at(top: &Path) -> Fact {
+    let read = |file: &str| fs::read_to_string(top.join(file)).unwrap_or_default();
+    let missing_in = |file: &str| {
+        let there = read(file);
+        let is_missing = |wanted: &&str| !there.split_ascii_whitespace().any(|word| word == *wanted);
+        ["memory", "cpu", "pids"].into_iter().filter(is_missing).collect::<Vec<_>>()
     };
-    // Nothing is enabled for a look: what is there at the top is what can be.
-    let top = base.ancestors().nth(2).unwrap_or(base);
-    let file = top.join("cgroup.controllers");
-    let there = fs::read_to_string(&file).unwrap_or_default();
-    let is_missing = |wanted: &&str| !there.split_ascii_whitespace().any(|word| word == *wanted);
-    let missing: Vec<&str> = ["memory", "cpu", "pids"].into_iter().filter(is_missing).collect();
-    if missing.is_empty() {
-        return Fact::found(
-            NAME,
-            "available",
-            "`memory_max`, `cpu_max` and `pids_max` are enforced by cgroups",
+    let missing = missing_in("cgroup.controllers");
+    if !missing.is_empty() {
+        return Fact::lacking(
+            LIMITS,
+            format!("{} has no {}", top.display(), missing.join(", ")),
+            NOT_ENFORCED,
         );
     }
-    Fact::lacking(NAME, format!("{} has no {}", top.display(), missing.join(", ")), MEANS)
+    let missing = missing_in("cgroup.subtree_control");
+    // The root has no such file, and may have processes.
+    if !missing.is_empty() && top.join("cgroup.type").exists() && !read("cgroup.procs").trim().is_empty() {
+        let value = format!(
+            "{} has processes of its own, so that {} cannot be enabled; in a unit, set DelegateSubgroup=",
+            top.display(),
+            missing.join(", ")
+        );
+        return Fact::lacking(LIMITS, value, NOT_ENFORCED);
+    }
+    Fact::found(LIMITS, "available", "`memory_max`, `cpu_max` and `pids_max` are enforced by cgroups")
 }
 
 /// The unit of a service manager that takes along what is started from here.
@@ -216,6 +233,23 @@ mod tests {
         );
         drop(held);
         assert_eq!(lock("keeper", &path, "held", "free").meaning, "free");
+    }
+
+    #[test]
+    fn limits_need_controllers_that_can_be_enabled() {
+        let top = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(top.path().join(file), text).unwrap();
+        write("cgroup.controllers", "cpu memory\n");
+        assert!(limits_at(top.path()).value.ends_with("has no pids"));
+        write("cgroup.controllers", "cpu memory pids\n");
+        write("cgroup.subtree_control", "cpu\n");
+        write("cgroup.procs", "7\n");
+        assert!(limits_at(top.path()).ok, "the root");
+        write("cgroup.type", "domain\n");
+        let fact = limits_at(top.path());
+        assert!(!fact.ok && fact.value.contains("memory, pids cannot be enabled"), "{fact:?}");
+        write("cgroup.subtree_control", "cpu memory pids\n");
+        assert!(limits_at(top.path()).ok);
     }
 
     #[test]
