@@ -269,6 +269,9 @@ fn read_stop(section: &mut Section<'_, '_, '_>, known: &Known<'_>) -> Stop {
     }
 }
 
+/// With less nothing is executed: the kernel kills whoever tries.
+const LEAST_MEMORY: u64 = 1 << 20;
+
 fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
     let cpu = section.duration("cpu");
     if let (Some(limit), Some((_, value))) = (cpu, section.find("cpu"))
@@ -276,6 +279,13 @@ fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
     {
         let message = "`limits.cpu` takes whole seconds";
         section.problems.add(value.span(), code::DURATION_OUT_OF_RANGE, message);
+    }
+    let memory_max = section.size("memory_max");
+    if memory_max.is_some_and(|bytes| bytes < LEAST_MEMORY)
+        && let Some((_, value)) = section.find("memory_max")
+    {
+        let message = "`limits.memory_max` takes sizes from 1MiB: with less nothing can be executed";
+        section.problems.add(value.span(), code::OUT_OF_RANGE, message);
     }
     Limits {
         nofile: section.count("nofile"),
@@ -286,7 +296,7 @@ fn read_limits(mut section: Section<'_, '_, '_>) -> Limits {
         stack: section.size("stack"),
         address_space: section.size("address_space"),
         cpu,
-        memory_max: section.size("memory_max"),
+        memory_max,
         cpu_max: section.number("cpu_max").map(|cpus| (cpus * 1_000.0).round() as u32),
         pids_max: section.count("pids_max"),
     }

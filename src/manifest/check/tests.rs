@@ -61,6 +61,7 @@ const ONE_PROBLEM: &[(&str, &str)] = &[
     (code::BAD_PORT, "ports.http = 'any'"),
     (code::BAD_PORT, "health.port = 'http'"),
     (code::BAD_PORT, "env = { P = 'x' }\nhealth.port = '{{env.P}}'"),
+    (code::OUT_OF_RANGE, "limits.memory_max = '512B'"),
     (code::OUT_OF_RANGE, "ports.http = 0"),
     (code::OUT_OF_RANGE, "ports.http = 65536"),
     (code::OUT_OF_RANGE, "ports.http = { auto = true, count = 101 }"),
