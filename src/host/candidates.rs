@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::cgroup::{Run, innermost_run};
+use super::cgroup::{Run, innermost_run, is_below_instance};
 use super::holder;
 use super::keeper::JOB_PREFIX;
 use super::proc::{Pinned, Stat, stat, visit_descendants};
@@ -112,7 +112,9 @@ fn of_cgroup(text: &[u8]) -> Place {
     let path = std::str::from_utf8(text).ok();
     let path = path.and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::"))).map(Path::new);
     let Some((path, (dir, run))) = path.and_then(|path| Some((path, innermost_run(path)?))) else {
-        return Place::Elsewhere;
+        // Beside no run, as those of secrets are.
+        let is_job = path.is_some_and(|path| is_below_instance(path, |name| name.starts_with(JOB_PREFIX)));
+        return if is_job { Place::OfJob } else { Place::Elsewhere };
     };
     let below = path.strip_prefix(dir).ok().and_then(|below| below.components().next());
     let name = below.and_then(|name| name.as_os_str().to_str());
@@ -161,6 +163,7 @@ mod tests {
         assert_eq!(at(&format!("{run}/{inner}/keeper")), at(run), "the keeper of an inner reconcile");
         let nested = at(&format!("{run}/{inner}/default.db.00000000000000ee"));
         assert_eq!(nested.unwrap(), "00000000000000dd default/db 00000000000000ee");
+        assert_eq!(place("/reconcile/00000000000000aa/job-00000000000000cc"), Place::OfJob);
         for other in ["/", "/reconcile", "/reconcile/00000000000000aa", "/reconcile/x/shop.web.1"] {
             assert_eq!(place(other), Place::Elsewhere, "{other}");
         }

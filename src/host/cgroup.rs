@@ -29,7 +29,7 @@ use crate::state::SharedCgroup;
 
 pub use ground::Ground;
 pub use mount::Mount;
-pub use name::{Run, innermost_run};
+pub use name::{Run, innermost_run, is_below_instance};
 pub use place::Place;
 pub use unit::{Ends, Unit, Units};
 
@@ -52,18 +52,21 @@ impl Group {
     /// Removes what is empty of the cgroups below `base`: runs that ended, or never began, while no keeper lived.
     ///
     /// `base` belongs to the caller alone, who has nothing there yet.
-    /// Those that `is_stray` names are ended.
-    pub fn clear_out(base: &Path, is_stray: impl Fn(&str) -> bool) -> io::Result<()> {
+    /// Those that `is_stray` names are ended; the answer says which could not be, and why.
+    pub fn clear_out(base: &Path, is_stray: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
+        let mut left = Vec::new();
         for stale in (Self { path: base.to_owned() }).children()? {
-            if stale.name().is_some_and(&is_stray) {
-                // A keeper that was killed has left it, and nobody waits for it any more.
-                stale.kill()?;
+            // A keeper that was killed has left it, and nobody waits for it any more.
+            if stale.name().is_some_and(&is_stray)
+                && let Err(error) = stale.kill()
+            {
+                left.push(format!("{}: {error}", stale.path.display()));
             }
             if stale.is_empty()? {
                 stale.remove()?;
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     pub fn create(path: PathBuf) -> io::Result<Self> {

@@ -297,11 +297,13 @@ impl Policy {
             Some(HealthCheck::Log { pattern }) => (0, chars(pattern)),
             _ => (0, 0),
         };
+        let cwds = spec.cwd_before.iter().flatten().chain([&spec.cwd]);
+        let longest_cwd = cwds.map(|cwd| chars(cwd)).max().unwrap_or_default();
         let measured = [
             (Cap::CommandLength, code::COMMAND_TOO_LONG, first_chars, "characters in the first word"),
             (Cap::Arguments, code::TOO_MANY_ARGUMENTS, argument_count, "arguments"),
             (Cap::ArgumentLength, code::ARGUMENT_TOO_LONG, longest_argument, "characters in one argument"),
-            (Cap::CwdLength, code::CWD_TOO_LONG, chars(&spec.cwd), "characters in `cwd`"),
+            (Cap::CwdLength, code::CWD_TOO_LONG, longest_cwd, "characters in `cwd`"),
             (Cap::EnvKeys, code::TOO_MANY_ENV_KEYS, facts.env.len(), "variables"),
             (
                 Cap::EnvValueLength,

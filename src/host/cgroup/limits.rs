@@ -143,12 +143,6 @@ fn enable(dir: &Path, controller: &str) -> Result<(), String> {
     })
 }
 
-/// How many processes of a cgroup were killed for want of memory; `None` where that is not told.
-pub fn oom_kills(group: &Path) -> Option<u64> {
-    let events = fs::read_to_string(group.join("memory.events")).ok()?;
-    events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -255,17 +249,5 @@ mod tests {
         fs::create_dir_all(&run).unwrap();
         let limits = CgroupLimits { pids_max: Some(1), ..CgroupLimits::default() };
         assert_eq!(put(&run, &limits), [format!("pids_max: {} is not where runs are", run.display())]);
-    }
-
-    #[test]
-    fn processes_that_the_kernel_has_killed_are_counted() {
-        let group = tempfile::tempdir().unwrap();
-        assert_eq!(oom_kills(group.path()), None);
-        fs::write(
-            group.path().join("memory.events"),
-            "low 0\nhigh 0\nmax 7\noom 2\noom_kill 2\noom_group_kill 0\n",
-        )
-        .unwrap();
-        assert_eq!(oom_kills(group.path()), Some(2));
     }
 }

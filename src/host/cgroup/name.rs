@@ -17,6 +17,19 @@ pub fn innermost_run(path: &Path) -> Option<(&Path, Run)> {
     path.ancestors().find_map(|dir| Some((dir, run(dir)?)))
 }
 
+/// Below the directory of an instance is a cgroup of this name, and it is in that.
+pub fn is_below_instance(path: &Path, is_name: impl Fn(&str) -> bool) -> bool {
+    path.ancestors().any(|dir| {
+        let mut names = dir.components().rev().map(|component| component.as_os_str().to_str());
+        let (Some(Some(name)), Some(Some(instance)), Some(Some(root))) =
+            (names.next(), names.next(), names.next())
+        else {
+            return false;
+        };
+        root == ROOT && InstanceId::parse(instance).is_some() && is_name(name)
+    })
+}
+
 fn run(dir: &Path) -> Option<Run> {
     let mut names = dir.components().rev().map(|component| component.as_os_str().to_str());
     let (run, instance, root) = (names.next()??, names.next()??, names.next()??);

@@ -183,7 +183,8 @@ pub(super) fn not_understood(error: &serde_json::Error) -> Message {
 
 /// Clears out what keepers before us left, and leaves the cgroup of whoever started us.
 fn move_in(base: &Path) -> io::Result<()> {
-    Group::clear_out(base, |name| name.starts_with(JOB_PREFIX))?;
+    let left = Group::clear_out(base, |name| name.starts_with(JOB_PREFIX))?;
+    left.iter().for_each(|stray| log(stray));
     Place::of_keeper(base).take()
 }
 
