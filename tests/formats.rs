@@ -296,6 +296,7 @@ fn spawn() -> Box<SpawnRequest> {
         make_cwd: false,
         cgroup: CgroupLimits::default(),
         make_work: None,
+        limits_required: false,
         stdout_only: false,
         intent: Some(Box::new(intent("web", 1, 10))),
         sockets: Vec::new(),

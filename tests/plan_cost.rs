@@ -76,6 +76,7 @@ fn converged() -> (Desired, Observed) {
             beside: BTreeMap::new(),
             files: None,
             log: None,
+            cwd: None,
             process: Some(process()),
             containment: Some(containment()),
             started_at: Some(at(0)),

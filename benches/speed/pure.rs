@@ -196,6 +196,7 @@ fn running(n: usize, fingerprint: &str, accepted: &Arc<Accepted>, root: &RootKey
         beside: BTreeMap::new(),
         files: None,
         log: None,
+        cwd: None,
         process: Some(ProcessIdentity {
             pid: Pid::new(1000 + n as i32).expect("above 1"),
             start_ticks: n as u64,

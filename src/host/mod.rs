@@ -116,6 +116,9 @@ pub trait Host {
     /// True if nothing can be started in there: it is not there, or no directory. False for what cannot be seen.
     fn is_no_directory(&self, path: &Path) -> bool;
 
+    /// True if it is one. False for what cannot be seen.
+    fn is_directory(&self, path: &Path) -> bool;
+
     /// The process that has this pid at the moment.
     fn identify(&self, pid: Pid) -> Option<ProcessIdentity>;
 

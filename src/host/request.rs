@@ -71,6 +71,9 @@ pub struct SpawnRequest<I = Box<Intent>> {
     /// What it may use in all; nothing where that cannot be enforced.
     #[serde(default, skip_serializing_if = "CgroupLimits::is_empty")]
     pub cgroup: CgroupLimits,
+    /// Where they do not hold, nothing is executed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub limits_required: bool,
     /// What it writes to stderr goes nowhere: of a job whose output is a value.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stdout_only: bool,

@@ -142,7 +142,10 @@ impl<H: Host> Reconciler<H> {
     }
 
     fn run_secret_command(&mut self, spec: &Spec, name: &str, purpose: For) -> Result<Nonce, String> {
-        let rendered = self.render(spec);
+        let rendered = match purpose {
+            For::Start => self.render_with(spec, &self.ports_given(&spec.id)),
+            For::Refresh => self.render(spec),
+        };
         let argv = rendered.secret_commands.get(name).ok_or("it has no command")?;
         let (_, command) =
             spec.secret_commands().find(|(other, _)| *other == name).ok_or("it has no command")?;

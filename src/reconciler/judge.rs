@@ -49,20 +49,20 @@ impl Judgement {
 }
 
 impl<H: Host> Reconciler<H> {
+    /// Beside what runs, in the directory that it was started in; without a run, as for a start.
+    ///
     /// `~/` is the home of the user that the service runs as. One who is not known has none, and what is to
     /// be started says so.
     pub(super) fn render(&mut self, spec: &Spec) -> Rendered {
         let ports = self.ports_given(&spec.id);
-        self.render_with(spec, &ports)
+        let home = self.home_of(spec);
+        self.surrounded(spec, home.as_deref(), &ports, self.cwd_taken(spec), manifest::render)
     }
 
     /// As [`Self::render`], for a start that is given these ports.
     pub(super) fn render_with(&mut self, spec: &Spec, ports: &PortBlocks) -> Rendered {
         let home = self.home_of(spec);
-        let work = self.settings.layout.work(&spec.id);
-        let cwd = self.choose_cwd(spec, &self.around(home.as_deref(), ports, &work));
-        let around = self.around(home.as_deref(), ports, &work);
-        manifest::render(spec, &Surroundings { cwd: cwd.as_deref(), ..around })
+        self.surrounded(spec, home.as_deref(), ports, None, manifest::render)
     }
 
     fn home_of(&mut self, spec: &Spec) -> Option<PathBuf> {
@@ -76,37 +76,45 @@ impl<H: Host> Reconciler<H> {
     pub(super) fn render_shown(&self, spec: &Spec) -> Shown {
         let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
         let ports = self.ports_given(&spec.id);
-        let work = self.settings.layout.work(&spec.id);
-        let around = self.around(home, &ports, &work);
-        let cwd = self.choose_cwd(spec, &around);
-        manifest::render_shown(spec, &Surroundings { cwd: cwd.as_deref(), ..around })
+        self.surrounded(spec, home, &ports, self.cwd_taken(spec), manifest::render_shown)
     }
 
     /// Likewise.
     pub(super) fn render_addresses(&self, spec: &Spec) -> Addresses {
         let home = self.settings.home.as_deref().filter(|_| spec.user.is_none());
+        self.surrounded(spec, home, &PortBlocks::new(), self.cwd_taken(spec), manifest::render_addresses)
+    }
+
+    fn surrounded<T>(
+        &self,
+        spec: &Spec,
+        home: Option<&Path>,
+        ports: &PortBlocks,
+        cwd_taken: Option<&Path>,
+        render: impl FnOnce(&Spec, &Surroundings<'_>) -> T,
+    ) -> T {
+        let project_dir = &self.settings.project_dir;
         let work = self.settings.layout.work(&spec.id);
-        let ports = PortBlocks::new();
-        let around = self.around(home, &ports, &work);
-        let cwd = self.choose_cwd(spec, &around);
-        manifest::render_addresses(spec, &Surroundings { cwd: cwd.as_deref(), ..around })
+        let around = Surroundings { project_dir, home, ports, work: Some(&work), cwd: None };
+        let cwd = self.choose_cwd(spec, &around, cwd_taken);
+        render(spec, &Surroundings { cwd: cwd.as_deref(), ..around })
     }
 
-    fn around<'a>(
-        &'a self,
-        home: Option<&'a Path>,
-        ports: &'a PortBlocks,
-        work: &'a Path,
-    ) -> Surroundings<'a> {
-        Surroundings { project_dir: &self.settings.project_dir, home, ports, work: Some(work), cwd: None }
+    /// Which of several the run is in that there is.
+    fn cwd_taken(&self, spec: &Spec) -> Option<&Path> {
+        let run = self.memory.ledger().entry(&spec.id)?.run.as_ref()?;
+        run.cwd.as_deref().map(Path::new)
     }
 
-    /// The first that is there, of several; else the last.
-    fn choose_cwd(&self, spec: &Spec, around: &Surroundings<'_>) -> Option<PathBuf> {
+    /// Of several, the one that was taken if it is still named; else the first that is there; else the last.
+    fn choose_cwd(&self, spec: &Spec, around: &Surroundings<'_>, taken: Option<&Path>) -> Option<PathBuf> {
         spec.cwd_before.as_ref()?;
         let mut paths = manifest::render_cwds(spec, around);
+        if let Some(taken) = paths.iter().position(|path| taken == Some(path)) {
+            return Some(paths.swap_remove(taken));
+        }
         let last = paths.pop();
-        paths.into_iter().find(|path| !self.host.is_no_directory(path)).or(last)
+        paths.into_iter().find(|path| self.host.is_directory(path)).or(last)
     }
 
     pub(super) fn judge(&mut self, accepted: &Accepted) -> Judgement {

@@ -82,6 +82,7 @@ impl<H: Host> Reconciler<H> {
             ports,
             files: marks.map(Box::new),
             log: self.log_mark(spec).map(Box::new),
+            cwd: spec.cwd_before.as_ref().and_then(|_| Some(rendered.cwd.to_str()?.to_owned())),
         };
         let intent = Box::new(intent);
         request.intent = Some(intent.clone());
@@ -163,6 +164,7 @@ impl<H: Host> Reconciler<H> {
             oom_score_adj: spec.oom_score_adj,
             rlimits: rlimits(&spec.limits),
             cgroup: CgroupLimits::from(&spec.limits),
+            limits_required: self.policy.requires_limits(),
             intent: None,
             sockets: Vec::new(),
             notify: false,
@@ -262,6 +264,10 @@ impl<H: Host> Reconciler<H> {
             Some(closed) => Err(closed),
             None => {
                 let mut request = self.request(spec, rendered, &env, argv, &files)?;
+                if purpose != Purpose::Secret {
+                    // Made for a start, and what is beside it finds it.
+                    (request.make_cwd, request.make_work) = (false, None);
+                }
                 let run = self.memory.ledger().entry(&spec.id).and_then(|entry| entry.run.as_ref());
                 if let Some(run) = run.filter(|_| spec.has_credentials() && purpose != Purpose::Secret) {
                     // They are there for as long as the run is.

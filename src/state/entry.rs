@@ -87,6 +87,9 @@ pub struct Run {
     /// Where its output begins in its log; `None` where that was not asked for, or is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Box<LogMark>>,
+    /// Which directory it was started in, where it was one of several; `None` also where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
     /// `None` while the intent is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessIdentity>,
@@ -217,6 +220,7 @@ impl Entry {
             beside: intent.beside.clone(),
             files: intent.files.clone(),
             log: intent.log.clone(),
+            cwd: intent.cwd.clone(),
             process: None,
             containment: None,
             started_at: None,

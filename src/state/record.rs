@@ -175,6 +175,9 @@ pub struct Intent {
     /// Where its output begins in its log, where a line of it is waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Box<LogMark>>,
+    /// Which directory it is started in, where it was one of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
 }
 
 /// The fingerprint of a start that is not known any more: equal to none, and of no version.
@@ -198,6 +201,7 @@ impl Intent {
             ports: PortBlocks::new(),
             files: None,
             log: None,
+            cwd: None,
         }
     }
 }

@@ -177,6 +177,7 @@ impl World {
             make_cwd: false,
             cgroup: reconcile::host::CgroupLimits::default(),
             make_work: None,
+            limits_required: false,
             stdout_only: false,
             notify_fd: None,
         }

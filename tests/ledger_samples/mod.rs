@@ -79,6 +79,7 @@ pub fn intent(name: &str, n: u64, seconds: u64) -> Intent {
         beside: BTreeMap::new(),
         files: None,
         log: None,
+        cwd: None,
         ports: PortBlocks::new(),
     }
 }

@@ -377,6 +377,7 @@ impl Model {
             beside,
             files: Some(Box::new(machine.files())),
             log: None,
+            cwd: None,
         };
         self.ledger.apply(&Record::Intent(Box::new(intent)));
     }

@@ -27,6 +27,7 @@ fn entry() -> Entry {
         beside: BTreeMap::new(),
         files: None,
         log: None,
+        cwd: None,
         process: Some(process()),
         containment: Some(containment()),
         started_at: Some(at(STARTED_MS)),

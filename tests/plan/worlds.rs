@@ -160,6 +160,7 @@ fn runs() -> BoxedStrategy<Run> {
             beside: BTreeMap::new(),
             files: files.map(Box::new),
             log: None,
+            cwd: None,
             process: born.then(process),
             containment: born.then(containment),
             started_at: born.then_some(started),

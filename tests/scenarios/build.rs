@@ -399,6 +399,7 @@ impl RunCase {
             )
             .map(Box::new),
             log: None,
+            cwd: None,
             process: born.then_some(process),
             containment: born.then(|| Containment::Cgroup { path: "/sys/fs/cgroup/web".into() }),
             started_at: born.then(|| self.started.get()),

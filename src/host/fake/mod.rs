@@ -211,6 +211,10 @@ impl Host for FakeHost {
         self.world.borrow().lost_directories.contains(path)
     }
 
+    fn is_directory(&self, path: &Path) -> bool {
+        !self.is_no_directory(path)
+    }
+
     fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         self.world.borrow().identify(pid)
     }

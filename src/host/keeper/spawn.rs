@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Hold, Hull, Leader, job_cgroup};
@@ -25,6 +26,33 @@ const MAX_UNBORN: usize = 64;
 
 /// A spawn under way for longer hangs on something, and does not count any more.
 const HANGS_AFTER: Duration = Duration::from_secs(2);
+
+/// A cgroup with the limits of the service. What need not hold and does not is told by the reconciler, which looks again.
+fn limited(path: PathBuf, request: &Spawn) -> io::Result<Group> {
+    let group = Group::create(path)?;
+    if request.cgroup.is_empty() {
+        return Ok(group);
+    }
+    let not_enforced = limits::put(group.path(), &request.cgroup);
+    if request.limits_required && !not_enforced.is_empty() {
+        // Empty; if it stays, it is an empty directory.
+        let _ = group.remove();
+        return Err(required(&not_enforced.join("; ")));
+    }
+    Ok(group)
+}
+
+/// Without a cgroup of its own.
+fn unlimited(request: &Spawn, why: &str) -> io::Result<Option<Group>> {
+    if request.limits_required && !request.cgroup.is_empty() {
+        return Err(required(why));
+    }
+    Ok(None)
+}
+
+fn required(why: &str) -> io::Error {
+    io::Error::other(format!("the policy requires limits, and they are not enforced here: {why}"))
+}
 
 impl Keeper {
     /// Starts what is queued, as far as there is room.
@@ -209,8 +237,11 @@ impl Keeper {
     fn make_group(&self, request: &Spawn, job: Option<&Job>) -> io::Result<Option<Group>> {
         if let Some(job) = job.filter(|job| job.is_alone()) {
             return match &self.ground {
-                Some(Ground::Cgroup { base }) => Group::create(base.join(job_cgroup(&job.nonce))).map(Some),
-                Some(Ground::Holder { .. }) | None => Ok(None),
+                Some(Ground::Cgroup { base }) => {
+                    limited(base.join(job_cgroup(&job.nonce)), request).map(Some)
+                }
+                Some(Ground::Holder { why }) => unlimited(request, why),
+                None => Ok(None),
             };
         }
         if let Some(Cell { hull, .. }) = job.and_then(|job| self.cells.get(&job.of)) {
@@ -222,14 +253,9 @@ impl Keeper {
         match &self.ground {
             Some(Ground::Cgroup { base }) => {
                 let name = format!("{}.{}", request.service.file_stem(), request.nonce);
-                let group = Group::create(base.join(name))?;
-                if !request.cgroup.is_empty() {
-                    // What does not hold is told by the reconciler, which looks again.
-                    limits::put(group.path(), &request.cgroup);
-                }
-                Ok(Some(group))
+                limited(base.join(name), request).map(Some)
             }
-            Some(Ground::Holder { .. }) => Ok(None),
+            Some(Ground::Holder { why }) => unlimited(request, why),
             None => Err(io::Error::other("nobody said hello")),
         }
     }

@@ -135,6 +135,14 @@ impl KeeperLink {
         self.ask(Asked::Job(request));
     }
 
+    /// Why runs of the keeper that is there have holders.
+    pub fn holders(&self) -> Option<&str> {
+        match &self.line {
+            Line::Up(client, _) => client.info.holders.as_deref(),
+            Line::Down | Line::Connecting(_) => None,
+        }
+    }
+
     /// Neither a spawn nor a job waits here or runs at the keeper, as far as this connection knows; spawns that
     /// the keeper has not answered are open in the ledger.
     pub fn is_idle(&self) -> bool {
@@ -442,6 +450,12 @@ fn too_old(what: &str) -> SpawnFailure {
     SpawnFailure { stage: SpawnStage::Keeper, errno: 0, message }
 }
 
+/// A directory is to be made that is not there.
+fn is_to_make(request: &SpawnRequest) -> bool {
+    let cwd = request.make_cwd.then_some(&request.cwd);
+    cwd.into_iter().chain(&request.make_work).any(|dir| !dir.is_dir())
+}
+
 /// What this keeper cannot do fails at once.
 fn tell(client: &KeeperClient, asked: Asked, events: &mut VecDeque<Event>) {
     failpoint::reach("link.ask");
@@ -458,6 +472,11 @@ fn tell(client: &KeeperClient, asked: Asked, events: &mut VecDeque<Event>) {
                 nonce,
                 failure: too_old("give secrets as files"),
             });
+        }
+        Asked::Spawn(request) if is_to_make(&request) && !client.info.secrets => {
+            let SpawnRequest { service, nonce, .. } = request;
+            let failure = too_old("make the directory that it runs in");
+            events.push_back(Event::SpawnFailed { service, nonce, failure });
         }
         Asked::Spawn(request) => client.spawn(request),
         Asked::Signal(claim, signal, to) => client.signal(&claim, signal, to),

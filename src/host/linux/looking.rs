@@ -100,6 +100,10 @@ impl Host for Looking {
         is_no_directory(path)
     }
 
+    fn is_directory(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
     fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         Here::read().ok()?.identity(pid.get()).ok()
     }

@@ -300,6 +300,10 @@ impl Host for LinuxHost {
         is_no_directory(path)
     }
 
+    fn is_directory(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
     fn identify(&self, pid: Pid) -> Option<ProcessIdentity> {
         Here::read().ok()?.identity(pid.get()).ok()
     }
@@ -387,6 +391,10 @@ impl Host for LinuxHost {
     }
 
     fn unenforceable(&mut self, limits: &CgroupLimits) -> Option<String> {
+        // That of the keeper counts, which may have been started elsewhere.
+        if let Some(why) = self.link.holders() {
+            return Some(format!("there are no cgroups: {why}"));
+        }
         let instance = &self.ports.instance;
         match self.ground.get_or_insert_with(|| Ground::detect(instance)) {
             Ground::Cgroup { base } => cgroup::limits::unenforceable(base, limits),

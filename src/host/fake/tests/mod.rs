@@ -66,6 +66,7 @@ impl Rig {
             make_cwd: false,
             cgroup: CgroupLimits::default(),
             make_work: None,
+            limits_required: false,
             stdout_only: false,
             notify_fd: None,
         }
@@ -92,6 +93,7 @@ impl Rig {
             beside: BTreeMap::new(),
             files: None,
             log: None,
+            cwd: None,
             ports: BTreeMap::new(),
         }))
     }
