@@ -430,3 +430,17 @@ fn a_reload_command_that_hangs_is_ended_and_has_failed() {
     rig.run_until("it is shown", |rig| !drift(rig).is_empty());
     assert!(drift(&rig)[0].ends_with("it was not done within 10s"), "{:?}", drift(&rig));
 }
+
+#[test]
+fn what_runs_is_where_it_was_started_though_a_directory_before_exists_by_now() {
+    let mut rig = Rig::new();
+    rig.host.lose_directory("/srv/app/first", true);
+    rig.host.write("/srv/app/first/x", "2");
+    rig.host.write("/srv/app/last/x", "1");
+    rig.declare("web", "cwd = ['first', 'last']\nrestart_on = ['{{cwd}}/x']");
+    rig.run_until_phase("web", Phase::Running);
+    let pid = rig.pid("web");
+    rig.host.lose_directory("/srv/app/first", false);
+    rig.assert_idle_for(secs(600));
+    assert_eq!(rig.pid("web"), pid);
+}
