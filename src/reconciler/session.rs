@@ -240,8 +240,10 @@ impl Session {
             self.tell_if_watched_otherwise();
         }
         self.reconciler.host().settle().await;
-        // Whoever still waits is told by the end of the connection.
-        self.reconciler.waiting.clear();
+        // Whoever still waits is told by the end of the connection, and holds nothing.
+        for one in std::mem::take(&mut self.reconciler.waiting) {
+            self.reconciler.take_back(one.lease);
+        }
         watched
     }
 
