@@ -1,7 +1,7 @@
 //! Carries a plan out: a `match` over actions. Choices belong in `plan`.
 
 use super::Reconciler;
-use super::events::claim;
+use super::sightings::claim;
 use super::start::Prepared;
 use super::status::StepReport;
 use crate::host::{Host, JobOutcome, JobPurpose, JobRequest};

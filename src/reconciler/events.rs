@@ -3,15 +3,11 @@
 //! Events are hints that arrive early; `observe_everything` finds out the same from the machine, so a lost
 //! one costs time and never correctness.
 
-use std::sync::Arc;
-
 use super::Reconciler;
 use super::status::Drift;
 use crate::host::probe::{self, ProbeError};
-use crate::host::{
-    CgroupLimits, Claim, Dirty, Event, Found, Host, JobOutcome, JobPurpose, LogTrouble, Sighting,
-};
-use crate::identity::{Nonce, Pid, ProcessIdentity, ServiceId};
+use crate::host::{CgroupLimits, Dirty, Event, Host, JobOutcome, JobPurpose, LogTrouble};
+use crate::identity::{Nonce, ProcessIdentity, ServiceId};
 use crate::manifest::HealthCheck;
 use crate::plan::{self, Flight, Health, Remains, Seen};
 use crate::state::{Containment, End, ExitStatus, Reason, Record, Run, Said, SpawnFailure, SpawnStage};
@@ -67,129 +63,7 @@ impl<H: Host> Reconciler<H> {
         });
     }
 
-    /// Brings entries that the ledger has changed into the observed state.
-    pub(super) fn refresh_observed(&mut self) {
-        let changed = self.memory.take_changed();
-        let mut fresh = Vec::new();
-        for service in &changed {
-            let Some(entry) = self.memory.ledger().services.get(service).map(Arc::clone) else {
-                self.observed.services.remove(service);
-                continue;
-            };
-            match self.observed.services.get_mut(service) {
-                Some(live) => live.entry = entry,
-                None => fresh.push((service.clone(), plan::Service { entry, ..plan::Service::default() })),
-            }
-        }
-        if fresh.len() > self.observed.services.len() {
-            // Merged they fill their map; one by one, in their order, they leave it half empty.
-            self.observed.services.append(&mut fresh.into_iter().collect());
-        } else {
-            self.observed.services.extend(fresh);
-        }
-        self.compare(changed);
-    }
-
-    /// Every claim of the ledger.
-    pub(super) fn claims(&self) -> Vec<Claim> {
-        let services = self.memory.ledger().services.iter();
-        services.filter_map(|(service, entry)| Some(claim(service, entry.run.as_ref()?))).collect()
-    }
-
-    /// Looks at every claim of the ledger.
-    pub(super) fn observe_everything(&mut self) {
-        let (foreign, own): (Vec<Claim>, Vec<Claim>) =
-            self.claims().into_iter().partition(|claim| self.is_foreign(&claim.nonce));
-        for claim in foreign {
-            self.look_at_foreign(claim);
-        }
-        for sighting in self.host.observe(&own) {
-            self.take_in_sighting(sighting);
-        }
-    }
-
-    fn take_in_sighting(&mut self, sighting: Sighting) {
-        let Sighting { service, nonce, found } = sighting;
-        match found {
-            Found::Alive { born } => {
-                self.note_born(&service, &nonce, born);
-                self.service_mut(&service).seen = Seen::Alive;
-            }
-            Found::Ended { born, status, at, others, other_boot } => {
-                self.note_born(&service, &nonce, born);
-                let at = at.unwrap_or_else(|| self.host.now());
-                self.leader_ended(&service, &nonce, Ended { status, at, others, other_boot });
-            }
-            Found::Ending { born } => {
-                self.note_born(&service, &nonce, born);
-                // A run that is remembered and not seen: nothing is done until the keeper has told its end.
-                self.service_mut(&service).seen = Seen::None;
-            }
-            Found::NeverBorn => {
-                self.spawn_failed(&service, &nonce, interrupted());
-            }
-            Found::InFlight => self.service_mut(&service).flight = Flight::Spawning { nonce },
-            Found::Unverifiable { detail } => {
-                self.service_mut(&service).seen = Seen::Unverifiable(Reason::IdentityUnverifiable { detail });
-            }
-            Found::OutOfDescriptors { detail } => {
-                self.service_mut(&service).seen = Seen::Unverifiable(Reason::OutOfDescriptors { detail });
-            }
-            Found::ContainmentLost { pid } => {
-                self.service_mut(&service).seen = Seen::Unverifiable(Reason::ContainmentLost { pid });
-            }
-            Found::KeeperUnresponsive => {
-                self.service_mut(&service).seen = Seen::Unverifiable(Reason::KeeperUnresponsive);
-            }
-        }
-    }
-
-    fn is_foreign(&self, nonce: &Nonce) -> bool {
-        self.foreign.as_ref().is_some_and(|foreign| foreign.nonces.contains(nonce))
-    }
-
-    /// A run of the instance that this ledger is a copy of: looked at, attached to by nobody. Of one that is
-    /// not there any more the copy remembers nothing.
-    fn look_at_foreign(&mut self, claim: Claim) {
-        let Some(foreign) = &self.foreign else { return };
-        let why = foreign.why.clone();
-        let lives = claim
-            .process
-            .as_ref()
-            .is_some_and(|process| self.host.identify(process.pid).as_ref() == Some(process));
-        if lives {
-            self.service_mut(&claim.service).seen = Seen::Unverifiable(why);
-        } else {
-            let record = Record::Gone { service: claim.service.clone(), nonce: claim.nonce };
-            self.memory.note(&mut self.host, vec![record]);
-            self.clear_run(&claim.service);
-        }
-    }
-
-    /// What was asked of a keeper that is gone may never have been done: a stop goes on from the ledger.
-    fn forget_flights(&mut self) {
-        for live in self.observed.services.values_mut() {
-            live.health.in_flight = false;
-            live.reload.in_flight = false;
-            match live.flight {
-                Flight::None | Flight::Spawning { .. } => {}
-                Flight::StopCommand { .. } | Flight::Signalled { .. } | Flight::Killed { .. } => {
-                    live.flight = Flight::None;
-                }
-            }
-        }
-    }
-
-    fn unkillable(&mut self, nonce: &Nonce, pids: Vec<Pid>) {
-        let Some(service) = self.service_of(nonce) else { return };
-        // Nothing that could be proved to be of it is left to be killed: what held it together is gone.
-        let reason =
-            if pids.is_empty() { Reason::ContainmentLost { pid: None } } else { Reason::Unkillable { pids } };
-        tracing::error!(%service, code = reason.code(), "{}", reason.message());
-        self.service_mut(&service).seen = Seen::Unverifiable(reason);
-    }
-
-    fn note_born(
+    pub(super) fn note_born(
         &mut self,
         service: &ServiceId,
         nonce: &Nonce,
@@ -229,7 +103,7 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
-    fn spawn_failed(&mut self, service: &ServiceId, nonce: &Nonce, failure: SpawnFailure) {
+    pub(super) fn spawn_failed(&mut self, service: &ServiceId, nonce: &Nonce, failure: SpawnFailure) {
         if self.run(service, nonce).is_none() {
             return;
         }
@@ -243,7 +117,7 @@ impl<H: Host> Reconciler<H> {
     }
 
     /// Of one that left nothing behind, its end and that it is gone are one write.
-    fn leader_ended(&mut self, service: &ServiceId, nonce: &Nonce, ended: Ended) {
+    pub(super) fn leader_ended(&mut self, service: &ServiceId, nonce: &Nonce, ended: Ended) {
         let Some(run) = self.run(service, nonce) else { return };
         let mut records = Vec::new();
         if run.end.is_none() {
@@ -440,7 +314,7 @@ impl<H: Host> Reconciler<H> {
 const CHECK_NOT_MADE: &str = "check-not-made";
 
 /// A spawn that a death of ours cut off before anything was executed.
-fn interrupted() -> SpawnFailure {
+pub(super) fn interrupted() -> SpawnFailure {
     SpawnFailure {
         stage: SpawnStage::Epoch,
         errno: 0,
@@ -449,11 +323,11 @@ fn interrupted() -> SpawnFailure {
 }
 
 /// The end of a leader, however it was learnt.
-struct Ended {
-    status: Option<ExitStatus>,
-    at: Stamp,
-    others: bool,
-    other_boot: bool,
+pub(super) struct Ended {
+    pub status: Option<ExitStatus>,
+    pub at: Stamp,
+    pub others: bool,
+    pub other_boot: bool,
 }
 
 impl Ended {
@@ -464,15 +338,5 @@ impl Ended {
             (false, None, Some(status)) => End::Exit { status },
             (false, None, None) => End::Unknown,
         }
-    }
-}
-
-pub(super) fn claim(service: &ServiceId, run: &Run) -> Claim {
-    Claim {
-        service: service.clone(),
-        nonce: run.nonce.clone(),
-        process: run.process.clone(),
-        containment: run.containment.clone(),
-        epoch: run.epoch,
     }
 }

@@ -4,7 +4,7 @@
 //! edit, which touches no process. Where they cannot hold, a service runs all the same, unless the policy requires them.
 
 use super::Reconciler;
-use super::events::claim;
+use super::sightings::claim;
 use crate::host::{CgroupLimits, Host};
 use crate::identity::ServiceId;
 use crate::manifest::Spec;

@@ -41,6 +41,7 @@ mod roots;
 pub mod secrets;
 pub mod selection;
 pub mod session;
+mod sightings;
 mod sockets;
 mod start;
 pub mod status;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Reconciler;
-use super::events::claim;
+use super::sightings::claim;
 use crate::host::Host;
 use crate::host::ports::{PortOwnership, PortView};
 use crate::identity::ServiceId;
