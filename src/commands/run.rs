@@ -80,9 +80,14 @@ pub fn run(run: &Run<'_>, args: &RunArgs) -> Result<Ended, Failure> {
             talk.release(run, release);
             Ok(Ended::Command(foreground::exit_code(status)))
         }
-        Ok(Acquired::Not(answer)) => act::tell(run, &answer),
+        Ok(Acquired::Not(answer)) => {
+            let told = act::tell(run, &answer);
+            run.console.say(&format!("`{}` was not run", name_of(&args.command[0])));
+            told
+        }
         Ok(Acquired::Interrupted(code)) => {
             foreground.give_up();
+            run.console.say(&format!("called off: `{}` is not run", name_of(&args.command[0])));
             talk.release(run, release);
             Ok(Ended::Command(code))
         }

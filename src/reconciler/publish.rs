@@ -159,10 +159,7 @@ impl<H: Host> Reconciler<H> {
         drift.extend(self.drift.get(service).into_iter().flatten().cloned());
         let (phase, message) = self.shown_phase(view, entry);
         let leases = self.leases_of(service, &now);
-        let is_down = match phase {
-            Phase::Stopping => view.reason.overrules_leases(),
-            _ => matches!(phase, Phase::Stopped | Phase::Expired | Phase::Rejected),
-        };
+        let is_down = matches!(phase, Phase::Expired | Phase::Rejected) || view.reason.overrules_leases();
         let message = if is_down { although_leased(message, &leases) } else { message };
         ServiceStatus {
             name: service.to_string(),

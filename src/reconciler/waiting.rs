@@ -15,7 +15,7 @@ use super::requests::ACT_TIMEOUT;
 use super::status::{PassReport, Status, StepReport, VERSION};
 use crate::host::Host;
 use crate::identity::ServiceId;
-use crate::plan::{self, Action, Phase, Step};
+use crate::plan::{self, Action, Flight, Phase, Step};
 use crate::state::{Entry, Reason, Request, Unmet};
 use crate::time::{Clock, Stamp};
 
@@ -242,7 +242,11 @@ impl<H: Host> Reconciler<H> {
             return Standing::UnderWay;
         }
         if goal == Goal::LetGo {
-            return if view.phase == Phase::Stopping { Standing::UnderWay } else { Standing::Reached };
+            // What is being spawned can be stopped only once it is there.
+            let is_spawned = |live: &plan::Service| matches!(live.flight, Flight::Spawning { .. });
+            let is_on_its_way =
+                view.phase == Phase::Stopping || self.observed.services.get(service).is_some_and(is_spawned);
+            return if is_on_its_way { Standing::UnderWay } else { Standing::Reached };
         }
         if goal == Goal::Down {
             return if entry.is_none_or(|entry| entry.run.is_none()) {
